@@ -1,1 +1,27 @@
-//! Placeholder.
+//! Hosts as network namespaces, the unmodified programs that run in them, a sniffer on the wire
+//! between them, and a guard around the agent: what the tests in `tests/` stand on.
+//!
+//! Links nothing of the agent: it meets the product as its users do, through the binary.
+
+#![deny(unsafe_code)]
+#![expect(clippy::missing_panics_doc, reason = "an assertion that fails is this crate's result")]
+
+pub mod testbed;
+pub mod program;
+pub mod peer;
+pub mod stream;
+pub mod sniffer;
+pub mod pki;
+pub mod agent;
+pub mod admin;
+pub mod skip;
+
+mod cgroup;
+mod sys;
+
+pub use agent::{Agent, AgentConfig, EgressRule, IngressRule, WorkloadConfig};
+pub use peer::{Client, Closed, End, Report, Server};
+pub use program::{Finished, HostCommand, Running};
+pub use sniffer::{Capture, Sniffer};
+pub use stream::MARKER;
+pub use testbed::{Host, Testbed};

@@ -1,1 +1,35 @@
-//! Placeholder.
+//! TLS 1.3 between Sealwire agents and their peers: configuration, peer verification, the handshake,
+//! the record layer and the relay that copies a connection through it. It contains no eBPF, no
+//! kernel TLS and no policy: deadlines, connection limits and the question whether a verified peer
+//! is an allowed peer are the caller's.
+//!
+//! A connection passes the modules in this order:
+//!
+//! 1. [`Credentials`]: the PEM files of one workload, parsed and checked against each other.
+//! 2. [`MeshTls`]: the rustls configurations and the peer verifier made from them.
+//! 3. [`connect`] or [`accept`]: one handshake, which ends in a [`Session`].
+//! 4. [`relay`]: both directions until both have ended, which ends in a [`RelayEnd`].
+#![forbid(unsafe_code)]
+
+mod alert;
+mod certificate;
+mod config;
+mod credentials;
+mod handshake;
+mod records;
+mod refusal;
+mod relay;
+mod trust_anchors;
+mod verifier;
+
+#[cfg(test)]
+mod testing;
+
+pub use alert::Alert;
+pub use certificate::IdentityProblem;
+pub use config::{ClientAuth, MeshTls};
+pub use credentials::{Credentials, CredentialsError, CredentialsFile, Validity};
+pub use handshake::{Alpn, Handshaken, Session, accept, connect};
+pub use records::RecordError;
+pub use refusal::{HandshakeError, HandshakeRefusal, PresentedCertificate};
+pub use relay::{RelayEnd, Traffic, relay, relay_plaintext};

@@ -1,0 +1,460 @@
+//! What the operator reads: one line a connection, one line a refusal, text or JSON.
+//!
+//! Counts nothing; that is [`crate::metrics`]'s. Lines of refusals are limited in rate, so that who
+//! is refused often cannot fill the disk.
+
+use std::collections::HashMap;
+use std::fmt::Display;
+use std::io::IsTerminal as _;
+use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use attestation::identity::SpiffeId;
+use serde::Serialize;
+use tracing::level_filters::LevelFilter;
+use tracing::{Subscriber, info, warn};
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
+
+use crate::policy::{Direction, Mode, RuleRef};
+
+/// Sends log lines of `level` and above to standard error from now on, in colour only if that is a
+/// terminal and `NO_COLOR` is not set. Fails if it was called before.
+pub fn init(format: LogFormat, level: LogLevel) -> Result<(), TryInitError> {
+    let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let colour = std::io::stderr().is_terminal() && !no_colour;
+    subscriber(format, level, colour, std::io::stderr).try_init()
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One flat object a line.
+    Json,
+}
+
+impl LogFormat {
+    /// Every format.
+    pub const ALL: [Self; 2] = [Self::Text, Self::Json];
+
+    /// The word in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
+}
+
+/// The least important level that is logged. Connections are `info`, refusals `warn`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// What needs somebody to act.
+    Error,
+    /// Refusals.
+    Warn,
+    /// Connections, reloads.
+    Info,
+    /// Steps of a connection.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl LogLevel {
+    /// Every level.
+    pub const ALL: [Self; 5] = [Self::Error, Self::Warn, Self::Info, Self::Debug, Self::Trace];
+
+    /// The word in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+impl From<LogLevel> for LevelFilter {
+    fn from(level: LogLevel) -> Self {
+        match level {
+            LogLevel::Error => Self::ERROR,
+            LogLevel::Warn => Self::WARN,
+            LogLevel::Info => Self::INFO,
+            LogLevel::Debug => Self::DEBUG,
+            LogLevel::Trace => Self::TRACE,
+        }
+    }
+}
+
+/// A connection that ended.
+#[derive(Clone, Copy, Debug)]
+pub struct ConnectionLine<'a> {
+    /// The workload's name.
+    pub workload: &'a str,
+    /// Which way it went.
+    pub direction: Direction,
+    /// Who opened it.
+    pub from: SocketAddr,
+    /// Where to, as the opener named it.
+    pub to: SocketAddr,
+    /// How its bytes travelled.
+    pub mode: Mode,
+    /// The rule that allowed it.
+    pub rule: RuleRef,
+    /// The workload's own identity; `None` in clear.
+    pub identity: Option<&'a SpiffeId>,
+    /// The other side's identity; `None` if it had no certificate.
+    pub peer: Option<&'a SpiffeId>,
+    /// Which datapath moved the bytes at the end.
+    pub datapath: &'static str,
+    /// Why that one.
+    pub why: &'static str,
+    /// Such as `X25519MLKEM768`.
+    pub key_exchange: Option<&'static str>,
+    /// Such as `TLS13_AES_128_GCM_SHA256`.
+    pub cipher: Option<&'static str>,
+    /// The protocol that both sides named; `None` if none.
+    pub alpn: Option<&'static str>,
+    /// Bytes of the program that went to the peer.
+    pub sent: u64,
+    /// Bytes of the program that came from the peer.
+    pub received: u64,
+    /// From accept to close.
+    pub duration: Duration,
+    /// Why it ended.
+    pub close: &'static str,
+}
+
+impl ConnectionLine<'_> {
+    /// Writes the line.
+    pub fn log(&self) {
+        let Self { workload, direction, from, to, mode, rule, identity, peer, .. } = *self;
+        let Self { datapath, why, key_exchange, cipher, alpn, sent, received, .. } = *self;
+        // Values and not `%` for what may hold spaces: text output then quotes it.
+        let rule = rule.to_string();
+        info!(
+            target: "access",
+            workload = %workload,
+            direction = %direction.as_str(),
+            from = %from,
+            to = %to,
+            mode = %mode.as_str(),
+            rule = rule.as_str(),
+            identity = identity.map(tracing::field::display),
+            peer = peer.map(tracing::field::display),
+            datapath = %datapath,
+            why,
+            key_exchange = key_exchange.map(tracing::field::display),
+            cipher = cipher.map(tracing::field::display),
+            alpn = alpn.map(tracing::field::display),
+            sent,
+            received,
+            duration_ms = self.duration.as_millis() as u64,
+            close = %self.close,
+        );
+    }
+}
+
+/// A connection that was refused.
+#[derive(Clone, Copy)]
+pub struct RefusalLine<'a> {
+    /// The workload's name.
+    pub workload: &'a str,
+    /// Which way it went.
+    pub direction: Direction,
+    /// Who opened it.
+    pub from: SocketAddr,
+    /// Where to, as the opener named it.
+    pub to: SocketAddr,
+    /// The code, as the documentation lists it.
+    pub reason: &'static str,
+    /// What exactly; may quote the peer.
+    pub detail: &'a dyn Display,
+}
+
+/// Writes lines of refusals, at most [`RefusalLog::PER_SECOND`] a second for each reason.
+#[derive(Debug, Default)]
+pub struct RefusalLog {
+    windows: Mutex<HashMap<&'static str, Window>>,
+}
+
+impl RefusalLog {
+    /// Lines a second for each reason: enough to see who it is, too few to fill a disk.
+    pub const PER_SECOND: u32 = 100;
+
+    /// Writes the line, unless its reason had its share of this second.
+    pub fn log(&self, line: &RefusalLine<'_>, now: Instant) {
+        let RefusalLine { workload, direction, from, to, reason, detail } = *line;
+        let (verdict, suppressed) = {
+            let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+            windows.entry(reason).or_insert_with(|| Window::starting(now)).admit(now)
+        };
+        report_suppressed(reason, suppressed);
+        if verdict == Verdict::Suppress {
+            return;
+        }
+        // A value and not `%`: text output quotes and escapes it, as it may hold a peer's bytes.
+        let detail = detail.to_string();
+        warn!(
+            target: "refused",
+            workload = %workload,
+            direction = %direction.as_str(),
+            from = %from,
+            to = %to,
+            reason = %reason,
+            detail = detail.as_str(),
+        );
+    }
+
+    /// Says how many lines were left out in seconds that are over. To be called about every second,
+    /// so that the last burst is reported too.
+    pub fn flush(&self, now: Instant) {
+        let over: Vec<(&'static str, u32)> = {
+            let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+            windows.iter_mut().map(|(reason, window)| (*reason, window.roll(now))).collect()
+        };
+        for (reason, suppressed) in over {
+            report_suppressed(reason, suppressed);
+        }
+    }
+}
+
+/// One second of one reason.
+#[derive(Debug)]
+struct Window {
+    began: Instant,
+    lines: u32,
+}
+
+impl Window {
+    fn starting(now: Instant) -> Self {
+        Self { began: now, lines: 0 }
+    }
+
+    /// Whether the line may be written, and how many were left out in the second before.
+    fn admit(&mut self, now: Instant) -> (Verdict, u32) {
+        let suppressed = self.roll(now);
+        self.lines = self.lines.saturating_add(1);
+        let verdict =
+            if self.lines > RefusalLog::PER_SECOND { Verdict::Suppress } else { Verdict::Write };
+        (verdict, suppressed)
+    }
+
+    /// Begins a new second if this one is over; how many lines it left out.
+    fn roll(&mut self, now: Instant) -> u32 {
+        if now.saturating_duration_since(self.began) < SECOND {
+            return 0;
+        }
+        let lines = std::mem::replace(self, Self::starting(now)).lines;
+        lines.saturating_sub(RefusalLog::PER_SECOND)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Write,
+    Suppress,
+}
+
+fn report_suppressed(reason: &'static str, suppressed: u32) {
+    if suppressed > 0 {
+        warn!(target: "refused", reason = %reason, suppressed, "more refusals, not listed");
+    }
+}
+
+fn subscriber<W>(
+    format: LogFormat,
+    level: LogLevel,
+    colour: bool,
+    writer: W,
+) -> Box<dyn Subscriber + Send + Sync>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let builder =
+        tracing_subscriber::fmt().with_max_level(LevelFilter::from(level)).with_writer(writer);
+    match format {
+        LogFormat::Text => Box::new(builder.with_ansi(colour).finish()),
+        LogFormat::Json => Box::new(
+            builder.json().flatten_event(true).with_current_span(false).with_span_list(false).finish(),
+        ),
+    }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+    use std::io::Write;
+    use std::sync::Arc;
+
+    #[derive(Clone, Default)]
+    struct Output(Arc<Mutex<Vec<u8>>>);
+
+    impl Output {
+        fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        }
+    }
+
+    impl Write for Output {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(format: LogFormat, level: LogLevel, log: impl FnOnce()) -> String {
+        let output = Output::default();
+        let writer = output.clone();
+        let subscriber = subscriber(format, level, false, move || writer.clone());
+        tracing::subscriber::with_default(subscriber, log);
+        output.text()
+    }
+
+    fn log_connection() {
+        let identity: SpiffeId = "spiffe://mesh.local/ns/default/sa/web".parse().unwrap();
+        let peer: SpiffeId = "spiffe://mesh.local/ns/default/sa/client".parse().unwrap();
+        let line = ConnectionLine {
+            workload: "web",
+            direction: Direction::Ingress,
+            from: "10.0.0.1:40000".parse().unwrap(),
+            to: "10.0.0.2:80".parse().unwrap(),
+            mode: Mode::Mtls,
+            rule: RuleRef::IngressDefault,
+            identity: Some(&identity),
+            peer: Some(&peer),
+            datapath: "userspace",
+            why: "the kernel has no TLS",
+            key_exchange: Some("X25519MLKEM768"),
+            cipher: Some("TLS13_AES_128_GCM_SHA256"),
+            alpn: None,
+            sent: 12,
+            received: 345,
+            duration: Duration::from_millis(67),
+            close: "finished",
+        };
+        line.log();
+    }
+
+    fn refusal(detail: &dyn Display) -> RefusalLine<'_> {
+        RefusalLine {
+            workload: "web",
+            direction: Direction::Ingress,
+            from: "10.0.0.9:40000".parse().unwrap(),
+            to: "10.0.0.2:80".parse().unwrap(),
+            reason: "peer-without-certificate",
+            detail,
+        }
+    }
+
+    #[test]
+    fn a_connection_is_one_flat_json_object() {
+        let text = logged(LogFormat::Json, LogLevel::Info, log_connection);
+        let mut object: Value = serde_json::from_str(text.trim_end()).unwrap();
+        object.as_object_mut().unwrap().remove("timestamp").unwrap();
+        assert_eq!(
+            object,
+            json!({
+                "level": "INFO", "target": "access", "workload": "web", "direction": "ingress",
+                "from": "10.0.0.1:40000", "to": "10.0.0.2:80", "mode": "mtls",
+                "rule": "ingress default", "identity": "spiffe://mesh.local/ns/default/sa/web",
+                "peer": "spiffe://mesh.local/ns/default/sa/client", "datapath": "userspace",
+                "why": "the kernel has no TLS", "key_exchange": "X25519MLKEM768",
+                "cipher": "TLS13_AES_128_GCM_SHA256", "sent": 12, "received": 345,
+                "duration_ms": 67, "close": "finished",
+            })
+        );
+    }
+
+    #[test]
+    fn a_connection_is_one_line_of_text_with_the_same_fields() {
+        let text = logged(LogFormat::Text, LogLevel::Info, log_connection);
+        let (_, line) = text.trim_end().split_once("INFO ").unwrap();
+        assert_eq!(
+            line,
+            "access: workload=web direction=ingress from=10.0.0.1:40000 to=10.0.0.2:80 mode=mtls \
+             rule=\"ingress default\" identity=spiffe://mesh.local/ns/default/sa/web \
+             peer=spiffe://mesh.local/ns/default/sa/client datapath=userspace \
+             why=\"the kernel has no TLS\" key_exchange=X25519MLKEM768 \
+             cipher=TLS13_AES_128_GCM_SHA256 sent=12 received=345 duration_ms=67 close=finished"
+        );
+    }
+
+    #[test]
+    fn the_level_decides_which_lines_are_written() {
+        assert_eq!(logged(LogFormat::Text, LogLevel::Warn, log_connection), "");
+    }
+
+    #[test]
+    fn what_a_peer_sent_stays_within_its_line() {
+        let hostile = "bad\n2026-01-01 INFO access: forged \u{1b}[31mred";
+        for format in LogFormat::ALL {
+            let log = RefusalLog::default();
+            let text = logged(format, LogLevel::Info, || {
+                log.log(&refusal(&hostile), Instant::now());
+            });
+            assert_eq!(text.matches('\n').count(), 1, "{text}");
+            assert!(!text.contains('\u{1b}'), "{text}");
+        }
+    }
+
+    #[test]
+    fn refusals_beyond_the_limit_are_counted_and_not_listed() {
+        let log = RefusalLog::default();
+        let now = Instant::now();
+        let text = logged(LogFormat::Text, LogLevel::Info, || {
+            for _ in 0..RefusalLog::PER_SECOND + 23 {
+                log.log(&refusal(&"none"), now);
+            }
+        });
+        assert_eq!(text.lines().count(), 100);
+
+        let next = logged(LogFormat::Text, LogLevel::Info, || {
+            log.log(&refusal(&"none"), now + SECOND);
+        });
+        assert_eq!(next.lines().count(), 2, "{next}");
+        assert!(next.contains("suppressed=23"), "{next}");
+    }
+
+    #[test]
+    fn the_last_burst_is_reported_when_its_second_is_over() {
+        let log = RefusalLog::default();
+        let now = Instant::now();
+        logged(LogFormat::Text, LogLevel::Info, || {
+            for _ in 0..RefusalLog::PER_SECOND + 1 {
+                log.log(&refusal(&"none"), now);
+            }
+        });
+        let flush = |at| logged(LogFormat::Text, LogLevel::Info, || log.flush(at));
+        assert_eq!(flush(now), "");
+        assert!(flush(now + SECOND).contains("suppressed=1"));
+        assert_eq!(flush(now + SECOND * 2), "");
+    }
+
+    #[test]
+    fn one_reason_does_not_use_up_the_share_of_another() {
+        let log = RefusalLog::default();
+        let now = Instant::now();
+        let text = logged(LogFormat::Text, LogLevel::Info, || {
+            for _ in 0..RefusalLog::PER_SECOND {
+                log.log(&refusal(&"none"), now);
+            }
+            log.log(&RefusalLine { reason: "peer-expired", ..refusal(&"none") }, now);
+        });
+        assert!(text.contains("peer-expired"), "{text}");
+    }
+}

@@ -1,0 +1,313 @@
+//! Typed handles to the pinned maps: what a worker needs, and what the control thread needs.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    os::fd::AsRawFd,
+    time::Duration,
+};
+
+use aya::maps::{
+    Array, HashMap, LpmTrie, MapData, MapError, PerCpuArray, RingBuf, SkStorage, SockHash,
+    lpm_trie::Key,
+};
+use ebpf_abi::{
+    AddressEntry, AddressKey, Counter, DestinationKey, Endpoint, FlowKey, IPV4, IPV6, ListenerKey,
+    OriginalDestination, PortKey, RefusalEvent, Workload, WorkloadId,
+};
+use nix::time::{ClockId, clock_gettime};
+
+use super::{BpfError, Pins};
+
+/// The maps that a worker touches for each connection.
+#[derive(Debug)]
+pub struct ConnectionMaps {
+    accepted: SkStorage<MapData, OriginalDestination>,
+    permitted: SkStorage<MapData, u32>,
+    clients: HashMap<MapData, FlowKey, Endpoint>,
+    refused: HashMap<MapData, DestinationKey, u64>,
+}
+
+impl ConnectionMaps {
+    /// Opens the maps that [`super::Steering`] has pinned.
+    pub fn open(pins: &Pins) -> Result<Self, BpfError> {
+        Ok(Self {
+            accepted: open(pins, "ACCEPTED")?,
+            permitted: open(pins, "PERMITTED")?,
+            clients: open(pins, "CLIENTS")?,
+            refused: open(pins, "REFUSED")?,
+        })
+    }
+
+    /// Where the program on the other end of this accepted socket wanted to go; `None` for a
+    /// connection that the connect hook has not turned here.
+    pub fn original_destination(&self, socket: &impl AsRawFd) -> Option<OriginalDestination> {
+        self.accepted.get(socket, 0).ok()
+    }
+
+    /// Lets the segments of this socket leave its namespace.
+    ///
+    /// # Errors
+    /// Where the kernel has no memory for the mark: the guard then drops what the socket sends.
+    pub fn permit(&mut self, socket: &impl AsRawFd) -> io::Result<()> {
+        self.permitted.insert(socket, 1, 0).map_err(io_error)
+    }
+
+    /// Publishes that the connection about to be opened from `key` comes from `client`.
+    ///
+    /// # Errors
+    /// Where the table is full.
+    pub fn name_client(&mut self, key: FlowKey, client: SocketAddr) -> io::Result<()> {
+        self.clients.insert(key, Endpoint::from(client), 0).map_err(io_error)
+    }
+
+    /// Withdraws what [`Self::name_client`] published, where the kernel has not already.
+    pub fn forget_client(&mut self, key: FlowKey) {
+        let _ = self.clients.remove(&key);
+    }
+
+    /// Makes the workload's next `connect()` to `destination` fail at once, for `lifetime`.
+    pub fn refuse(&mut self, workload: WorkloadId, destination: SocketAddr, lifetime: Duration) {
+        let key = DestinationKey { workload, destination: destination.into(), reserved: 0 };
+        let until = monotonic_ns().saturating_add(lifetime.as_nanos() as u64);
+        let _ = self.refused.insert(key, until, 0);
+    }
+}
+
+/// The maps by which the agent tells the kernel what it knows of the workloads.
+#[derive(Debug)]
+pub struct ControlMaps {
+    workloads: HashMap<MapData, WorkloadId, Workload>,
+    addresses: LpmTrie<MapData, AddressKey, AddressEntry>,
+    ingress_ports: HashMap<MapData, PortKey, u32>,
+    listeners: SockHash<MapData, ListenerKey>,
+}
+
+impl ControlMaps {
+    /// Opens the maps that [`super::Steering`] has pinned.
+    pub fn open(pins: &Pins) -> Result<Self, BpfError> {
+        Ok(Self {
+            workloads: open(pins, "WORKLOADS")?,
+            addresses: open(pins, "ADDRESSES")?,
+            ingress_ports: open(pins, "INGRESS_PORTS")?,
+            listeners: open(pins, "LISTENERS")?,
+        })
+    }
+
+    /// Tells the state of a workload.
+    pub fn set_workload(&mut self, id: WorkloadId, state: Workload) -> Result<(), BpfError> {
+        self.workloads.insert(id, state, 0).map_err(full("WORKLOADS"))
+    }
+
+    /// Makes `socket` the ingress listener of one worker in a workload.
+    pub fn set_listener(
+        &mut self,
+        workload: WorkloadId,
+        worker: u32,
+        ipv6: bool,
+        socket: &impl AsRawFd,
+    ) -> Result<(), BpfError> {
+        let family = if ipv6 { IPV6 } else { IPV4 };
+        self.listeners
+            .insert(ListenerKey { workload, family, worker }, socket, 0)
+            .map_err(full("LISTENERS"))
+    }
+
+    /// Tells which ports' ingress is steered and which goes straight to the program.
+    ///
+    /// `ports` are those that differ from the default.
+    pub fn set_ingress_ports(
+        &mut self,
+        workload: WorkloadId,
+        default_is_plaintext: bool,
+        ports: &[(u16, bool)],
+    ) -> Result<(), BpfError> {
+        let key = |port| PortKey { workload, port, reserved: 0 };
+        let value = |plaintext| if plaintext { PortKey::PLAINTEXT } else { PortKey::STEERED };
+        let wanted: Vec<_> = ports
+            .iter()
+            .map(|(port, plaintext)| (key(u32::from(*port)), value(*plaintext)))
+            .chain([(key(PortKey::DEFAULT), value(default_is_plaintext))])
+            .collect();
+        let stale: Vec<_> = self
+            .ingress_ports
+            .keys()
+            .filter_map(Result::ok)
+            .filter(|key| key.workload == workload)
+            .filter(|key| !wanted.iter().any(|(wanted, _)| wanted == key))
+            .collect();
+        for key in stale {
+            let _ = self.ingress_ports.remove(&key);
+        }
+        for (key, value) in wanted {
+            self.ingress_ports.insert(key, value, 0).map_err(full("INGRESS_PORTS"))?;
+        }
+        Ok(())
+    }
+
+    /// Replaces what is known of a workload's addresses. New entries come before old ones go, so
+    /// that an address that stays is never unknown.
+    pub fn set_addresses(
+        &mut self,
+        workload: WorkloadId,
+        addresses: &[AddressPrefix],
+    ) -> Result<(), BpfError> {
+        let wanted: Vec<_> =
+            addresses.iter().map(|prefix| (prefix.key(workload), prefix.entry())).collect();
+        for (key, entry) in &wanted {
+            self.addresses.insert(key, *entry, 0).map_err(full("ADDRESSES"))?;
+        }
+        let same = |a: &Key<AddressKey>, b: &Key<AddressKey>| {
+            a.prefix_len() == b.prefix_len() && a.data() == b.data()
+        };
+        let own = AddressKey::new(workload, [0; 4]).workload;
+        let stale: Vec<_> = self
+            .addresses
+            .keys()
+            .filter_map(Result::ok)
+            .filter(|key| key.data().workload == own)
+            .filter(|key| !wanted.iter().any(|(wanted, _)| same(wanted, key)))
+            .collect();
+        for key in stale {
+            let _ = self.addresses.remove(&key);
+        }
+        Ok(())
+    }
+}
+
+/// What a namespace's interfaces say of one prefix: from which own address it is reached, and
+/// whether it is that address itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AddressPrefix {
+    /// The prefix's address.
+    pub address: IpAddr,
+    /// Its length in bits, of the address's own family.
+    pub length: u8,
+    /// The namespace's own address from which the prefix is reached.
+    pub source: IpAddr,
+    /// Whether the prefix is an own address.
+    pub local: bool,
+}
+
+impl AddressPrefix {
+    fn key(&self, workload: WorkloadId) -> Key<AddressKey> {
+        let mapped = if self.address.is_ipv4() { 96 } else { 0 };
+        let bits = AddressKey::WORKLOAD_BITS + mapped + u32::from(self.length);
+        let ip = Endpoint::from(SocketAddr::new(self.address, 0)).ip;
+        Key::new(bits, AddressKey::new(workload, ip))
+    }
+
+    fn entry(&self) -> AddressEntry {
+        let source = Endpoint::from(SocketAddr::new(self.source, 0)).ip;
+        AddressEntry { source, local: self.local.into() }
+    }
+}
+
+/// The agent's sign of life to the hooks.
+#[derive(Debug)]
+pub struct Heartbeat(Array<MapData, u64>);
+
+impl Heartbeat {
+    /// Opens the map that [`super::Steering`] has pinned.
+    pub fn open(pins: &Pins) -> Result<Self, BpfError> {
+        open(pins, "HEARTBEAT").map(Self)
+    }
+
+    /// Says that the agent is alive now.
+    pub fn beat(&mut self) -> Result<(), BpfError> {
+        self.0.set(0, monotonic_ns(), 0).map_err(full("HEARTBEAT"))
+    }
+
+    /// Says that the agent is about to leave: what comes is refused from now on.
+    pub fn stop(&mut self) -> Result<(), BpfError> {
+        self.0.set(0, 0, 0).map_err(full("HEARTBEAT"))
+    }
+}
+
+/// What the kernel side reports: counters and single refusals.
+#[derive(Debug)]
+pub struct Reports {
+    counters: PerCpuArray<MapData, u64>,
+    refusals: RingBuf<MapData>,
+    flows: HashMap<MapData, FlowKey, OriginalDestination>,
+    clients: HashMap<MapData, FlowKey, Endpoint>,
+}
+
+impl Reports {
+    /// Opens the maps that [`super::Steering`] has pinned.
+    pub fn open(pins: &Pins) -> Result<Self, BpfError> {
+        Ok(Self {
+            counters: open(pins, "COUNTERS")?,
+            refusals: open(pins, "REFUSALS")?,
+            flows: open(pins, "FLOWS")?,
+            clients: open(pins, "CLIENTS")?,
+        })
+    }
+
+    /// A counter's value, over all CPUs, since its map was made.
+    pub fn counter(&self, counter: Counter) -> u64 {
+        self.counters.get(&counter.index(), 0).map_or(0, |values| values.iter().sum())
+    }
+
+    /// The next refusal that has not been read, if there is one.
+    pub fn next_refusal(&mut self) -> Option<RefusalEvent> {
+        let item = self.refusals.next()?;
+        let bytes: &[u8; size_of::<RefusalEvent>()] = item.as_ref().try_into().ok()?;
+        Some(refusal_from_bytes(bytes))
+    }
+
+    /// The tables that fill with connections under way: name and number of entries.
+    pub fn table_entries(&self) -> [(&'static str, usize); 2] {
+        [("flows", self.flows.keys().count()), ("clients", self.clients.keys().count())]
+    }
+}
+
+impl AsRawFd for Reports {
+    /// Readable when a refusal waits.
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.refusals.as_raw_fd()
+    }
+}
+
+/// `CLOCK_MONOTONIC` in nanoseconds, as `bpf_ktime_get_ns` reads it.
+pub fn monotonic_ns() -> u64 {
+    clock_gettime(ClockId::CLOCK_MONOTONIC)
+        .map_or(0, |time| Duration::from(time).as_nanos() as u64)
+}
+
+fn open<T>(pins: &Pins, name: &'static str) -> Result<T, BpfError>
+where
+    T: TryFrom<aya::maps::Map, Error = MapError>,
+{
+    let failed = |source| BpfError::Map { name, source };
+    let data = MapData::from_pin(pins.map(name)).map_err(failed)?;
+    T::try_from(aya::maps::Map::from_map_data(data).map_err(failed)?).map_err(failed)
+}
+
+fn full(name: &'static str) -> impl Fn(MapError) -> BpfError {
+    move |source| BpfError::Map { name, source }
+}
+
+fn io_error(error: MapError) -> io::Error {
+    match error {
+        MapError::SyscallError(error) => error.io_error,
+        other => io::Error::other(other),
+    }
+}
+
+fn refusal_from_bytes(bytes: &[u8; size_of::<RefusalEvent>()]) -> RefusalEvent {
+    let word = |at: usize| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+    let long = |at: usize| u64::from(word(at)) | u64::from(word(at + 4)) << 32;
+    let endpoint = |at: usize| Endpoint {
+        ip: [word(at), word(at + 4), word(at + 8), word(at + 12)],
+        port: word(at + 16),
+    };
+    RefusalEvent {
+        workload: WorkloadId(long(0)),
+        at: long(8),
+        reason: word(16),
+        direction: word(20),
+        from: endpoint(24),
+        to: endpoint(44),
+    }
+}

@@ -1,0 +1,146 @@
+//! Where links and maps are pinned, so that they outlive the agent.
+//!
+//! `<bpffs>/sealwire/<instance>/` (mode 0700) holds `maps-<version>/`, a directory of links for each
+//! workload, and `agent/`. The version is that of the eBPF object: maps of another version are never
+//! reused, links of any version are taken over.
+
+use std::{
+    fs, io,
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use nix::{
+    mount::{MsFlags, mount},
+    sys::statfs::{BPF_FS_MAGIC, statfs},
+};
+use sha2::{Digest, Sha256};
+
+use super::{BpfError, OBJECT};
+
+/// The pin directory of one agent instance.
+#[derive(Clone, Debug)]
+pub struct Pins {
+    root: PathBuf,
+    maps: PathBuf,
+}
+
+impl Pins {
+    /// The pin directory of `instance`, created if need be; mounts a bpf file system at `bpffs`
+    /// where there is none.
+    ///
+    /// # Errors
+    /// [`BpfError::Bpffs`] where the directory can't be made or the mount is refused.
+    pub fn open(bpffs: &Path, instance: &str) -> Result<Self, BpfError> {
+        let failed = |source| BpfError::Bpffs { path: bpffs.to_owned(), source };
+        fs::create_dir_all(bpffs).map_err(failed)?;
+        if !is_bpffs(bpffs).map_err(failed)? {
+            mount(Some("bpf"), bpffs, Some("bpf"), MsFlags::empty(), None::<&str>)
+                .map_err(|errno| failed(errno.into()))?;
+        }
+        let root = bpffs.join("sealwire").join(instance);
+        let maps = root.join(format!("maps-{}", version()));
+        private_directory(&bpffs.join("sealwire")).map_err(failed)?;
+        private_directory(&root).map_err(failed)?;
+        private_directory(&maps).map_err(failed)?;
+        Ok(Self { root, maps })
+    }
+
+    /// Where the map `name` is pinned.
+    pub(super) fn map(&self, name: &str) -> PathBuf {
+        self.maps.join(name)
+    }
+
+    /// The directory of `owner`'s links, created if need be.
+    pub(super) fn links(&self, owner: &str) -> Result<PathBuf, BpfError> {
+        let path = self.root.join(owner);
+        match private_directory(&path) {
+            Ok(()) => Ok(path),
+            Err(source) => Err(BpfError::Pin { path, source }),
+        }
+    }
+
+    /// The link directories that belong to none of `owners`: workloads that were served before.
+    pub(super) fn strangers(&self, owners: &[String]) -> io::Result<Vec<PathBuf>> {
+        let mut strangers = Vec::new();
+        for entry in fs::read_dir(&self.root)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let known = owners.iter().any(|owner| name == owner.as_str());
+            if !known && !name.to_string_lossy().starts_with("maps-") {
+                strangers.push(entry.path());
+            }
+        }
+        Ok(strangers)
+    }
+
+    /// Removes the maps of other versions; to be called once no link uses them.
+    pub(super) fn remove_old_maps(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.root)? {
+            let path = entry?.path();
+            let old = path.file_name().is_some_and(|name| {
+                name.to_string_lossy().starts_with("maps-") && path != self.maps
+            });
+            if old {
+                remove_pins(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes every pin of `instance`: nothing is steered, guarded or refused any more.
+    ///
+    /// Links go before maps. Returns how many objects were unpinned.
+    ///
+    /// # Errors
+    /// [`BpfError::Pin`] names the file that could not be removed.
+    pub fn detach(bpffs: &Path, instance: &str) -> Result<usize, BpfError> {
+        let root = bpffs.join("sealwire").join(instance);
+        let failed = |source| BpfError::Pin { path: root.clone(), source };
+        let entries = match fs::read_dir(&root) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+            Err(error) => return Err(failed(error)),
+        };
+        let mut directories = entries
+            .map(|entry| entry.map(|entry| entry.path()))
+            .collect::<io::Result<Vec<_>>>()
+            .map_err(failed)?;
+        directories.sort_by_key(|path| {
+            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("maps-"))
+        });
+        let mut removed = 0;
+        for directory in directories {
+            removed += remove_pins(&directory)
+                .map_err(|source| BpfError::Pin { path: directory.clone(), source })?;
+        }
+        fs::remove_dir(&root).map_err(failed)?;
+        Ok(removed)
+    }
+}
+
+/// Removes a directory of pins and what is pinned in it; returns how many objects that were.
+pub(super) fn remove_pins(directory: &Path) -> io::Result<usize> {
+    let mut removed = 0;
+    for entry in fs::read_dir(directory)? {
+        fs::remove_file(entry?.path())?;
+        removed += 1;
+    }
+    fs::remove_dir(directory)?;
+    Ok(removed)
+}
+
+/// The version of the eBPF object and with it of the maps' layout: the beginning of its SHA-256.
+fn version() -> String {
+    Sha256::digest(OBJECT).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn is_bpffs(path: &Path) -> io::Result<bool> {
+    Ok(statfs(path)?.filesystem_type() == BPF_FS_MAGIC)
+}
+
+/// Whoever can write here controls the guarantee, so the mode is set even where it exists.
+fn private_directory(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+}

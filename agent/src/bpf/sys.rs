@@ -1,0 +1,89 @@
+//! The bpf(2) and socket calls that aya 0.14 does not offer. The only unsafe code of the agent.
+#![expect(unsafe_code, reason = "raw system calls, each argued for")]
+
+use std::{
+    ffi::CString,
+    io,
+    mem::size_of,
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
+};
+
+/// Opens the object pinned at `path`.
+///
+/// # Errors
+/// `ENOENT` where nothing is pinned; `EACCES` where it is not ours.
+pub(super) fn object_get(path: &Path) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Attributes {
+        pathname: u64,
+        bpf_fd: u32,
+        file_flags: u32,
+    }
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let attributes = Attributes { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
+    // SAFETY: BPF_OBJ_GET reads the attributes and the NUL-terminated path, both alive here.
+    let fd = unsafe { bpf(BPF_OBJ_GET, &attributes) }?;
+    // SAFETY: the call succeeded, so `fd` is a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Replaces the program behind `link` atomically: no moment without one.
+///
+/// Minimum kernel version: 5.7 (cgroup), 5.9 (`sk_lookup`), 6.6 (tcx).
+///
+/// # Errors
+/// `ENOLINK` where what the link was attached to is gone.
+pub(super) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    #[repr(C)]
+    struct Attributes {
+        link_fd: RawFd,
+        new_program_fd: RawFd,
+        flags: u32,
+        old_program_fd: u32,
+    }
+    let attributes = Attributes {
+        link_fd: link.as_raw_fd(),
+        new_program_fd: program.as_raw_fd(),
+        flags: 0,
+        old_program_fd: 0,
+    };
+    // SAFETY: BPF_LINK_UPDATE reads the attributes only; both descriptors are borrowed and open.
+    unsafe { bpf(BPF_LINK_UPDATE, &attributes) }.map(drop)
+}
+
+/// The cookie of the network namespace that `socket` belongs to.
+///
+/// Minimum kernel version: 5.14 (`SO_NETNS_COOKIE`).
+pub(super) fn netns_cookie(socket: &impl AsFd) -> io::Result<u64> {
+    const SO_NETNS_COOKIE: libc::c_int = 71;
+    let mut cookie = 0_u64;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes into `cookie`, which has that many.
+    let failed = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if failed == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}
+
+const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_LINK_UPDATE: libc::c_long = 29;
+
+/// # Safety
+/// `attributes` is what the command expects, and all it points to outlives the call.
+unsafe fn bpf<T>(command: libc::c_long, attributes: &T) -> io::Result<RawFd> {
+    // SAFETY: the caller's; the kernel reads size_of::<T>() bytes and no more.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<T>())
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as RawFd) }
+}

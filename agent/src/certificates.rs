@@ -1,0 +1,169 @@
+//! Certificates from files: loads what `--tls-dir` holds, again whenever it changes, and never a
+//! pair that does not belong together.
+
+use std::{
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use thiserror::Error;
+use tokio::sync::watch;
+use userspace_tls::{Credentials, CredentialsError, CredentialsFile, MeshTls, Validity};
+use zeroize::Zeroizing;
+
+use crate::bpf::monotonic_ns;
+
+/// What a workload can prove itself with, now. Closed until the first certificate.
+#[derive(Clone, Debug)]
+pub enum Credential {
+    /// None was loaded yet, and why the last attempt failed.
+    Missing(Arc<CertificateError>),
+    /// One was loaded. It may be outside its validity: [`Credential::usable`] tells.
+    Loaded(Arc<MeshTls>),
+}
+
+/// Why a workload can't open or accept connections now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unusable {
+    /// No certificate was loaded.
+    Missing,
+    /// Its validity begins later.
+    NotYetValid,
+    /// Its validity is over.
+    Expired,
+}
+
+impl Credential {
+    /// The TLS configuration, while its certificate is valid.
+    pub fn usable(&self, now: SystemTime) -> Result<&Arc<MeshTls>, Unusable> {
+        let Self::Loaded(tls) = self else { return Err(Unusable::Missing) };
+        let Validity { not_before, not_after } = tls.validity();
+        if now < not_before {
+            Err(Unusable::NotYetValid)
+        } else if now > not_after {
+            Err(Unusable::Expired)
+        } else {
+            Ok(tls)
+        }
+    }
+
+    /// Until when the hooks may let connections begin, as `CLOCK_MONOTONIC` nanoseconds; zero
+    /// where there is no certificate whose validity has begun.
+    pub fn until_ns(&self, now: SystemTime) -> u64 {
+        match (self.usable(now), self) {
+            (Ok(tls), _) => {
+                let left = tls.validity().not_after.duration_since(now).unwrap_or_default();
+                monotonic_ns().saturating_add(left.as_nanos().try_into().unwrap_or(u64::MAX))
+            }
+            // Any moment that is over; the hooks tell it from zero.
+            (Err(Unusable::Expired), _) => 1,
+            _ => 0,
+        }
+    }
+}
+
+impl Unusable {
+    /// The refusal's code.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Missing => "no-certificate",
+            Self::NotYetValid => "certificate-not-yet-valid",
+            Self::Expired => "certificate-expired",
+        }
+    }
+}
+
+/// Why the files could not be loaded.
+#[derive(Debug, Error)]
+pub enum CertificateError {
+    /// A file can't be read.
+    #[error("can't read {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The files don't hold what they must.
+    #[error("in {directory}: {source}")]
+    Content {
+        /// The directory.
+        directory: PathBuf,
+        /// What is wrong with which file.
+        source: CredentialsError,
+    },
+    /// The workload has no `tls_dir`.
+    #[error("no tls_dir is configured; give --tls-dir or tls_dir in the workload's table")]
+    NotConfigured,
+}
+
+/// Watches one directory.
+#[derive(Debug)]
+pub struct CertificateFiles {
+    directory: PathBuf,
+    seen: Option<Stamp>,
+}
+
+/// What changes when a file is written or replaced, for each of the three.
+#[derive(Debug, PartialEq, Eq)]
+struct Stamp([Option<(u64, u64, i64, i64)>; 3]);
+
+impl CertificateFiles {
+    /// Files under `directory`, of which nothing is loaded yet.
+    pub fn new(directory: PathBuf) -> Self {
+        Self { directory, seen: None }
+    }
+
+    /// Loads the files if they have changed since the last call; `None` where they have not.
+    ///
+    /// # Errors
+    /// Names the file and what is wrong. What was loaded before stays in force.
+    pub fn poll(&mut self) -> Option<Result<MeshTls, CertificateError>> {
+        let stamp = Stamp::of(&self.directory);
+        if self.seen.as_ref() == Some(&stamp) {
+            return None;
+        }
+        let loaded = self.load();
+        // Files that changed while they were read are read again next time.
+        self.seen = (Stamp::of(&self.directory) == stamp).then_some(stamp);
+        Some(loaded)
+    }
+
+    fn load(&self) -> Result<MeshTls, CertificateError> {
+        let chain = self.read(CredentialsFile::CertChain)?;
+        let key = Zeroizing::new(self.read(CredentialsFile::Key)?);
+        let mesh_ca = self.read(CredentialsFile::MeshCa)?;
+        Credentials::from_pem(&chain, &key, &mesh_ca)
+            .and_then(MeshTls::new)
+            .map_err(|source| CertificateError::Content { directory: self.directory.clone(), source })
+    }
+
+    fn read(&self, file: CredentialsFile) -> Result<Vec<u8>, CertificateError> {
+        let path = self.directory.join(file.to_string());
+        fs::read(&path).map_err(|source| CertificateError::Read { path, source })
+    }
+}
+
+impl Stamp {
+    fn of(directory: &Path) -> Self {
+        Self(FILES.map(|file| {
+            let metadata = fs::metadata(directory.join(file.to_string())).ok()?;
+            Some((metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec()))
+        }))
+    }
+}
+
+const FILES: [CredentialsFile; 3] =
+    [CredentialsFile::CertChain, CredentialsFile::Key, CredentialsFile::MeshCa];
+
+/// How often the directory is looked at: soon enough for rotation, and it works on any file system
+/// and through any chain of symbolic links, which inotify does not.
+pub const POLL_INTERVAL: Duration = Duration::from_millis(500);
+
+/// A channel that carries a workload's credential to the workers.
+pub fn channel() -> (watch::Sender<Credential>, watch::Receiver<Credential>) {
+    watch::channel(Credential::Missing(Arc::new(CertificateError::NotConfigured)))
+}

@@ -1,0 +1,312 @@
+//! The agent's configuration: what the operator wrote, made into values that cannot be invalid.
+//!
+//! An option wins over the environment, the environment over the file, the file over the default.
+//! All mistakes are reported at once, each with its place and what to do. Nothing here touches the
+//! kernel except [`Config::check_system`], which only looks.
+
+mod check;
+mod file;
+mod problem;
+mod rules;
+mod system;
+
+use std::fmt;
+use std::num::{NonZeroU16, NonZeroUsize};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::access_log::{LogFormat, LogLevel};
+use crate::flags::{Environment, Flags};
+use crate::policy::{EgressPolicy, IngressPolicy, LONGEST_NAME, WorkloadName};
+use check::Checker;
+use file::{FileKeys, Given, Origin, WorkloadKeys};
+
+pub use file::ConfigFile;
+pub use problem::{ConfigError, Finding, Place, Problem, Rule, Subject};
+
+/// Everything that the agent needs to know to run. Holds no secret; serialized, it is `/config`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Config {
+    /// Loopback port of the admin interface; `None` is off.
+    pub admin_port: Option<NonZeroU16>,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// The least important level that is logged.
+    pub log_level: LogLevel,
+    /// Whether the eBPF programs log what they do.
+    pub ebpf_debug: bool,
+    /// How many worker threads serve connections.
+    pub workers: NonZeroUsize,
+    /// Where the eBPF programs and maps outlive the agent.
+    pub pins: Pins,
+    /// The workloads, at least one, in the order of the file.
+    pub workloads: Vec<Workload>,
+}
+
+impl Config {
+    /// Reads the file that `flags` or `environment` name, if any, and combines all three.
+    pub fn load(flags: &Flags, environment: &Environment) -> Result<Self, ConfigError> {
+        let file = named_file(flags, environment)?;
+        effective(flags, environment, file)
+    }
+}
+
+/// Where one agent keeps its pins.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Pins {
+    /// The mount point of the BPF file system.
+    pub bpffs: PathBuf,
+    /// Which agent of this machine the pins belong to.
+    pub instance: InstanceName,
+}
+
+impl Pins {
+    /// As [`Config::load`], but only as much as `--detach` needs: the workloads may be gone and the
+    /// rules wrong.
+    pub fn load(flags: &Flags, environment: &Environment) -> Result<Self, ConfigError> {
+        let given = Layers { flags, environment };
+        let file = match given.option(INSTANCE) {
+            Some(_) => None,
+            None => named_file(flags, environment)?,
+        };
+        let (source, keys) = file.map(|ConfigFile { source, keys }| (source, keys)).unzip();
+        let mut keys = keys.unwrap_or_default();
+        let mut checker = Checker::new(source.as_ref());
+
+        let pod_name = match given.apply_pod_mode(&mut checker, &mut keys) {
+            RunMode::Pod => keys.workload.pop().and_then(|workload| workload.value.name),
+            RunMode::Node => None,
+        };
+        let pod_name = pod_name.and_then(|name| checker.name("name", name));
+        let pins = given.pins(&mut checker, pod_name.as_ref());
+        checker.finish()?;
+        Ok(pins)
+    }
+}
+
+/// The name of one agent among those of a machine: as [`WorkloadName`], `default` in node mode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InstanceName(Arc<str>);
+
+impl InstanceName {
+    /// The name as text; good as a file's name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for InstanceName {
+    fn default() -> Self {
+        Self("default".into())
+    }
+}
+
+impl From<&WorkloadName> for InstanceName {
+    fn from(name: &WorkloadName) -> Self {
+        Self(name.shared())
+    }
+}
+
+impl fmt::Display for InstanceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Serialize for InstanceName {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+/// One `[[workload]]`: the processes of a cgroup, and what may happen to their connections.
+#[derive(Clone, Debug, Serialize)]
+pub struct Workload {
+    /// Unique on this machine; what logs and metrics call it.
+    pub name: WorkloadName,
+    /// cgroup2 directory that holds the workload's processes, or whose descendants do.
+    pub cgroup: PathBuf,
+    /// File of the network namespace; `None` is the agent's own. No two workloads share one.
+    pub netns: Option<PathBuf>,
+    /// Directory of `certChain.pem`, `key.pem` and `mesh-ca.pem`.
+    pub tls_dir: PathBuf,
+    /// What a client must bring.
+    pub ingress: IngressPolicy,
+    /// What happens to the workload's own connections.
+    pub egress: EgressPolicy,
+}
+
+/// Combines the command line, the environment and the file, if there is one.
+pub fn effective(
+    flags: &Flags,
+    environment: &Environment,
+    file: Option<ConfigFile>,
+) -> Result<Config, ConfigError> {
+    let given = Layers { flags, environment };
+    let (source, keys) = file.map(|ConfigFile { source, keys }| (source, keys)).unzip();
+    let mut keys = keys.unwrap_or_default();
+    let mut checker = Checker::new(source.as_ref());
+    let run_mode = given.apply_pod_mode(&mut checker, &mut keys);
+
+    let admin_port = given
+        .option(ADMIN_PORT)
+        .or_else(|| given.variable(CONTRAST_ADMIN_PORT))
+        .or(keys.admin_port.map(Given::from))
+        .and_then(|port| checker.port("admin_port", port));
+    let log_format = checker.word(
+        "log_format",
+        given.option(LOG_FORMAT).or(keys.log_format),
+        LogFormat::Text,
+        &LogFormat::ALL,
+        LogFormat::as_str,
+    );
+    let log_level = checker.word(
+        "log_level",
+        given.option(LOG_LEVEL).or(keys.log_level),
+        LogLevel::Info,
+        &LogLevel::ALL,
+        LogLevel::as_str,
+    );
+    let workers = match given.option(WORKERS) {
+        Some(workers) => checker.workers(workers),
+        None => cores(),
+    };
+    if keys.workload.is_empty() {
+        checker.report(Origin::Nowhere, Problem::NoWorkload);
+    }
+    let workloads = checker.workloads(keys.workload);
+    let pod = workloads.first().filter(|_| run_mode == RunMode::Pod);
+    let pins = given.pins(&mut checker, pod.map(|workload| &workload.name));
+
+    checker.finish()?;
+    let ebpf_debug = flags.ebpf_debug;
+    Ok(Config { admin_port, log_format, log_level, ebpf_debug, workers, pins, workloads })
+}
+
+fn named_file(
+    flags: &Flags,
+    environment: &Environment,
+) -> Result<Option<ConfigFile>, ConfigError> {
+    let path = Layers { flags, environment }.option(CONFIG);
+    path.map(|path| ConfigFile::read(Path::new(&path.value))).transpose()
+}
+
+/// The command line above the environment.
+struct Layers<'a> {
+    flags: &'a Flags,
+    environment: &'a Environment,
+}
+
+impl Layers<'_> {
+    fn option(&self, option: Named) -> Option<Given<String>> {
+        match (option.flag)(self.flags) {
+            Some(value) => {
+                Some(Given { value: value.clone(), origin: Origin::Flag(option.name) })
+            }
+            None => self.variable(option.variable),
+        }
+    }
+
+    fn variable(&self, name: &'static str) -> Option<Given<String>> {
+        let value = self.environment.value(name)?.to_owned();
+        Some(Given { value, origin: Origin::Variable(name) })
+    }
+
+    /// The options of pod mode create the one workload, or change the file's.
+    fn apply_pod_mode(&self, checker: &mut Checker<'_>, keys: &mut FileKeys) -> RunMode {
+        let [name, cgroup, netns, tls_dir] =
+            [NAME, CGROUP, NETNS, TLS_DIR].map(|option| self.option(option));
+        let options = [&name, &cgroup, &netns, &tls_dir];
+        let Some(first) = options.into_iter().flatten().next() else { return RunMode::Node };
+        let origin = first.origin;
+        if keys.workload.len() > 1 {
+            let count = keys.workload.len();
+            checker.report(origin, Problem::SeveralWorkloads { count });
+            return RunMode::Node;
+        }
+        if keys.workload.is_empty() {
+            keys.workload.push(Given { value: WorkloadKeys::default(), origin });
+        }
+        let workload = &mut keys.workload[0].value;
+        for (key, option) in [
+            (&mut workload.name, name),
+            (&mut workload.cgroup, cgroup),
+            (&mut workload.netns, netns),
+            (&mut workload.tls_dir, tls_dir),
+        ] {
+            *key = option.or(key.take());
+        }
+        if workload.name.is_none() {
+            workload.name = workload.cgroup.as_ref().and_then(name_of_cgroup);
+        }
+        RunMode::Pod
+    }
+
+    fn pins(&self, checker: &mut Checker<'_>, pod: Option<&WorkloadName>) -> Pins {
+        let instance = match self.option(INSTANCE) {
+            Some(instance) => checker.name("instance", instance),
+            None => pod.cloned(),
+        };
+        let bpffs = match self.option(BPFFS) {
+            Some(bpffs) => checker.path("bpffs", bpffs),
+            None => PathBuf::from(DEFAULT_BPFFS),
+        };
+        let instance = instance.as_ref().map(InstanceName::from).unwrap_or_default();
+        Pins { bpffs, instance }
+    }
+}
+
+/// Whether the options name one workload, or the file names any number.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum RunMode {
+    Pod,
+    Node,
+}
+
+/// An option, and the variable that stands in for it.
+#[derive(Clone, Copy)]
+struct Named {
+    name: &'static str,
+    variable: &'static str,
+    flag: fn(&Flags) -> Option<&String>,
+}
+
+macro_rules! named {
+    ($name:literal, $variable:literal, $field:ident) => {
+        Named { name: $name, variable: $variable, flag: |flags| flags.$field.as_ref() }
+    };
+}
+
+/// The last component of a cgroup, with what a name cannot hold made into dashes:
+/// `/sys/fs/cgroup/system.slice/nginx.service` is `nginx-service`.
+fn name_of_cgroup(cgroup: &Given<String>) -> Option<Given<String>> {
+    let last = Path::new(&cgroup.value).file_name()?.to_str()?.to_ascii_lowercase();
+    let dashed = last.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+    let short: String = dashed.trim_matches('-').chars().take(LONGEST_NAME).collect();
+    let value = short.trim_end_matches('-').to_owned();
+    (!value.is_empty()).then_some(Given { value, origin: cgroup.origin })
+}
+
+fn cores() -> NonZeroUsize {
+    std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+}
+
+const CONFIG: Named = named!("--config", "SEALWIRE_CONFIG", config);
+const NAME: Named = named!("--name", "SEALWIRE_NAME", name);
+const CGROUP: Named = named!("--cgroup", "SEALWIRE_CGROUP", cgroup);
+const NETNS: Named = named!("--netns", "SEALWIRE_NETNS", netns);
+const TLS_DIR: Named = named!("--tls-dir", "SEALWIRE_TLS_DIR", tls_dir);
+const ADMIN_PORT: Named = named!("--admin-port", "SEALWIRE_ADMIN_PORT", admin_port);
+const LOG_FORMAT: Named = named!("--log-format", "SEALWIRE_LOG_FORMAT", log_format);
+const LOG_LEVEL: Named = named!("--log-level", "SEALWIRE_LOG_LEVEL", log_level);
+const WORKERS: Named = named!("--workers", "SEALWIRE_WORKERS", workers);
+const INSTANCE: Named = named!("--instance", "SEALWIRE_INSTANCE", instance);
+const BPFFS: Named = named!("--bpffs", "SEALWIRE_BPFFS", bpffs);
+const CONTRAST_ADMIN_PORT: &str = "CONTRAST_ADMIN_PORT";
+
+const DEFAULT_BPFFS: &str = "/sys/fs/bpf";
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,212 @@
+//! From what was written to what is meant, with every mistake reported at once.
+
+use std::num::{NonZeroU16, NonZeroUsize};
+use std::path::{Component, Path, PathBuf};
+
+use super::file::{Given, Origin, Source, WorkloadKeys};
+use super::Workload;
+use super::problem::{ConfigError, Finding, Place, Problem, Rule, Subject};
+use crate::policy::{PortError, WorkloadName};
+
+/// Judges values and collects what is wrong. A judgement that finds a mistake still returns
+/// something plausible where it can, so that one mistake does not cause reports of others.
+#[derive(Debug)]
+pub(super) struct Checker<'a> {
+    source: Option<&'a Source>,
+    subject: Option<Subject>,
+    findings: Vec<Finding>,
+}
+
+impl<'a> Checker<'a> {
+    pub(super) fn new(source: Option<&'a Source>) -> Self {
+        Self { source, subject: None, findings: Vec::new() }
+    }
+
+    /// `Ok` if nothing was reported.
+    pub(super) fn finish(mut self) -> Result<(), ConfigError> {
+        if self.findings.is_empty() {
+            return Ok(());
+        }
+        self.findings.sort_by(|one, other| one.place.cmp(&other.place));
+        Err(ConfigError::Invalid(self.findings))
+    }
+
+    pub(super) fn report(&mut self, origin: Origin, problem: Problem) {
+        let place = match origin {
+            Origin::File { byte } => self.source.map(|source| source.place(byte)),
+            Origin::Flag(name) => Some(Place::Flag(name)),
+            Origin::Variable(name) => Some(Place::Variable(name)),
+            Origin::Nowhere => None,
+        };
+        self.findings.push(Finding { place, subject: self.subject.clone(), problem });
+    }
+
+    pub(super) fn workloads(&mut self, given: Vec<Given<WorkloadKeys>>) -> Vec<Workload> {
+        let mut accepted: Vec<(usize, Workload)> = Vec::new();
+        for (index, given) in given.into_iter().enumerate() {
+            let origins = Origins::of(&given);
+            let workload = self.workload(index, given);
+            if let Some(workload) = workload {
+                for (other_index, other) in &accepted {
+                    self.compare(&workload, &origins, other, *other_index);
+                }
+                accepted.push((index, workload));
+            }
+            self.within(None);
+        }
+        accepted.into_iter().map(|(_, workload)| workload).collect()
+    }
+
+    pub(super) fn word<T: Copy>(
+        &mut self,
+        key: &'static str,
+        given: Option<Given<String>>,
+        default: T,
+        choices: &[T],
+        as_str: fn(T) -> &'static str,
+    ) -> T {
+        let Some(Given { value: got, origin }) = given else { return default };
+        let found = choices.iter().copied().find(|&choice| as_str(choice) == got);
+        if found.is_none() {
+            let choices = choices.iter().copied().map(as_str).collect();
+            self.report(origin, Problem::Word { key, got, choices });
+        }
+        found.unwrap_or(default)
+    }
+
+    pub(super) fn port(&mut self, key: &'static str, given: Given<String>) -> Option<NonZeroU16> {
+        let Given { value: got, origin } = given;
+        let digits_only = got.bytes().all(|byte| byte.is_ascii_digit());
+        let port = digits_only.then(|| got.parse().ok()).flatten();
+        if port.is_none() {
+            self.report(origin, Problem::Port { key, got, reason: PortError::NotAPort });
+        }
+        port
+    }
+
+    pub(super) fn path(&mut self, key: &'static str, given: Given<String>) -> PathBuf {
+        let Given { value: got, origin } = given;
+        let path = PathBuf::from(&got);
+        // `components()` drops inner dots, which are harmless; the name of the root is not.
+        let plain = |part| matches!(part, Component::RootDir | Component::Normal(_));
+        if !path.is_absolute() || !path.components().all(plain) {
+            self.report(origin, Problem::Path { key, got });
+        }
+        path
+    }
+
+    pub(super) fn name(&mut self, key: &'static str, given: Given<String>) -> Option<WorkloadName> {
+        let Given { value: got, origin } = given;
+        match got.parse() {
+            Ok(name) => Some(name),
+            Err(reason) => {
+                self.report(origin, Problem::Name { key, got, reason });
+                None
+            }
+        }
+    }
+
+    pub(super) fn workers(&mut self, given: Given<String>) -> NonZeroUsize {
+        let Given { value: got, origin } = given;
+        let workers = got.parse().ok().filter(|workers: &NonZeroUsize| workers.get() <= MOST_WORKERS);
+        workers.unwrap_or_else(|| {
+            self.report(origin, Problem::Workers { got, most: MOST_WORKERS });
+            NonZeroUsize::MIN
+        })
+    }
+
+    fn workload(&mut self, index: usize, given: Given<WorkloadKeys>) -> Option<Workload> {
+        let Given { value: keys, origin } = given;
+        let label = match &keys.name {
+            Some(name) => name.value.clone(),
+            None => format!("[{index}]"),
+        };
+        self.within(Some(Subject { workload: label, rule: None }));
+
+        let name = self.required("name", ADD_NAME, keys.name, origin);
+        let name = name.and_then(|name| self.name("name", name));
+        let cgroup = self.required("cgroup", ADD_CGROUP, keys.cgroup, origin);
+        let cgroup = cgroup.map(|cgroup| self.path("cgroup", cgroup));
+        let netns = keys.netns.map(|netns| self.path("netns", netns));
+        let tls_dir = keys.tls_dir.map(|tls_dir| self.path("tls_dir", tls_dir));
+        let ingress =
+            self.ingress_policy(keys.ingress_default, keys.ingress_peers, keys.ingress);
+        let egress = self.egress_policy(keys.egress_default, keys.egress_peers, keys.egress);
+
+        let name = name?;
+        let tls_dir = tls_dir.unwrap_or_else(|| Path::new(TLS_DIRS).join(name.as_str()));
+        Some(Workload { name, cgroup: cgroup?, netns, tls_dir, ingress, egress })
+    }
+
+    fn compare(&mut self, one: &Workload, at: &Origins, other: &Workload, other_index: usize) {
+        if one.name == other.name {
+            let got = one.name.to_string();
+            self.report(at.name, Problem::DuplicateName { got, first: other_index });
+        }
+        if one.cgroup.starts_with(&other.cgroup) || other.cgroup.starts_with(&one.cgroup) {
+            let problem = Problem::CgroupOverlap {
+                got: one.cgroup.display().to_string(),
+                other: other.name.to_string(),
+                other_cgroup: other.cgroup.display().to_string(),
+            };
+            self.report(at.cgroup, problem);
+        }
+        if one.netns == other.netns {
+            let netns = match &one.netns {
+                Some(path) => path.display().to_string(),
+                None => "the agent's own".to_owned(),
+            };
+            self.report(at.netns, Problem::SharedNetns { netns, other: other.name.to_string() });
+        }
+    }
+
+    /// What the following reports are about.
+    pub(super) fn within(&mut self, subject: Option<Subject>) {
+        self.subject = subject;
+    }
+
+    /// Which rule of the workload the following reports are about.
+    pub(super) fn enter(&mut self, rule: Option<Rule>) {
+        if let Some(subject) = &mut self.subject {
+            subject.rule = rule;
+        }
+    }
+
+    /// `place` is where the part begins that lacks the key.
+    pub(super) fn required<T>(
+        &mut self,
+        key: &'static str,
+        add: &'static str,
+        given: Option<Given<T>>,
+        place: Origin,
+    ) -> Option<Given<T>> {
+        if given.is_none() {
+            self.report(place, Problem::Missing { key, add });
+        }
+        given
+    }
+}
+
+/// Where the keys of a workload were given that are compared with those of others.
+struct Origins {
+    name: Origin,
+    cgroup: Origin,
+    netns: Origin,
+}
+
+impl Origins {
+    fn of(given: &Given<WorkloadKeys>) -> Self {
+        let origin = |key: &Option<Given<String>>| key.as_ref().map_or(given.origin, |key| key.origin);
+        let WorkloadKeys { name, cgroup, netns, .. } = &given.value;
+        Self { name: origin(name), cgroup: origin(cgroup), netns: origin(netns) }
+    }
+}
+
+const ADD_NAME: &str = "add name = \"...\", or give --name NAME";
+const ADD_CGROUP: &str = "add cgroup = \"/sys/fs/cgroup/...\", or give --cgroup PATH";
+
+/// Far above any machine's cores; a typing mistake must not exhaust it.
+const MOST_WORKERS: usize = 1024;
+
+/// Below it lies a directory for each workload that names no `tls_dir`.
+const TLS_DIRS: &str = "/etc/sealwire";

@@ -1,0 +1,200 @@
+//! What can be wrong with a configuration, and where.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use crate::policy::{Cidr, CidrError, NameError, PeerMatchError, PortError, PortRange};
+
+/// Why there is no configuration. The agent exits with code 2.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file could not be read.
+    #[error("reading the configuration {}: {source}; check the path and its permissions", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Everything that is wrong, in the order of the file, one a line.
+    #[error("{}", lines(.0))]
+    Invalid(Vec<Finding>),
+}
+
+/// One thing that is wrong.
+#[derive(Debug)]
+pub struct Finding {
+    /// Where it was written; `None` if it concerns the machine, or something that is missing.
+    pub place: Option<Place>,
+    /// The part of the configuration that it is about; `None` if it is about the whole.
+    pub subject: Option<Subject>,
+    /// What is wrong, and what to do.
+    pub problem: Problem,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(place) = &self.place {
+            write!(f, "{place}: ")?;
+        }
+        if let Some(subject) = &self.subject {
+            write!(f, "{subject}: ")?;
+        }
+        write!(f, "{}", self.problem)
+    }
+}
+
+/// Where a value was written.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// With this option.
+    Flag(&'static str),
+    /// In this environment variable.
+    Variable(&'static str),
+    /// In the file; line and column count from 1, the column in characters.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The line.
+        line: usize,
+        /// The character in the line.
+        column: usize,
+    },
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag(name) | Self::Variable(name) => f.write_str(name),
+            Self::File { path, line, column } => write!(f, "{}:{line}:{column}", path.display()),
+        }
+    }
+}
+
+/// A part of the configuration. Indices count from 0.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subject {
+    /// The workload's name, or `workload[1]` if it has none.
+    pub workload: String,
+    /// The rule within the workload.
+    pub rule: Option<Rule>,
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "workload {}", self.workload)?;
+        match self.rule {
+            None => Ok(()),
+            Some(Rule::Ingress(index)) => write!(f, ", ingress[{index}]"),
+            Some(Rule::Egress(index)) => write!(f, ", egress[{index}]"),
+        }
+    }
+}
+
+/// Which rule of a workload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// The `[[workload.ingress]]` with this index.
+    Ingress(usize),
+    /// The `[[workload.egress]]` with this index.
+    Egress(usize),
+}
+
+/// What is wrong, and what to do.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages are the documentation, and name every field")]
+pub enum Problem {
+    #[error("{0}")]
+    Toml(String),
+    #[error("{key} is missing; {add}")]
+    Missing { key: &'static str, add: &'static str },
+    #[error("{key} `{got}` is unknown; write {}", alternatives(choices))]
+    Word { key: &'static str, got: String, choices: Vec<&'static str> },
+    #[error("{key} `{got}` {reason}")]
+    Port { key: &'static str, got: String, reason: PortError },
+    #[error("cidr `{got}` {reason}")]
+    Cidr { got: String, reason: CidrError },
+    #[error("{key} `{got}` {reason}")]
+    Name { key: &'static str, got: String, reason: NameError },
+    #[error("peer `{got}` {reason}")]
+    Peer { got: String, reason: PeerMatchError },
+    #[error("{key} `{got}` is not an absolute path without `.` and `..`; write it from / on")]
+    Path { key: &'static str, got: String },
+    #[error("workers `{got}` is not a number of threads; write 1 to {most}, or leave it out")]
+    Workers { got: String, most: usize },
+
+    #[error("name `{got}` is already the name of workload[{first}]; names must be unique")]
+    DuplicateName { got: String, first: usize },
+    #[error(
+        "cgroup `{got}` and `{other_cgroup}` of workload {other} hold the same processes; \
+         give each workload a cgroup of its own, beside the other"
+    )]
+    CgroupOverlap { got: String, other: String, other_cgroup: String },
+    #[error(
+        "shares its network namespace ({netns}) with workload {other}, so a connection to a port \
+         could be meant for either; give each workload a netns of its own"
+    )]
+    SharedNetns { netns: String, other: String },
+    #[error("port {port} already has the rule ingress[{first}]; keep one of the two")]
+    DuplicatePort { port: u16, first: usize },
+    #[error(
+        "{cidr} with ports {ports} overlaps egress[{first}] with ports {first_ports}, and neither \
+         is narrower; split the ranges"
+    )]
+    EgressOverlap { cidr: Cidr, ports: PortRange, first: usize, first_ports: PortRange },
+    #[error("{cidr} with the same ports already has the rule egress[{first}]; keep one of the two")]
+    DuplicateEgress { cidr: Cidr, first: usize },
+
+    #[error("peers has no effect where mode is {mode}, as the peer has no certificate to check; \
+             remove peers, or set mode = \"mtls\"")]
+    PeersNeedMtls { mode: &'static str },
+    #[error("{key} has no effect, as every {direction} rule and {direction}_default has another \
+             mode than mtls or its own peers; remove it")]
+    UnusedPeers { key: &'static str, direction: &'static str },
+    #[error("{key} is empty, so nothing could be reached; name the peers, or use mode \"deny\"")]
+    NoPeers { key: &'static str },
+    #[error("{key} lists `any` beside others, which then have no effect; keep one or the others")]
+    AnyAmongPeers { key: &'static str },
+    #[error("{key} lists `{got}` twice; remove one")]
+    DuplicatePeer { key: &'static str, got: String },
+
+    #[error("no workload is configured; give --cgroup PATH, or --config FILE with a [[workload]]")]
+    NoWorkload,
+    #[error(
+        "the file has {count} workloads, so an option cannot say which one it changes; \
+         leave --cgroup, --name, --netns and --tls-dir out, or keep one workload in the file"
+    )]
+    SeveralWorkloads { count: usize },
+
+    #[error("{key} {path} does not exist; {create}")]
+    Absent { key: &'static str, path: String, create: &'static str },
+    #[error("{key} {path} could not be inspected ({call}: {error}); run the agent as root")]
+    Uninspected { key: &'static str, path: String, call: &'static str, error: String },
+    #[error("{key} {path} is not a directory; name the directory")]
+    NotADirectory { key: &'static str, path: String },
+    #[error(
+        "cgroup {path} is not in a cgroup2 file system; name a directory below the mount of type \
+         cgroup2 (see `findmnt -t cgroup2`)"
+    )]
+    NotCgroup2 { path: String },
+    #[error(
+        "netns {path} is not a network namespace; name a file such as /run/netns/NAME (made by \
+         `ip netns add NAME`) or /proc/PID/ns/net"
+    )]
+    NotANetns { path: String },
+    #[error("bpffs {path} is not a BPF file system; mount one with `mount -t bpf bpf {path}`")]
+    NotBpffs { path: String },
+}
+
+fn lines(findings: &[Finding]) -> String {
+    findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+fn alternatives(choices: &[&str]) -> String {
+    match choices {
+        [] => String::new(),
+        [only] => (*only).to_owned(),
+        [most @ .., last] => format!("{} or {last}", most.join(", ")),
+    }
+}

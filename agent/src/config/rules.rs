@@ -1,0 +1,197 @@
+//! The rules of one workload, both directions.
+
+use std::collections::HashSet;
+
+use super::check::Checker;
+use super::file::{EgressKeys, Given, IngressKeys, Origin};
+use super::problem::{Problem, Rule};
+use crate::policy::{
+    Direction, EgressMode, EgressPolicy, EgressRule, IngressMode, IngressPolicy, IngressRule,
+    PeerMatch, PeerSet, PortRange,
+};
+
+impl Checker<'_> {
+    pub(super) fn ingress_policy(
+        &mut self,
+        default: Option<Given<String>>,
+        peers: Option<Given<Vec<Given<String>>>>,
+        rules: Vec<Given<IngressKeys>>,
+    ) -> IngressPolicy {
+        let default = self.ingress_mode("ingress_default", default);
+        let mut defaults = self.default_peers(Direction::Ingress, peers);
+        defaults.used |= default == IngressMode::Mtls;
+        let mut accepted: Vec<(usize, IngressRule)> = Vec::new();
+
+        for (index, Given { value: keys, origin }) in rules.into_iter().enumerate() {
+            self.enter(Some(Rule::Ingress(index)));
+            let mode = self.ingress_mode("mode", keys.mode);
+            let is_mtls = mode == IngressMode::Mtls;
+            let peers = self.rule_peers(is_mtls, mode.as_str(), keys.peers, &mut defaults);
+            let Some(given) = self.required("port", ADD_PORT, keys.port, origin) else { continue };
+            let origin = given.origin;
+            let Some(port) = self.port("port", given.into()) else { continue };
+            if let Some((first, _)) = accepted.iter().find(|(_, rule)| rule.port == port) {
+                let problem = Problem::DuplicatePort { port: port.get(), first: *first };
+                self.report(origin, problem);
+            }
+            accepted.push((index, IngressRule { port, mode, peers }));
+        }
+        self.enter(None);
+
+        self.report_unused(&defaults);
+        let rules = accepted.into_iter().map(|(_, rule)| rule).collect();
+        IngressPolicy::new(default, defaults.set, rules)
+    }
+
+    pub(super) fn egress_policy(
+        &mut self,
+        default: Option<Given<String>>,
+        peers: Option<Given<Vec<Given<String>>>>,
+        rules: Vec<Given<EgressKeys>>,
+    ) -> EgressPolicy {
+        let default = self.egress_mode("egress_default", default);
+        let mut defaults = self.default_peers(Direction::Egress, peers);
+        defaults.used |= default == EgressMode::Mtls;
+        let mut accepted: Vec<(usize, EgressRule)> = Vec::new();
+
+        for (index, Given { value: keys, origin }) in rules.into_iter().enumerate() {
+            self.enter(Some(Rule::Egress(index)));
+            let mode = self.egress_mode("mode", keys.mode);
+            let is_mtls = mode == EgressMode::Mtls;
+            let peers = self.rule_peers(is_mtls, mode.as_str(), keys.peers, &mut defaults);
+            let ports = match keys.port {
+                Some(port) => self.port_range(port.into()),
+                None => Some(PortRange::ALL),
+            };
+            let Some(given) = self.required("cidr", ADD_CIDR, keys.cidr, origin) else { continue };
+            let Given { value: got, origin } = given;
+            let cidr = match got.parse() {
+                Ok(cidr) => cidr,
+                Err(reason) => {
+                    self.report(origin, Problem::Cidr { got, reason });
+                    continue;
+                }
+            };
+            let Some(ports) = ports else { continue };
+            let rule = EgressRule { cidr, ports, mode, peers };
+            for (first, other) in &accepted {
+                if let Some(problem) = rivalry(&rule, other, *first) {
+                    self.report(origin, problem);
+                }
+            }
+            accepted.push((index, rule));
+        }
+        self.enter(None);
+
+        self.report_unused(&defaults);
+        let rules = accepted.into_iter().map(|(_, rule)| rule).collect();
+        EgressPolicy::new(default, defaults.set, rules)
+    }
+
+    fn ingress_mode(&mut self, key: &'static str, given: Option<Given<String>>) -> IngressMode {
+        self.word(key, given, IngressMode::Mtls, &IngressMode::ALL, IngressMode::as_str)
+    }
+
+    fn egress_mode(&mut self, key: &'static str, given: Option<Given<String>>) -> EgressMode {
+        self.word(key, given, EgressMode::Mtls, &EgressMode::ALL, EgressMode::as_str)
+    }
+
+    fn port_range(&mut self, given: Given<String>) -> Option<PortRange> {
+        let Given { value: got, origin } = given;
+        match got.parse() {
+            Ok(ports) => Some(ports),
+            Err(reason) => {
+                self.report(origin, Problem::Port { key: "port", got, reason });
+                None
+            }
+        }
+    }
+
+    fn default_peers(&mut self, direction: Direction, given: Option<Given<Vec<Given<String>>>>) -> DefaultPeers {
+        let key = match direction {
+            Direction::Ingress => "ingress_peers",
+            Direction::Egress => "egress_peers",
+        };
+        let origin = given.as_ref().map(|given| given.origin);
+        let set = given.map_or_else(PeerSet::any, |given| self.peers(key, direction, given));
+        DefaultPeers { key, direction, set, origin, used: false }
+    }
+
+    fn rule_peers(
+        &mut self,
+        is_mtls: bool,
+        mode: &'static str,
+        given: Option<Given<Vec<Given<String>>>>,
+        defaults: &mut DefaultPeers,
+    ) -> PeerSet {
+        let Some(given) = given else {
+            defaults.used |= is_mtls;
+            return defaults.set.clone();
+        };
+        if !is_mtls {
+            self.report(given.origin, Problem::PeersNeedMtls { mode });
+        }
+        self.peers("peers", defaults.direction, given)
+    }
+
+    fn peers(
+        &mut self,
+        key: &'static str,
+        direction: Direction,
+        Given { value: entries, origin }: Given<Vec<Given<String>>>,
+    ) -> PeerSet {
+        // Nobody may come in: a workload that only calls others. Nobody may be called: that is deny.
+        if entries.is_empty() && direction == Direction::Egress {
+            self.report(origin, Problem::NoPeers { key });
+        }
+        let several = entries.len() > 1;
+        let mut seen = HashSet::new();
+        let mut accepted = Vec::new();
+        for Given { value: got, origin } in entries {
+            match got.parse() {
+                Err(reason) => self.report(origin, Problem::Peer { got, reason }),
+                Ok(PeerMatch::Any) if several => {
+                    self.report(origin, Problem::AnyAmongPeers { key });
+                }
+                Ok(peer) if !seen.insert(peer.clone()) => {
+                    self.report(origin, Problem::DuplicatePeer { key, got });
+                }
+                Ok(peer) => accepted.push(peer),
+            }
+        }
+        accepted.into_iter().collect()
+    }
+
+    fn report_unused(&mut self, defaults: &DefaultPeers) {
+        if let (Some(origin), false) = (defaults.origin, defaults.used) {
+            let direction = defaults.direction.as_str();
+            self.report(origin, Problem::UnusedPeers { key: defaults.key, direction });
+        }
+    }
+}
+
+/// `ingress_peers` or `egress_peers`, and whether anything depends on them.
+struct DefaultPeers {
+    key: &'static str,
+    direction: Direction,
+    set: PeerSet,
+    origin: Option<Origin>,
+    used: bool,
+}
+
+/// Two rules for one network are fine as long as one of them is the exception to the other.
+fn rivalry(rule: &EgressRule, other: &EgressRule, first: usize) -> Option<Problem> {
+    let (cidr, ports, first_ports) = (rule.cidr, rule.ports, other.ports);
+    if cidr != other.cidr || !ports.overlaps(first_ports) {
+        return None;
+    }
+    if ports == first_ports {
+        return Some(Problem::DuplicateEgress { cidr, first });
+    }
+    let one_is_narrower =
+        ports.is_narrower_than(first_ports) || first_ports.is_narrower_than(ports);
+    (!one_is_narrower).then_some(Problem::EgressOverlap { cidr, ports, first, first_ports })
+}
+
+const ADD_PORT: &str = "add port = 8080, the port that the program listens on";
+const ADD_CIDR: &str = "add cidr = \"10.0.0.0/8\", or \"0.0.0.0/0\" and \"::/0\" for every address";

@@ -1,0 +1,70 @@
+//! The life of a connection, a file a step:
+//! `intercept` -> `authorize` -> `handshake` (with `dial`) -> `offload` -> `relay` -> `close`.
+//!
+//! Each step consumes what the one before has made, so no connection can carry bytes without having
+//! been authorized and authenticated. Whatever drops out on the way is reset: both sockets are
+//! prepared for that before they carry anything.
+
+mod authorize;
+mod close;
+mod dial;
+mod handshake;
+mod intercept;
+mod offload;
+mod refusal;
+mod relay;
+
+use std::{cell::RefCell, rc::Rc, sync::Arc};
+
+use tokio::net::TcpStream;
+
+pub use close::CloseReason;
+pub use offload::KernelTls;
+pub use refusal::{Refusal, RefusalReason};
+
+use crate::{
+    admission::Admission, bpf::ConnectionMaps, policy::Direction, registry::Registry,
+    report::Reporter, workload::Workload,
+};
+use intercept::Intercepted;
+
+/// What the connections of one worker thread share.
+#[derive(Debug)]
+pub struct Worker {
+    /// Its number, from 0.
+    pub index: usize,
+    /// The kernel's maps, through file descriptors of its own.
+    pub maps: RefCell<ConnectionMaps>,
+    /// Handshakes under way, by source.
+    pub admission: Rc<Admission>,
+    /// The live connections, for the admin interface.
+    pub registry: Arc<Registry>,
+    /// Whether this kernel can take over a connection's cryptography.
+    pub kernel_tls: KernelTls,
+}
+
+/// One way into the agent: a worker's listener for one direction of one workload.
+#[derive(Clone, Debug)]
+pub struct Door {
+    /// Who accepts here.
+    pub worker: Rc<Worker>,
+    /// For whom.
+    pub workload: Arc<Workload>,
+    /// Which way the connections go, seen from the workload.
+    pub direction: Direction,
+    /// Where the outcome is told.
+    pub reporter: Rc<Reporter>,
+}
+
+/// Serves one accepted connection to its end.
+pub async fn serve(stream: TcpStream, door: Rc<Door>) {
+    // The steps up to the relay need far more room than the relay, which may last for days.
+    let established = Box::pin(async {
+        let intercepted = Intercepted::read(stream, &door)?;
+        intercepted.authorize(&door)?.establish(&door).await
+    });
+    match established.await {
+        Ok(established) => established.offload(&door).run(&door).await,
+        Err(refusal) => door.reporter.refused(&refusal),
+    }
+}

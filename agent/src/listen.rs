@@ -1,0 +1,97 @@
+//! The agent's listeners in a workload's namespace.
+
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    os::fd::OwnedFd,
+    time::Duration,
+};
+
+use nix::errno::Errno;
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+
+use crate::netns::Netns;
+
+/// The listeners of one worker in one workload. Ports are the kernel's choice: the eBPF maps carry
+/// them, so nothing that a program may want to bind is taken from it by name.
+#[derive(Debug)]
+pub struct Listeners {
+    /// For connections that the workload opens; on the loopback.
+    pub egress: Vec<TcpListener>,
+    /// For connections that others open to the workload. On the loopback too: only `sk_lookup` can
+    /// bring a connection from outside here.
+    pub ingress: Vec<TcpListener>,
+}
+
+impl Listeners {
+    /// Makes the listeners; without IPv6 in the namespace those for IPv4 only.
+    pub fn open(netns: &Netns) -> io::Result<Self> {
+        netns.run(|| {
+            let mut listeners = Self { egress: Vec::new(), ingress: Vec::new() };
+            for loopback in
+                [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), SocketAddr::from((Ipv6Addr::LOCALHOST, 0))]
+            {
+                match (listen(loopback), listen(loopback)) {
+                    (Ok(egress), Ok(ingress)) => {
+                        listeners.egress.push(egress);
+                        listeners.ingress.push(ingress);
+                    }
+                    (Err(error), _) | (_, Err(error))
+                        if loopback.is_ipv6() && lacks_ipv6(&error) => {}
+                    (Err(error), _) | (_, Err(error)) => return Err(error),
+                }
+            }
+            Ok(listeners)
+        })
+    }
+
+    /// The port of the egress listener of this family, if there is one.
+    pub fn egress_port(&self, ipv6: bool) -> Option<u16> {
+        self.egress
+            .iter()
+            .filter_map(|listener| listener.local_addr().ok())
+            .find(|address| address.is_ipv6() == ipv6)
+            .map(|address| address.port())
+    }
+}
+
+/// Prepares a socket of the agent's so that it can only ever end in one of two ways: orderly, which
+/// the relay declares at the end, or by a reset, whatever happens to the agent before.
+///
+/// Options that accepted sockets inherit from their listener.
+pub fn prepare(socket: &Socket) -> io::Result<()> {
+    socket.set_linger(Some(Duration::ZERO))?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL),
+    )
+}
+
+/// A peer that vanished is found after about four minutes (with the kernel's nine probes), rather
+/// than never.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+
+/// Connections that wait to be accepted; the kernel caps it at `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM.nonblocking(),
+        Some(Protocol::TCP),
+    )?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    prepare(&socket)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(TcpListener::from(OwnedFd::from(socket)))
+}
+
+fn lacks_ipv6(error: &io::Error) -> bool {
+    [Errno::EAFNOSUPPORT, Errno::EADDRNOTAVAIL]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(*errno as i32))
+}

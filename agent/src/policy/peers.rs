@@ -1,0 +1,256 @@
+//! Which peers a rule allows.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use attestation::identity::{SpiffeId, SpiffeIdError};
+
+/// The peers that a rule allows. An empty set allows nobody. Cloning is cheap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerSet(Arc<[PeerMatch]>);
+
+impl PeerSet {
+    /// Every member of the mesh.
+    pub fn any() -> Self {
+        Self::from_iter([PeerMatch::Any])
+    }
+
+    /// Whether a peer with this identity is allowed.
+    pub fn allows(&self, peer: &SpiffeId) -> bool {
+        self.0.iter().any(|entry| entry.allows(peer))
+    }
+}
+
+impl FromIterator<PeerMatch> for PeerSet {
+    fn from_iter<I: IntoIterator<Item = PeerMatch>>(entries: I) -> Self {
+        Self(entries.into_iter().collect())
+    }
+}
+
+impl fmt::Display for PeerSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("nobody");
+        }
+        for (index, entry) in self.0.iter().enumerate() {
+            if index > 0 {
+                f.write_str(", ")?;
+            }
+            write!(f, "{entry}")?;
+        }
+        Ok(())
+    }
+}
+
+impl serde::Serialize for PeerSet {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(ToString::to_string))
+    }
+}
+
+/// One entry of a list of allowed peers.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum PeerMatch {
+    /// `any`: whoever holds a certificate of the mesh.
+    Any,
+    /// Exactly this identity.
+    SpiffeId(SpiffeId),
+    /// Any identity that ends in this workload's name, in whichever namespace. Where two
+    /// namespaces do not trust each other, list SPIFFE IDs instead.
+    WorkloadName(WorkloadName),
+}
+
+impl PeerMatch {
+    fn allows(&self, peer: &SpiffeId) -> bool {
+        match self {
+            Self::Any => true,
+            Self::SpiffeId(id) => id == peer,
+            Self::WorkloadName(name) => peer.workload_name() == Some(name.as_str()),
+        }
+    }
+}
+
+impl FromStr for PeerMatch {
+    type Err = PeerMatchError;
+
+    fn from_str(text: &str) -> Result<Self, PeerMatchError> {
+        if text == ANY {
+            return Ok(Self::Any);
+        }
+        if text.contains(':') {
+            let id: SpiffeId = text.parse()?;
+            if id.path().is_empty() {
+                return Err(PeerMatchError::TrustDomain);
+            }
+            return Ok(Self::SpiffeId(id));
+        }
+        Ok(Self::WorkloadName(text.parse()?))
+    }
+}
+
+impl fmt::Display for PeerMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str(ANY),
+            Self::SpiffeId(id) => id.fmt(f),
+            Self::WorkloadName(name) => name.fmt(f),
+        }
+    }
+}
+
+/// Why a text is not a [`PeerMatch`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PeerMatchError {
+    /// It has a colon, as only a SPIFFE ID has, but is none.
+    #[error("is not a SPIFFE ID ({0}); write spiffe://<trust domain>/ns/<namespace>/sa/<workload>")]
+    SpiffeId(#[from] SpiffeIdError),
+    /// It has no path, so no workload can have it.
+    #[error("names a trust domain, not a workload; write any to allow the whole mesh")]
+    TrustDomain,
+    /// It is not a workload's name either.
+    #[error(transparent)]
+    Name(#[from] NameError),
+}
+
+/// A workload's short name: 1 to 63 of `a-z`, `0-9` and `-`, not at either end a dash; not `any`.
+/// Cloning is cheap.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WorkloadName(Arc<str>);
+
+impl WorkloadName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The name as shared text, for those who keep one a connection.
+    pub fn shared(&self) -> Arc<str> {
+        Arc::clone(&self.0)
+    }
+}
+
+impl FromStr for WorkloadName {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        if text == ANY {
+            return Err(NameError::Reserved);
+        }
+        if text.is_empty() || text.len() > LONGEST_NAME {
+            return Err(NameError::Length);
+        }
+        if !text.bytes().all(allowed) || text.starts_with('-') || text.ends_with('-') {
+            return Err(NameError::Characters);
+        }
+        Ok(Self(text.into()))
+    }
+}
+
+impl fmt::Display for WorkloadName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl serde::Serialize for WorkloadName {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+/// Why a text is not a [`WorkloadName`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    /// `any` means every peer.
+    #[error("is reserved, as it means every peer of the mesh; choose another name")]
+    Reserved,
+    /// Empty, or longer than a DNS label.
+    #[error("is not a name; use 1 to {LONGEST_NAME} characters")]
+    Length,
+    /// Something other than `a-z`, `0-9` and inner dashes.
+    #[error("is not a name; use a-z, 0-9 and dashes, with no dash at either end")]
+    Characters,
+}
+
+const ANY: &str = "any";
+
+/// Bytes of the longest [`WorkloadName`]: a DNS label (RFC 1035, section 2.3.4), as the name is also
+/// one in the certificate.
+pub const LONGEST_NAME: usize = 63;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peers(entries: &[&str]) -> PeerSet {
+        entries.iter().map(|entry| entry.parse().unwrap()).collect()
+    }
+
+    fn id(text: &str) -> SpiffeId {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_set_allows_whom_it_lists_and_nobody_else() {
+        let client = id("spiffe://mesh.local/ns/default/sa/client");
+        let other_namespace = id("spiffe://mesh.local/ns/other/sa/client");
+        let other_domain = id("spiffe://evil.local/ns/default/sa/client");
+        let db = id("spiffe://mesh.local/ns/default/sa/db");
+        for (set, peer, allowed) in [
+            (peers(&["any"]), &db, true),
+            (peers(&[]), &db, false),
+            (peers(&["client"]), &client, true),
+            (peers(&["client"]), &other_namespace, true),
+            (peers(&["client"]), &db, false),
+            (peers(&["clien"]), &client, false),
+            (
+                peers(&["spiffe://mesh.local/ns/default/sa/client"]),
+                &client,
+                true,
+            ),
+            (
+                peers(&["spiffe://mesh.local/ns/default/sa/client"]),
+                &other_namespace,
+                false,
+            ),
+            (
+                peers(&["spiffe://mesh.local/ns/default/sa/client"]),
+                &other_domain,
+                false,
+            ),
+            (
+                peers(&["spiffe://mesh.local/ns/default/sa/client", "db"]),
+                &db,
+                true,
+            ),
+        ] {
+            assert_eq!(set.allows(peer), allowed, "{set} and {peer}");
+        }
+    }
+
+    #[test]
+    fn a_set_prints_its_entries() {
+        assert_eq!(PeerSet::any().to_string(), "any");
+        assert_eq!(peers(&[]).to_string(), "nobody");
+        assert_eq!(peers(&["client", "db"]).to_string(), "client, db");
+    }
+
+    #[test]
+    fn what_is_no_name_is_refused_with_the_reason() {
+        for (text, reason) in [
+            ("any", NameError::Reserved),
+            ("", NameError::Length),
+            (&"a".repeat(64), NameError::Length),
+            ("Web", NameError::Characters),
+            ("web_1", NameError::Characters),
+            ("-web", NameError::Characters),
+            ("web-", NameError::Characters),
+            ("wéb", NameError::Characters),
+        ] {
+            assert_eq!(text.parse::<WorkloadName>(), Err(reason), "{text}");
+        }
+        assert!("a".repeat(63).parse::<WorkloadName>().is_ok());
+    }
+}

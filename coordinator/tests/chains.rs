@@ -1,0 +1,156 @@
+//! One workload certificate chains to the mesh CA and, through the intermediate, to the root:
+//! judged by OpenSSL and by webpki.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use attestation::identity::{SpiffeId, TrustDomain};
+use coordinator::pki::{PkiDir, Validity, WorkloadNames};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, UnixTime};
+use tempfile::TempDir;
+use time::OffsetDateTime;
+use webpki::{ALL_VERIFICATION_ALGS, EndEntityCert, Error, KeyUsage, anchor_from_trusted_cert};
+
+#[test]
+fn a_workload_chains_to_the_mesh_ca_alone() {
+    let bed = Bed::new(now());
+    assert_eq!(bed.openssl("mesh-ca.pem", &[]), Ok(()));
+    assert_eq!(bed.webpki("mesh-ca.pem", Sent::LeafAlone, now()), Ok(()));
+}
+
+#[test]
+fn a_workload_chains_to_the_root_through_the_intermediate_that_it_sends() {
+    let bed = Bed::new(now());
+    let untrusted = ["-untrusted", "certChain.pem"];
+    assert_eq!(bed.openssl("coordinator-root-ca.pem", &untrusted), Ok(()));
+    assert_eq!(
+        bed.webpki("coordinator-root-ca.pem", Sent::WholeChain, now()),
+        Ok(())
+    );
+}
+
+#[test]
+fn the_root_does_not_vouch_for_a_workload_without_the_intermediate() {
+    let bed = Bed::new(now());
+    assert!(bed.openssl("coordinator-root-ca.pem", &[]).is_err());
+    assert_eq!(
+        bed.webpki("coordinator-root-ca.pem", Sent::LeafAlone, now()),
+        Err(Error::UnknownIssuer)
+    );
+}
+
+#[test]
+fn an_unrelated_pki_of_the_same_trust_domain_is_not_trusted() {
+    let bed = Bed::new(now());
+    let other = Bed::new(now());
+    for trusted in ["mesh-ca.pem", "coordinator-root-ca.pem"] {
+        std::fs::copy(other.tls(trusted), bed.tls(trusted)).unwrap();
+        let untrusted = ["-untrusted", "certChain.pem"];
+        assert!(bed.openssl(trusted, &untrusted).is_err());
+        assert_eq!(
+            bed.webpki(trusted, Sent::WholeChain, now()),
+            Err(Error::UnknownIssuer)
+        );
+    }
+}
+
+#[test]
+fn a_chain_is_good_from_five_minutes_before_its_issue_until_it_expires() {
+    let issued = now();
+    let bed = Bed::new(issued);
+    let at = |time| bed.webpki("mesh-ca.pem", Sent::LeafAlone, time);
+    let (begin, end) = (
+        issued - Validity::BACKDATED,
+        issued + Duration::from_hours(24),
+    );
+    let second = Duration::from_secs(1);
+    assert_eq!(at(begin), Ok(()));
+    assert!(matches!(
+        at(begin - second),
+        Err(Error::CertNotValidYet { .. })
+    ));
+    assert_eq!(at(end), Ok(()));
+    assert!(matches!(at(end + second), Err(Error::CertExpired { .. })));
+}
+
+/// Which certificates of `certChain.pem` the verifier gets to see.
+#[derive(Clone, Copy)]
+enum Sent {
+    LeafAlone,
+    WholeChain,
+}
+
+/// A fresh PKI that has issued one certificate.
+struct Bed(TempDir);
+
+impl Bed {
+    fn new(now: OffsetDateTime) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mesh = TrustDomain::parse("mesh.local").unwrap();
+        let pki = PkiDir::init(&dir.path().join("pki"), &mesh, now).unwrap();
+        let names = WorkloadNames::new(SpiffeId::workload(&mesh, "default", "web").unwrap());
+        let validity = Validity::lasting(now, Duration::from_hours(24)).unwrap();
+        pki.issue_to_dir(&names, validity, &dir.path().join("tls"))
+            .unwrap();
+        Self(dir)
+    }
+
+    fn tls(&self, name: &str) -> std::path::PathBuf {
+        self.0.path().join("tls").join(name)
+    }
+
+    fn openssl(&self, trusted: &str, more: &[&str]) -> Result<(), String> {
+        let output = Command::new("openssl")
+            .current_dir(self.0.path().join("tls"))
+            .args(["verify", "-x509_strict", "-no-CApath", "-no-CAstore"])
+            .args(["-CAfile", trusted])
+            .args(more)
+            .arg("certChain.pem")
+            .output()
+            .unwrap();
+        if output.status.success() {
+            Ok(())
+        } else {
+            Err(String::from_utf8_lossy(&output.stderr).into_owned())
+        }
+    }
+
+    fn webpki(&self, trusted: &str, sent: Sent, at: OffsetDateTime) -> Result<(), Error> {
+        let trusted = certificates(&self.tls(trusted));
+        let anchor = anchor_from_trusted_cert(&trusted[0])?;
+        let chain = certificates(&self.tls("certChain.pem"));
+        let intermediates = match sent {
+            Sent::LeafAlone => &[],
+            Sent::WholeChain => &chain[1..],
+        };
+        let at = u64::try_from(at.unix_timestamp()).unwrap();
+        for usage in [KeyUsage::server_auth(), KeyUsage::client_auth()] {
+            EndEntityCert::try_from(&chain[0])?.verify_for_usage(
+                ALL_VERIFICATION_ALGS,
+                std::slice::from_ref(&anchor),
+                intermediates,
+                UnixTime::since_unix_epoch(Duration::from_secs(at)),
+                usage,
+                None,
+                None,
+            )?;
+        }
+        Ok(())
+    }
+}
+
+fn certificates(file: &Path) -> Vec<CertificateDer<'static>> {
+    CertificateDer::pem_file_iter(file)
+        .unwrap()
+        .map(Result::unwrap)
+        .collect()
+}
+
+/// OpenSSL looks at the real clock.
+fn now() -> OffsetDateTime {
+    OffsetDateTime::now_utc().truncate_to_second()
+}

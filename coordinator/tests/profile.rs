@@ -1,0 +1,294 @@
+//! What the certificates say, field by field, and what is refused.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use attestation::identity::{SpiffeId, TrustDomain};
+use coordinator::pki::{
+    CaCertificate, Curve, DnsName, MeshCa, PkiError, PrivateKey, Root, Validity, WorkloadNames,
+};
+use rustls_pki_types::SubjectPublicKeyInfoDer;
+use time::OffsetDateTime;
+use time::macros::datetime;
+use x509_parser::extensions::GeneralName;
+use x509_parser::oid_registry::{OID_EC_P256, OID_NIST_EC_P384};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+const NOON: OffsetDateTime = datetime!(2026-11-21 12:00:00 UTC);
+
+#[test]
+fn a_certificate_has_exactly_the_names_asked_for_spiffe_id_first() {
+    let names = WorkloadNames {
+        spiffe_id: id("spiffe://mesh.local/ns/default/sa/web"),
+        dns: vec![dns("web"), dns("web.default.svc")],
+        ip: vec!["10.0.0.7".parse().unwrap(), "fd00::7".parse().unwrap()],
+    };
+    let leaf = issue(&names);
+    let v4 = [10, 0, 0, 7];
+    let v6 = "fd00::7".parse::<IpAddr>().unwrap();
+    let IpAddr::V6(v6) = v6 else { panic!("{v6}") };
+    assert_eq!(
+        x509(&leaf)
+            .subject_alternative_name()
+            .unwrap()
+            .unwrap()
+            .value
+            .general_names,
+        [
+            GeneralName::URI("spiffe://mesh.local/ns/default/sa/web"),
+            GeneralName::DNSName("web"),
+            GeneralName::DNSName("web.default.svc"),
+            GeneralName::IPAddress(&v4),
+            GeneralName::IPAddress(&v6.octets()),
+        ]
+    );
+}
+
+#[test]
+fn a_workload_is_client_and_server_and_no_ca() {
+    let leaf = issue(&web());
+    let leaf = x509(&leaf);
+
+    let constraints = leaf.basic_constraints().unwrap().unwrap();
+    assert!(constraints.critical && !constraints.value.ca);
+    let usage = leaf.key_usage().unwrap().unwrap();
+    let digital_signature = 1;
+    assert!(usage.critical);
+    assert_eq!(usage.value.flags, digital_signature);
+    let extended = leaf.extended_key_usage().unwrap().unwrap().value;
+    assert!(extended.server_auth && extended.client_auth && !extended.any);
+    assert!(extended.other.is_empty());
+    assert_eq!(curve(&leaf), OID_EC_P256);
+}
+
+#[test]
+fn a_workload_has_no_common_name_that_could_pass_for_a_host_name() {
+    let leaf = issue(&web());
+    assert_eq!(x509(&leaf).subject().iter_common_name().count(), 0);
+}
+
+#[test]
+fn cas_sign_certificates_only_as_deep_as_the_chain_needs() {
+    let (root, mesh_ca) = pki();
+    for (certificate, depth) in [
+        (root.certificate(), 1),
+        (mesh_ca.certificate(), 0),
+        (mesh_ca.intermediate(), 0),
+    ] {
+        let ca = x509(certificate.der());
+        let constraints = ca.basic_constraints().unwrap().unwrap();
+        assert!(constraints.critical && constraints.value.ca);
+        assert_eq!(constraints.value.path_len_constraint, Some(depth));
+        let usage = ca.key_usage().unwrap().unwrap();
+        let (cert_sign, crl_sign) = (1 << 5, 1 << 6);
+        assert!(usage.critical);
+        assert_eq!(usage.value.flags, cert_sign | crl_sign);
+        assert_eq!(curve(&ca), OID_NIST_EC_P384);
+    }
+}
+
+#[test]
+fn mesh_ca_and_intermediate_have_one_key_and_one_name() {
+    let (root, mesh_ca) = pki();
+    let (twin, other) = (
+        x509(mesh_ca.certificate().der()),
+        x509(mesh_ca.intermediate().der()),
+    );
+    assert_eq!(twin.public_key(), other.public_key());
+    assert_eq!(twin.subject().as_raw(), other.subject().as_raw());
+    assert_eq!(twin.issuer().as_raw(), twin.subject().as_raw());
+    let root = x509(root.certificate().der());
+    assert_eq!(other.issuer().as_raw(), root.subject().as_raw());
+}
+
+#[test]
+fn each_generation_of_the_mesh_ca_has_its_own_key_and_name() {
+    let (root, first) = pki();
+    let second = root.new_mesh_ca(ten_years()).unwrap();
+    let (first, second) = (
+        x509(first.certificate().der()),
+        x509(second.certificate().der()),
+    );
+    assert_ne!(first.public_key(), second.public_key());
+    assert_ne!(first.subject().as_raw(), second.subject().as_raw());
+}
+
+#[test]
+fn serials_are_random_positive_and_at_most_128_bits() {
+    let (_, mesh_ca) = pki();
+    let key = PrivateKey::generate(Curve::P256).unwrap().public_key();
+    let serials: HashSet<_> = (0..32)
+        .map(|_| {
+            let issued = mesh_ca.issue(&web(), a_day(), &key).unwrap();
+            let leaf = x509(&issued.chain()[0]);
+            assert!(leaf.raw_serial()[0] < 0x80, "negative");
+            assert!((64..=128).contains(&leaf.serial.bits()));
+            leaf.serial.clone()
+        })
+        .collect();
+    assert_eq!(serials.len(), 32);
+}
+
+#[test]
+fn a_workload_never_outlives_its_ca() {
+    let (_, mesh_ca) = pki();
+    let key = PrivateKey::generate(Curve::P256).unwrap().public_key();
+    let end = ten_years().not_after();
+    let until = |not_after| Validity::between(NOON, not_after).unwrap();
+    assert!(mesh_ca.issue(&web(), until(end), &key).is_ok());
+    assert!(matches!(
+        mesh_ca.issue(&web(), until(end + Duration::from_secs(1)), &key),
+        Err(PkiError::OutlivesCa { ca_not_after, .. }) if ca_not_after == end
+    ));
+}
+
+#[test]
+fn a_mesh_ca_never_outlives_its_root() {
+    let (root, _) = pki();
+    let too_long = Validity::lasting(NOON, Duration::from_hours(24 * 3651)).unwrap();
+    assert!(matches!(
+        root.new_mesh_ca(too_long),
+        Err(PkiError::OutlivesCa { .. })
+    ));
+}
+
+#[test]
+fn an_identity_of_another_trust_domain_is_refused() {
+    let (_, mesh_ca) = pki();
+    let key = PrivateKey::generate(Curve::P256).unwrap().public_key();
+    let foreign = WorkloadNames::new(id("spiffe://other.local/ns/default/sa/web"));
+    assert!(matches!(
+        mesh_ca.issue(&foreign, a_day(), &key),
+        Err(PkiError::ForeignTrustDomain { .. })
+    ));
+}
+
+#[test]
+fn a_workload_cannot_have_the_name_of_the_whole_trust_domain() {
+    let (_, mesh_ca) = pki();
+    let key = PrivateKey::generate(Curve::P256).unwrap().public_key();
+    let everyone = WorkloadNames::new(id("spiffe://mesh.local"));
+    assert!(matches!(
+        mesh_ca.issue(&everyone, a_day(), &key),
+        Err(PkiError::NoPath { .. })
+    ));
+}
+
+#[test]
+fn only_points_on_p256_are_certified() {
+    let (_, mesh_ca) = pki();
+    let p384 = PrivateKey::generate(Curve::P384).unwrap().public_key();
+    let good = PrivateKey::generate(Curve::P256).unwrap().public_key();
+    let mut off_the_curve = good.to_vec();
+    *off_the_curve.last_mut().unwrap() ^= 1;
+    let bare_point = &good[good.len() - 65..];
+    for key in [&p384[..], &off_the_curve, bare_point, &[]] {
+        assert!(matches!(
+            mesh_ca.issue(&web(), a_day(), &SubjectPublicKeyInfoDer::from(key)),
+            Err(PkiError::WorkloadPublicKey)
+        ));
+    }
+}
+
+#[test]
+fn cas_survive_pem() {
+    let (root, mesh_ca) = pki();
+    let key = |key: &PrivateKey| PrivateKey::from_pem(&key.to_pem()).unwrap();
+    let root = Root::from_parts(reread(root.certificate()), key(root.key())).unwrap();
+    assert!(root.new_mesh_ca(ten_years()).is_ok());
+    let mesh_ca = MeshCa::from_parts(
+        reread(mesh_ca.certificate()),
+        reread(mesh_ca.intermediate()),
+        key(mesh_ca.key()),
+    )
+    .unwrap();
+    assert_eq!(mesh_ca.certificate().trust_domain().as_str(), "mesh.local");
+    assert_eq!(mesh_ca.certificate().not_after(), ten_years().not_after());
+}
+
+#[test]
+fn parts_of_different_generations_are_refused() {
+    let (root, first) = pki();
+    let second = root.new_mesh_ca(ten_years()).unwrap();
+    let key = |key: &PrivateKey| PrivateKey::from_pem(&key.to_pem()).unwrap();
+    assert!(matches!(
+        MeshCa::from_parts(
+            first.certificate().clone(),
+            first.intermediate().clone(),
+            key(second.key())
+        ),
+        Err(PkiError::KeyMismatch)
+    ));
+    assert!(matches!(
+        MeshCa::from_parts(
+            first.certificate().clone(),
+            second.intermediate().clone(),
+            key(first.key())
+        ),
+        Err(PkiError::NotTwins)
+    ));
+}
+
+#[test]
+fn a_workload_certificate_is_no_ca_certificate() {
+    let (_, mesh_ca) = pki();
+    let key = PrivateKey::generate(Curve::P256).unwrap();
+    let issued = mesh_ca.issue(&web(), a_day(), &key.public_key()).unwrap();
+    let chain = issued.chain_pem();
+    let leaf = &chain[..chain.rfind("-----BEGIN").unwrap()];
+    assert!(matches!(
+        CaCertificate::from_pem(leaf),
+        Err(PkiError::NotCa)
+    ));
+}
+
+fn pki() -> (Root, MeshCa) {
+    let mesh = TrustDomain::parse("mesh.local").unwrap();
+    let key = PrivateKey::generate(Curve::P384).unwrap();
+    let root = Root::create(&mesh, key, ten_years()).unwrap();
+    let mesh_ca = root.new_mesh_ca(ten_years()).unwrap();
+    (root, mesh_ca)
+}
+
+fn issue(names: &WorkloadNames) -> Vec<u8> {
+    let key = PrivateKey::generate(Curve::P256).unwrap();
+    let (_, mesh_ca) = pki();
+    let issued = mesh_ca.issue(names, a_day(), &key.public_key()).unwrap();
+    issued.chain()[0].to_vec()
+}
+
+fn reread(certificate: &CaCertificate) -> CaCertificate {
+    CaCertificate::from_pem(&certificate.pem()).unwrap()
+}
+
+fn x509(der: &[u8]) -> X509Certificate<'_> {
+    X509Certificate::from_der(der).unwrap().1
+}
+
+fn curve(certificate: &X509Certificate<'_>) -> x509_parser::der_parser::Oid<'static> {
+    let parameters = certificate.public_key().algorithm.parameters.as_ref();
+    parameters.unwrap().as_oid().unwrap().to_owned()
+}
+
+fn web() -> WorkloadNames {
+    WorkloadNames::new(id("spiffe://mesh.local/ns/default/sa/web"))
+}
+
+fn id(text: &str) -> SpiffeId {
+    text.parse().unwrap()
+}
+
+fn dns(text: &str) -> DnsName {
+    text.parse().unwrap()
+}
+
+fn a_day() -> Validity {
+    Validity::lasting(NOON, Duration::from_hours(24)).unwrap()
+}
+
+fn ten_years() -> Validity {
+    Validity::lasting(NOON, Duration::from_hours(24 * 3650)).unwrap()
+}

@@ -1,0 +1,31 @@
+use crate::KernelRefusal;
+
+/// An index into the per-CPU counters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counter {
+    /// Refusals for one reason.
+    Refused(KernelRefusal),
+    /// Egress connections turned to the agent.
+    EgressSteered,
+    /// Ingress connections turned to the agent.
+    IngressSteered,
+    /// UDP datagrams that left the namespace, which Sealwire does not protect.
+    UdpDatagrams,
+}
+
+impl Counter {
+    /// How many counters there are.
+    pub const COUNT: u32 = KernelRefusal::ALL.len() as u32 + 3;
+
+    /// The counter's place.
+    #[inline(always)]
+    pub const fn index(self) -> u32 {
+        const AFTER: u32 = KernelRefusal::ALL.len() as u32;
+        match self {
+            Self::Refused(reason) => reason as u32,
+            Self::EgressSteered => AFTER,
+            Self::IngressSteered => AFTER + 1,
+            Self::UdpDatagrams => AFTER + 2,
+        }
+    }
+}

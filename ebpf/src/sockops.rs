@@ -1,0 +1,128 @@
+//! `sockops`: hands what is known of a connection from the socket that opened it to the socket that
+//! accepts it.
+//!
+//! Egress: connect hook -> `ORIGINALS[program's socket]` -> `FLOWS[its address]` ->
+//! `ACCEPTED[agent's socket]`. Ingress: agent -> `CLIENTS[agent's address]` ->
+//! `TRUE_PEERS[program's socket]`. The tables keyed by address hold a flow only while its handshake
+//! on the loopback lasts, so a port that is used again can't find its predecessor.
+//!
+//! Minimum kernel version: 5.14 (`bpf_get_netns_cookie`).
+
+use aya_ebpf::{
+    bindings::{
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
+        BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, bpf_sock_ops,
+    },
+    macros::sock_ops,
+    programs::SockOpsContext,
+};
+use ebpf_abi::{Direction, KernelRefusal};
+
+use crate::{
+    context::{own_flow, peers_flow, read},
+    maps::{ACCEPTED, CLIENTS, FLOWS, ORIGINALS, PERMITTED, TRUE_PEERS},
+    ports::is_plaintext,
+    refuse::record,
+};
+
+/// On the workload's cgroup.
+#[sock_ops]
+fn sockops_workload(ctx: SockOpsContext) -> u32 {
+    let ops = ctx.ops;
+    // SAFETY: the program's context.
+    match unsafe { read!((*ops).op) } {
+        BPF_SOCK_OPS_TCP_CONNECT_CB => open_flow(&ctx),
+        BPF_SOCK_OPS_STATE_CB => {
+            // SAFETY: the program's context; for this operation the new state is the second
+            // argument.
+            unsafe {
+                if read!((*ops).__bindgen_anon_1.args[1]) == BPF_TCP_CLOSE {
+                    // Usually gone already: here for a connection that was never accepted.
+                    let _ = FLOWS.remove(own_flow(ops));
+                }
+            }
+        }
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => name_client(ops),
+        _ => {}
+    }
+    1
+}
+
+/// On the agent's cgroup.
+#[sock_ops]
+fn sockops_agent(ctx: SockOpsContext) -> u32 {
+    let ops = ctx.ops;
+    // SAFETY: the program's context.
+    unsafe {
+        if read!((*ops).op) != BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB {
+            return 1;
+        }
+        let key = peers_flow(ops);
+        let sk = (*ops).__bindgen_anon_2.sk;
+        if sk.is_null() {
+            return 1;
+        }
+        if let Some(flow) = FLOWS.get_ptr(&key) {
+            // A failure leaves the socket without a value, which the agent refuses.
+            let original = *flow;
+            ACCEPTED.set(sk.cast(), &original);
+            let _ = FLOWS.remove(&key);
+        }
+    }
+    1
+}
+
+/// The source port is chosen and the SYN not sent: publish where the connection is meant to go.
+#[inline(always)]
+fn open_flow(ctx: &SockOpsContext) {
+    let ops = ctx.ops;
+    // SAFETY: the program's context; the socket is tested for null, as is its value.
+    unsafe {
+        let sk = (*ops).__bindgen_anon_2.sk;
+        if sk.is_null() {
+            return;
+        }
+        let original = ORIGINALS.of(sk.cast());
+        if original.is_null() {
+            return;
+        }
+        let key = own_flow(ops);
+        (*original).source.port = key.source.port;
+        let value = *original;
+        if FLOWS.insert(&key, &value, 0).is_err() {
+            // The agent will find nothing and reset the connection.
+            record(
+                KernelRefusal::FlowTableFull,
+                Direction::Egress,
+                value.source,
+                value.destination,
+            );
+            return;
+        }
+        let flags = read!((*ops).bpf_sock_ops_cb_flags) | BPF_SOCK_OPS_STATE_CB_FLAG;
+        let _ = ctx.set_cb_flags(flags as i32);
+    }
+}
+
+/// A program's new connection: from the agent, in which case the true client is known, or on a port
+/// that is not steered, in which case its segments may leave as they are.
+#[inline(always)]
+fn name_client(ops: *mut bpf_sock_ops) {
+    // SAFETY: the program's context; the socket is tested for null.
+    unsafe {
+        let sk = (*ops).__bindgen_anon_2.sk;
+        if sk.is_null() {
+            return;
+        }
+        let key = peers_flow(ops);
+        if let Some(client) = CLIENTS.get_ptr(&key) {
+            let client = *client;
+            TRUE_PEERS.set(sk.cast(), &client);
+            let _ = CLIENTS.remove(&key);
+            return;
+        }
+        if is_plaintext(read!((*ops).local_port)) {
+            PERMITTED.set(sk.cast(), &1);
+        }
+    }
+}

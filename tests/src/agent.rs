@@ -1,0 +1,335 @@
+//! The agent under test: a process of the root namespace, in a cgroup of its own.
+
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::thread;
+use std::time::{Duration, Instant};
+use std::{env, fmt};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::Signal;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::admin::{Answer, Metrics};
+use crate::program::{Finished, HostCommand, Running, tail};
+use crate::testbed::{Host, Testbed};
+
+/// A running agent. Dropping it kills the agent and leaves its pins to the testbed; if it died by
+/// itself, or the test fails, its log is printed.
+pub struct Agent {
+    config: AgentConfig,
+    config_file: PathBuf,
+    instance: String,
+    cgroup: PathBuf,
+    running: Option<Running>,
+}
+
+impl Agent {
+    /// Starts an agent and waits until all its workloads are ready.
+    pub fn start(bed: &Testbed, workloads: Vec<WorkloadConfig>) -> Result<Self> {
+        let agent = Self::start_unready(bed, AgentConfig::new(workloads)?)?;
+        agent.wait_until_ready()?;
+        Ok(agent)
+    }
+
+    /// Starts an agent and waits until it answers, ready or not.
+    pub fn start_unready(bed: &Testbed, config: AgentConfig) -> Result<Self> {
+        let instance = format!("{}-{}", bed.id(), config.admin_port);
+        let config_file = bed.directory().join(format!("{instance}.toml"));
+        fs::write(&config_file, toml::to_string(&config)?)?;
+        let cgroup = bed.cgroup(&instance)?;
+        let mut agent = Self { config, config_file, instance, cgroup, running: None };
+        agent.restart()?;
+        Ok(agent)
+    }
+
+    /// Starts it again after [`Self::kill`] or [`Self::stop`], and waits until it answers.
+    pub fn restart(&mut self) -> Result<()> {
+        ensure!(self.running.is_none(), "the agent runs already");
+        self.running = Some(self.command()?.spawn()?);
+        self.wait_for("it did not answer", |agent| Ok(agent.get("/ready").is_ok()))
+    }
+
+    /// Waits until all its workloads are ready.
+    pub fn wait_until_ready(&self) -> Result<()> {
+        self.wait_for("it is not ready", |agent| Ok(agent.ready()?.0))
+    }
+
+    /// Whether it is ready, and what it says of each workload.
+    pub fn ready(&self) -> Result<(bool, Value)> {
+        let answer = self.get("/ready")?;
+        Ok((answer.status == 200, answer.json()?))
+    }
+
+    /// Its counters.
+    pub fn metrics(&self) -> Result<Metrics> {
+        Ok(Metrics::parse(&self.get("/metrics")?.body))
+    }
+
+    /// The connections that it has at present.
+    pub fn connections(&self) -> Result<Vec<Value>> {
+        match self.get("/connections")?.json()? {
+            Value::Array(connections) => Ok(connections),
+            other => bail!("/connections is no array: {other}"),
+        }
+    }
+
+    /// How often connections were refused for this reason, by the kernel or by the agent.
+    pub fn refusals(&self, reason: &str) -> Result<f64> {
+        let metrics = self.metrics()?;
+        Ok(["sealwire_refusals_total", "sealwire_kernel_refusals_total"]
+            .iter()
+            .map(|name| metrics.sum(name, &[("reason", reason)]))
+            .sum())
+    }
+
+    /// Waits until a refusal for this reason is counted and logged; its log line.
+    pub fn refusal(&self, reason: &str) -> Result<Value> {
+        self.wait_for(&format!("it did not count a refusal for {reason}"), |agent| {
+            Ok(agent.refusals(reason)? > 0.0)
+        })?;
+        self.log_line("refused", |line| line["reason"] == reason)
+    }
+
+    /// Waits for the access log line of a closed connection.
+    pub fn access(&self, matches: impl Fn(&Value) -> bool) -> Result<Value> {
+        self.log_line("access", matches)
+    }
+
+    /// Waits until it carries no connection.
+    pub fn wait_until_idle(&self) -> Result<()> {
+        self.wait_for("connections stay open", |agent| Ok(agent.connections()?.is_empty()))
+    }
+
+    /// Waits until something is true of it.
+    pub fn wait_for(
+        &self,
+        otherwise: &str,
+        mut holds: impl FnMut(&Self) -> Result<bool>,
+    ) -> Result<()> {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let outcome = holds(self);
+            if matches!(outcome, Ok(true)) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                let outcome = outcome.err().map(|error| format!(": {error:#}")).unwrap_or_default();
+                bail!("agent: {otherwise}{outcome}\n{}", tail(&self.log()));
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Kills it with SIGKILL, as a crash would.
+    pub fn kill(&mut self) -> Result<()> {
+        self.running.take().map(drop).context("the agent does not run")
+    }
+
+    /// Ends it with SIGTERM, as a service manager does; how it ended.
+    pub fn stop(&mut self) -> Result<ExitStatus> {
+        self.signal(Signal::SIGTERM)?;
+        Ok(self.running.take().context("the agent does not run")?.wait(LIMIT)?.status)
+    }
+
+    /// Sends it a signal, SIGSTOP say.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.running()?.signal(signal)
+    }
+
+    /// Runs `sealwire-agent --detach` for this instance.
+    pub fn detach(&self) -> Result<Finished> {
+        self.command()?.arg("--detach").run(LIMIT)
+    }
+
+    /// What it has logged since it was started last.
+    pub fn log(&self) -> String {
+        self.running.as_ref().map(Running::stderr).unwrap_or_default()
+    }
+
+    /// Its configuration.
+    pub fn config(&self) -> &AgentConfig {
+        &self.config
+    }
+
+    /// How many files it has open.
+    pub fn open_files(&self) -> Result<usize> {
+        Ok(fs::read_dir(format!("/proc/{}/fd", self.running()?.pid()))?.count())
+    }
+
+    /// The memory that is its own, in bytes.
+    pub fn resident_bytes(&self) -> Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.running()?.pid()))?;
+        let kibibytes: u64 = status
+            .lines()
+            .find_map(|line| line.strip_prefix("RssAnon:"))
+            .and_then(|rest| rest.trim().strip_suffix(" kB"))
+            .context("no RssAnon in /proc/<pid>/status")?
+            .parse()?;
+        Ok(kibibytes << 10)
+    }
+
+    fn get(&self, path: &str) -> Result<Answer> {
+        Answer::fetch(self.config.admin_port, path)
+    }
+
+    fn log_line(&self, target: &str, matches: impl Fn(&Value) -> bool) -> Result<Value> {
+        let found = self.running()?.stderr_output().wait_for(LIMIT, |line| {
+            let line: Value = serde_json::from_str(line).ok()?;
+            let is_target = line["target"] == target;
+            let fields = line.get("fields").unwrap_or(&line);
+            (is_target && matches(fields)).then(|| fields.clone())
+        });
+        found.with_context(|| format!("no such {target} line in\n{}", tail(&self.log())))
+    }
+
+    fn running(&self) -> Result<&Running> {
+        self.running.as_ref().context("the agent does not run")
+    }
+
+    fn command(&self) -> Result<HostCommand> {
+        let command = command(Some(&self.cgroup))?;
+        Ok(command.arg("--config").arg(&self.config_file).args(["--instance", &self.instance]))
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let log = self.log();
+        let died = self.running.as_mut().and_then(|running| running.try_wait().ok().flatten());
+        if thread::panicking() {
+            eprintln!("the agent's log:\n{}", tail(&log));
+        } else {
+            assert!(died.is_none(), "the agent died by itself, {died:?}:\n{}", tail(&log));
+        }
+    }
+}
+
+impl fmt::Debug for Agent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "agent {} {:?}", self.instance, self.running)
+    }
+}
+
+/// `sealwire-agent` in the root namespace with no arguments yet, for those that end by themselves.
+pub fn command(cgroup: Option<&Path>) -> Result<HostCommand> {
+    let program = binary_directory().join("sealwire-agent");
+    ensure!(
+        program.is_file(),
+        "{} does not exist: cargo build --release, or set SEALWIRE_BIN_DIR",
+        program.display()
+    );
+    let netns = PathBuf::from("/proc/self/ns/net");
+    Ok(HostCommand::new(program, netns, cgroup.map(Path::to_owned)))
+}
+
+/// A node agent's configuration file.
+#[derive(Debug, Clone, Serialize)]
+pub struct AgentConfig {
+    admin_port: u16,
+    log_format: &'static str,
+    /// The most connections that may be between connect and accept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flow_table_entries: Option<u32>,
+    workload: Vec<WorkloadConfig>,
+}
+
+impl AgentConfig {
+    /// A configuration with a free admin port.
+    pub fn new(workloads: Vec<WorkloadConfig>) -> Result<Self> {
+        Ok(Self {
+            admin_port: free_port()?,
+            log_format: "json",
+            flow_table_entries: None,
+            workload: workloads,
+        })
+    }
+}
+
+/// A workload of the configuration; what is empty is left to its default.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct WorkloadConfig {
+    /// Its name.
+    pub name: String,
+    /// Its cgroup2 directory.
+    pub cgroup: PathBuf,
+    /// Its network namespace.
+    pub netns: PathBuf,
+    /// The directory with its certificate.
+    pub tls_dir: PathBuf,
+    /// Who may connect to it by default.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub peers_in: Vec<String>,
+    /// To whom it may connect by default.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub peers_out: Vec<String>,
+    /// `mtls`, `plaintext` or `deny`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub egress_default: Option<&'static str>,
+    /// `mtls`, `tls` or `plaintext`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ingress_default: Option<&'static str>,
+    /// Rules by port.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ingress: Vec<IngressRule>,
+    /// Rules by destination.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub egress: Vec<EgressRule>,
+}
+
+impl WorkloadConfig {
+    /// The workload of a host, named as it is.
+    pub fn of(host: &Host, tls_dir: &Path) -> Self {
+        Self {
+            name: host.name().to_owned(),
+            cgroup: host.cgroup().to_owned(),
+            netns: host.netns(),
+            tls_dir: tls_dir.to_owned(),
+            ..Self::default()
+        }
+    }
+}
+
+/// What happens to connections to a port.
+#[derive(Debug, Clone, Serialize)]
+pub struct IngressRule {
+    /// The port.
+    pub port: u16,
+    /// `mtls`, `tls` or `plaintext`.
+    pub mode: &'static str,
+    /// Who may connect; anyone of the mesh if empty.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub peers: Vec<String>,
+}
+
+/// What happens to connections to a destination.
+#[derive(Debug, Clone, Serialize)]
+pub struct EgressRule {
+    /// The addresses.
+    pub cidr: String,
+    /// The port; any if none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// `mtls`, `plaintext` or `deny`.
+    pub mode: &'static str,
+    /// Who may answer; anyone of the mesh if empty.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub peers: Vec<String>,
+}
+
+/// Where the binaries under test are.
+fn binary_directory() -> PathBuf {
+    env::var_os("SEALWIRE_BIN_DIR").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release"),
+        PathBuf::from,
+    )
+}
+
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}
+
+const LIMIT: Duration = Duration::from_secs(10);

@@ -1,0 +1,148 @@
+//! `peer many`: conversations with an echo server, all at once or one after the other.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use clap::Args;
+use testbed::Report;
+use testbed::peer::Many;
+use testbed::stream::Stream;
+
+use crate::{errno, report};
+
+#[derive(Args)]
+pub(crate) struct ManyConnections {
+    /// Where to.
+    #[arg(long)]
+    to: SocketAddr,
+    /// How many connections at once.
+    #[arg(long, default_value_t = 1)]
+    connections: u64,
+    /// Make new ones for so many seconds, instead of one each that stays open until all are.
+    #[arg(long)]
+    churn: Option<u64>,
+    /// Bytes to send on each.
+    #[arg(long, default_value_t = 1024)]
+    send: usize,
+}
+
+impl ManyConnections {
+    pub(crate) fn run(&self) -> Result<()> {
+        let started = Instant::now();
+        let tally = Tally::default();
+        thread::scope(|scope| {
+            let tally = &tally;
+            for number in 0..self.connections {
+                let work = move || match self.churn {
+                    None => self.together(number, tally),
+                    Some(seconds) => {
+                        self.one_by_one(number, started + Duration::from_secs(seconds), tally);
+                    }
+                };
+                thread::Builder::new().stack_size(STACK).spawn_scoped(scope, work)?;
+            }
+            io::Result::Ok(())
+        })?;
+        let Tally { exact, open, failures, .. } = tally;
+        report(&Report::Many(Many {
+            exact: exact.into_inner(),
+            open_at_once: open.into_inner().unwrap_or_else(PoisonError::into_inner).most,
+            failures: failures.into_inner().unwrap_or_else(PoisonError::into_inner),
+            milliseconds: started.elapsed().as_millis() as u64,
+        }))
+    }
+
+    fn one_by_one(&self, number: u64, end: Instant, tally: &Tally) {
+        let mut seed = number << 32;
+        while Instant::now() < end {
+            tally.count(self.one(seed, || {}));
+            seed += 1;
+        }
+    }
+
+    /// One conversation that waits until all others are connected, or have failed to be.
+    fn together(&self, number: u64, tally: &Tally) {
+        let mut arrived = false;
+        let outcome = self.one(number, || {
+            arrived = true;
+            tally.arrive(true);
+            tally.wait_for_all(self.connections);
+        });
+        if !arrived {
+            tally.arrive(false);
+        }
+        tally.count(outcome);
+    }
+
+    /// Connects, sends, and reads all of it back.
+    fn one(&self, seed: u64, connected: impl FnOnce()) -> Result<(), String> {
+        let named = |step: &str| {
+            let step = step.to_owned();
+            move |error: io::Error| format!("{step}: {}", errno(&error))
+        };
+        let mut connection = TcpStream::connect(self.to).map_err(named("connect"))?;
+        connected();
+        connection.set_read_timeout(Some(SILENCE)).map_err(named("timeout"))?;
+        let mut sent = vec![0; self.send];
+        Stream::new(seed).fill(&mut sent);
+        connection.write_all(&sent).map_err(named("write"))?;
+        connection.shutdown(Shutdown::Write).map_err(named("shutdown"))?;
+        let mut received = Vec::with_capacity(self.send);
+        connection.read_to_end(&mut received).map_err(named("read"))?;
+        if received == sent {
+            Ok(())
+        } else {
+            Err(format!("{} of {} bytes came back, or others", received.len(), sent.len()))
+        }
+    }
+}
+
+#[derive(Default)]
+struct Tally {
+    exact: AtomicU64,
+    open: Mutex<Open>,
+    changed: Condvar,
+    failures: Mutex<BTreeMap<String, u64>>,
+}
+
+#[derive(Default)]
+struct Open {
+    arrived: u64,
+    most: u64,
+}
+
+impl Tally {
+    fn count(&self, outcome: Result<(), String>) {
+        match outcome {
+            Ok(()) => {
+                self.exact.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(failure) => {
+                let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+                *failures.entry(failure).or_default() += 1;
+            }
+        }
+    }
+
+    fn arrive(&self, open: bool) {
+        let mut state = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        state.arrived += 1;
+        state.most += u64::from(open);
+        self.changed.notify_all();
+    }
+
+    fn wait_for_all(&self, all: u64) {
+        let state = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.changed.wait_timeout_while(state, SILENCE, |state| state.arrived < all);
+        drop(waited);
+    }
+}
+
+const STACK: usize = 64 << 10;
+const SILENCE: Duration = Duration::from_secs(30);

@@ -1,0 +1,65 @@
+//! The system calls that the safe crates do not wrap; the only unsafe code of the testbed.
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use nix::sched::{CloneFlags, setns};
+
+/// Makes the child enter a network namespace and a cgroup before it becomes the program, so that
+/// its first socket already belongs to both.
+///
+/// `cgroup_procs` is the cgroup's `cgroup.procs`, open for writing.
+pub(crate) fn enter_before_exec(
+    command: &mut Command,
+    netns: OwnedFd,
+    cgroup_procs: Option<OwnedFd>,
+) {
+    let enter = move || -> io::Result<()> {
+        setns(&netns, CloneFlags::CLONE_NEWNET)?;
+        if let Some(procs) = &cgroup_procs {
+            nix::unistd::write(procs, b"0")?;
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec the closure makes two system calls on descriptors that it
+    // owns; it neither allocates nor takes a lock.
+    unsafe { command.pre_exec(enter) };
+}
+
+/// Leaves out of a packet socket the frames that this namespace sends, so that a frame crossing a
+/// bridge is seen once. Minimum kernel version: 4.20.
+pub(crate) fn ignore_outgoing(socket: &socket2::Socket) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: the option takes a c_int, and the pointer and length are those of a live one.
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_IGNORE_OUTGOING,
+            (&raw const on).cast(),
+            size_of_val(&on) as libc::socklen_t,
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// How many frames the kernel could not queue on a packet socket since the last call.
+pub(crate) fn dropped_frames(socket: &socket2::Socket) -> io::Result<u32> {
+    let mut statistics = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
+    let mut length = size_of_val(&statistics) as libc::socklen_t;
+    // SAFETY: PACKET_STATISTICS fills a tpacket_stats, and `length` is the size of the live one.
+    let done = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_STATISTICS,
+            (&raw mut statistics).cast(),
+            &raw mut length,
+        )
+    };
+    if done == 0 { Ok(statistics.tp_drops) } else { Err(io::Error::last_os_error()) }
+}

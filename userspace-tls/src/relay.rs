@@ -1,0 +1,332 @@
+//! Copies a connection both ways until both directions have ended.
+//!
+//! Precondition: `SO_LINGER` with a time of zero is set on both sockets. Whatever drops them early, be
+//! it an error, a cancelled task or the death of the process, then resets both connections. Only
+//! an orderly end, with both directions closed by their senders, switches it off and closes cleanly:
+//! a program never takes a cut stream for a complete one.
+
+mod backlog;
+mod batch;
+mod plaintext;
+mod tls;
+mod wire;
+
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+
+use socket2::SockRef;
+use tokio::io::AsyncWrite as _;
+use tokio::net::TcpStream;
+
+use crate::alert::Alert;
+use crate::handshake::Session;
+use crate::records::RecordError;
+use backlog::Backlog;
+use batch::{Batch, with_batch};
+use plaintext::PlaintextWire;
+use tls::TlsWire;
+use wire::{Fetched, Tail, Wire};
+
+/// Relays between the plaintext socket `app` and the TLS socket `wire`. Both must have `SO_LINGER`
+/// set to zero.
+pub async fn relay(
+    app: TcpStream,
+    wire: TcpStream,
+    session: Session,
+    traffic: &Traffic,
+) -> RelayEnd {
+    match TlsWire::new(session) {
+        Ok(format) => Relay::new(app, wire, format, traffic).run().await,
+        Err(error) => RelayEnd::BadRecord(error),
+    }
+}
+
+/// The same without TLS.
+pub async fn relay_plaintext(app: TcpStream, wire: TcpStream, traffic: &Traffic) -> RelayEnd {
+    Relay::new(app, wire, PlaintextWire, traffic).run().await
+}
+
+/// Plaintext bytes relayed so far; read with relaxed ordering while the relay runs.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    /// Bytes from `app` to `wire`.
+    pub sent: AtomicU64,
+    /// Bytes from `wire` to `app`.
+    pub received: AtomicU64,
+}
+
+/// How a relayed connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RelayEnd {
+    /// Both sides ended their direction in order.
+    Orderly,
+    /// The program reset its connection.
+    AppReset,
+    /// The peer reset its connection.
+    WireReset,
+    /// The peer's stream ended without `close_notify`: it may have been cut.
+    WireTruncated,
+    /// The peer sent a fatal alert.
+    PeerAlert(Alert),
+    /// The peer sent a record that cannot be accepted.
+    BadRecord(RecordError),
+    /// The program's socket failed otherwise.
+    AppError(io::ErrorKind),
+    /// The peer's socket failed otherwise.
+    WireError(io::ErrorKind),
+}
+
+impl RelayEnd {
+    /// The code as logs, metrics and the documentation spell it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Orderly => "orderly",
+            Self::AppReset => "app-reset",
+            Self::WireReset => "wire-reset",
+            Self::WireTruncated => "wire-truncated",
+            Self::PeerAlert(_) => "peer-alert",
+            Self::BadRecord(_) => "bad-record",
+            Self::AppError(_) => "app-error",
+            Self::WireError(_) => "wire-error",
+        }
+    }
+}
+
+impl fmt::Display for RelayEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())?;
+        match self {
+            Self::PeerAlert(alert) => write!(f, ": {alert}"),
+            Self::BadRecord(error) => write!(f, ": {error}"),
+            Self::AppError(kind) | Self::WireError(kind) => write!(f, ": {kind}"),
+            Self::Orderly | Self::AppReset | Self::WireReset | Self::WireTruncated => Ok(()),
+        }
+    }
+}
+
+/// One connection.
+struct Relay<'a, W> {
+    app: TcpStream,
+    wire: TcpStream,
+    format: W,
+    outbound: Direction,
+    inbound: Direction,
+    traffic: &'a Traffic,
+}
+
+impl<'a, W: Wire> Relay<'a, W> {
+    fn new(app: TcpStream, wire: TcpStream, format: W, traffic: &'a Traffic) -> Self {
+        let (outbound, inbound) = Default::default();
+        Self {
+            app,
+            wire,
+            format,
+            outbound,
+            inbound,
+            traffic,
+        }
+    }
+
+    async fn run(mut self) -> RelayEnd {
+        let end = poll_fn(|cx| with_batch(|batch| self.poll(cx, batch))).await;
+        if end == RelayEnd::Orderly {
+            for socket in [&self.app, &self.wire] {
+                // Failing, it leaves the reset in place: the safe side.
+                let _ = SockRef::from(socket).set_linger(None);
+            }
+        }
+        end
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, batch: &mut Batch) -> Poll<RelayEnd> {
+        let mut moved = 0;
+        while moved < BYTES_PER_POLL {
+            // Inbound first: an alert says more than the failing write that follows from it.
+            let inbound = self.poll_inbound(cx, batch);
+            if let Poll::Ready(Err(end)) = inbound {
+                return Poll::Ready(self.give_up(cx, end));
+            }
+            let outbound = self.poll_outbound(cx, batch);
+            if let Poll::Ready(Err(end)) = outbound {
+                return Poll::Ready(self.last_word(cx, batch, end));
+            }
+            if self.inbound.is_done() && self.outbound.is_done() {
+                return Poll::Ready(RelayEnd::Orderly);
+            }
+            match (inbound, outbound) {
+                (Poll::Pending, Poll::Pending) => return Poll::Pending,
+                (inbound, outbound) => {
+                    moved += (bytes(inbound) + bytes(outbound)).max(BYTES_PER_ROUND);
+                }
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn poll_outbound(
+        &mut self,
+        cx: &mut Context<'_>,
+        batch: &mut Batch,
+    ) -> Poll<Result<usize, RelayEnd>> {
+        let Self {
+            app,
+            wire,
+            format,
+            outbound,
+            traffic,
+            ..
+        } = self;
+        ready!(outbound.poll_drain(cx, wire)).map_err(wire_error)?;
+        let Fetched { plaintext, tail } =
+            ready!(format.poll_fetch_outbound(cx, app, batch, &mut outbound.backlog))?;
+        traffic.sent.fetch_add(plaintext as u64, Ordering::Relaxed);
+        batch
+            .poll_write(cx, wire, &mut outbound.backlog)
+            .map_err(wire_error)?;
+        if let Tail::Finished = tail {
+            format.finish(&mut outbound.backlog)?;
+        }
+        outbound.follow(tail)?;
+        Poll::Ready(Ok(plaintext))
+    }
+
+    fn poll_inbound(
+        &mut self,
+        cx: &mut Context<'_>,
+        batch: &mut Batch,
+    ) -> Poll<Result<usize, RelayEnd>> {
+        let Self {
+            app,
+            wire,
+            format,
+            outbound,
+            inbound,
+            traffic,
+        } = self;
+        ready!(inbound.poll_drain(cx, app)).map_err(app_error)?;
+        let Fetched { plaintext, tail } =
+            ready!(format.poll_fetch_inbound(cx, wire, batch, &mut outbound.backlog))?;
+        traffic
+            .received
+            .fetch_add(plaintext as u64, Ordering::Relaxed);
+        batch
+            .poll_write(cx, app, &mut inbound.backlog)
+            .map_err(app_error)?;
+        inbound.follow(tail)?;
+        Poll::Ready(Ok(plaintext))
+    }
+
+    /// A peer that refuses us sends an alert and resets: the alert may still lie unread.
+    fn last_word(&mut self, cx: &mut Context<'_>, batch: &mut Batch, end: RelayEnd) -> RelayEnd {
+        if let RelayEnd::WireReset | RelayEnd::WireError(_) = end
+            && let Poll::Ready(Err(RelayEnd::PeerAlert(alert))) = self.poll_inbound(cx, batch)
+        {
+            return RelayEnd::PeerAlert(alert);
+        }
+        self.give_up(cx, end)
+    }
+
+    /// An alert can be sent only between records, and nobody waits for it.
+    fn give_up(&mut self, cx: &mut Context<'_>, end: RelayEnd) -> RelayEnd {
+        let Self {
+            wire,
+            format,
+            outbound,
+            ..
+        } = self;
+        if outbound.backlog.is_empty() {
+            format.give_up(end, &mut outbound.backlog);
+            let _ = outbound.backlog.poll_flush(cx, wire);
+        }
+        end
+    }
+}
+
+/// One direction's way from reading to closed.
+#[derive(Debug, Default)]
+struct Direction {
+    backlog: Backlog,
+    state: State,
+}
+
+impl Direction {
+    /// Ready when the direction may read on; never again once it is done.
+    fn poll_drain(&mut self, cx: &mut Context<'_>, sink: &mut TcpStream) -> Poll<io::Result<()>> {
+        if self.is_done() {
+            return Poll::Pending;
+        }
+        ready!(self.backlog.poll_flush(cx, sink))?;
+        if self.state == State::Closing {
+            ready!(Pin::new(sink).poll_shutdown(cx))?;
+            self.state = State::Done;
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn follow(&mut self, tail: Tail) -> Result<(), RelayEnd> {
+        match tail {
+            Tail::Open => {}
+            Tail::Finished => self.state = State::Closing,
+            Tail::Failed(end) => return Err(end),
+        }
+        Ok(())
+    }
+
+    fn is_done(&self) -> bool {
+        self.state == State::Done
+    }
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+enum State {
+    #[default]
+    Open,
+    /// The source has ended; the sink is to be told once the backlog is written.
+    Closing,
+    Done,
+}
+
+fn app_error(error: io::Error) -> RelayEnd {
+    if is_reset(&error) {
+        RelayEnd::AppReset
+    } else {
+        RelayEnd::AppError(error.kind())
+    }
+}
+
+fn wire_error(error: io::Error) -> RelayEnd {
+    if is_reset(&error) {
+        RelayEnd::WireReset
+    } else {
+        RelayEnd::WireError(error.kind())
+    }
+}
+
+fn is_reset(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe
+    )
+}
+
+fn bytes(progress: Poll<Result<usize, RelayEnd>>) -> usize {
+    match progress {
+        Poll::Ready(Ok(bytes)) => bytes,
+        Poll::Ready(Err(_)) | Poll::Pending => 0,
+    }
+}
+
+/// What one connection may move before the worker's others get their turn: two batches, some 150
+/// microseconds of encryption.
+const BYTES_PER_POLL: usize = 512 * 1024;
+
+/// What a round is taken to cost at least, in the same measure: its system calls.
+const BYTES_PER_ROUND: usize = 16 * 1024;

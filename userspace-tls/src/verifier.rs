@@ -1,0 +1,258 @@
+//! Verification of a peer's certificate chain, in both directions.
+//!
+//! A peer is who its SPIFFE ID says, so names and addresses are not matched. Whether that SPIFFE ID
+//! may talk to this workload is for the caller to decide.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use aws_lc_rs::digest;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::verify_tls13_signature;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError,
+    PeerIncompatible, SignatureScheme,
+};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+
+use crate::certificate::Facts;
+use crate::config::ClientAuth;
+use crate::credentials::Validity;
+use crate::refusal::PresentedCertificate;
+use crate::trust_anchors::{TrustAnchors, Usage};
+
+/// Verifies chains against the trust anchors of one workload; remembers those that verified.
+#[derive(Debug)]
+pub(crate) struct PeerVerifier {
+    trust_anchors: TrustAnchors,
+    verified: Mutex<HashMap<ChainDigest, Validity>>,
+}
+
+impl PeerVerifier {
+    pub(crate) fn new(trust_anchors: TrustAnchors) -> Self {
+        Self {
+            trust_anchors,
+            verified: Mutex::default(),
+        }
+    }
+
+    /// The time is checked against every presented certificate, also those that the path did not
+    /// need: then the chain is verified anew, which never accepts more.
+    pub(crate) fn verify_chain(
+        &self,
+        usage: Usage,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        let digest = ChainDigest::new(usage, end_entity, intermediates);
+        if self
+            .verified()
+            .get(&digest)
+            .is_some_and(|validity| validity.contains(at(now)))
+        {
+            return Ok(());
+        }
+        let validity = self
+            .verify_afresh(usage, end_entity, intermediates, now)
+            .inspect_err(|_| remember_refused(end_entity))?;
+        let mut verified = self.verified();
+        if verified.len() >= REMEMBERED_CHAINS {
+            verified.clear();
+        }
+        verified.insert(digest, validity);
+        Ok(())
+    }
+
+    fn verify_afresh(
+        &self,
+        usage: Usage,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<Validity, Error> {
+        self.trust_anchors
+            .verify(usage, end_entity, intermediates, now)?;
+        let facts = Facts::read(end_entity).map_err(|_| CertificateError::BadEncoding)?;
+        if let Err(problem) = facts.identity {
+            return Err(CertificateError::Other(OtherError(Arc::new(problem))).into());
+        }
+        intermediates
+            .iter()
+            .try_fold(facts.validity, |validity, certificate| {
+                let facts = Facts::read(certificate).map_err(|_| CertificateError::BadEncoding)?;
+                Ok(validity.intersection(facts.validity))
+            })
+    }
+
+    fn verified(&self) -> MutexGuard<'_, HashMap<ChainDigest, Validity>> {
+        self.verified.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn verify_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            self.trust_anchors.algorithms(),
+        )
+        .inspect_err(|_| remember_refused(certificate))
+    }
+}
+
+impl ServerCertVerifier for PeerVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        self.verify_chain(Usage::Server, end_entity, intermediates, now)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(PeerIncompatible::Tls12NotOffered.into())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.verify_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.trust_anchors.algorithms().supported_schemes()
+    }
+}
+
+/// The [`PeerVerifier`] as one kind of server uses it.
+#[derive(Debug)]
+pub(crate) struct ClientVerifier {
+    peers: Arc<PeerVerifier>,
+    client_auth: ClientAuth,
+    /// Clients with several certificates choose theirs by these names.
+    hints: Vec<DistinguishedName>,
+}
+
+impl ClientVerifier {
+    pub(crate) fn new(peers: Arc<PeerVerifier>, client_auth: ClientAuth) -> Self {
+        let hints = peers.trust_anchors.subjects();
+        Self {
+            peers,
+            client_auth,
+            hints,
+        }
+    }
+}
+
+impl ClientCertVerifier for ClientVerifier {
+    fn client_auth_mandatory(&self) -> bool {
+        self.client_auth == ClientAuth::Required
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &self.hints
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        self.peers
+            .verify_chain(Usage::Client, end_entity, intermediates, now)?;
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(PeerIncompatible::Tls12NotOffered.into())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.peers.verify_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.peers.trust_anchors.algorithms().supported_schemes()
+    }
+}
+
+/// The certificate that the verifier refused last on this thread, if any since the last call.
+///
+/// rustls takes a verifier's error apart to choose the alert and keeps no certificate, so the
+/// operator's detail travels beside it. Verification runs inside the call that drives the handshake.
+pub(crate) fn take_refused() -> Option<PresentedCertificate> {
+    REFUSED.take()
+}
+
+fn remember_refused(certificate: &CertificateDer<'_>) {
+    REFUSED.set(
+        Facts::read(certificate)
+            .ok()
+            .map(PresentedCertificate::from),
+    );
+}
+
+thread_local! {
+    static REFUSED: RefCell<Option<PresentedCertificate>> = const { RefCell::new(None) };
+}
+
+/// SHA-256 over the usage and the length-prefixed certificates of a chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct ChainDigest([u8; digest::SHA256_OUTPUT_LEN]);
+
+impl ChainDigest {
+    fn new(
+        usage: Usage,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+    ) -> Self {
+        let mut context = digest::Context::new(&digest::SHA256);
+        context.update(&[usage as u8]);
+        for certificate in std::iter::once(end_entity).chain(intermediates) {
+            context.update(&(certificate.len() as u64).to_be_bytes());
+            context.update(certificate);
+        }
+        let mut bytes = [0; digest::SHA256_OUTPUT_LEN];
+        bytes.copy_from_slice(context.finish().as_ref());
+        Self(bytes)
+    }
+}
+
+fn at(now: UnixTime) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(now.as_secs())
+}
+
+/// About 100 KiB. A mesh member that presents ever new chains costs its peers their memory of the
+/// others, nothing more.
+const REMEMBERED_CHAINS: usize = 1024;

@@ -1,0 +1,28 @@
+//! `cargo xtask bench`: the benchmark harness, built for release.
+
+use std::{ffi::OsString, os::unix::process::CommandExt as _, process::Command};
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+
+use crate::{kernel, packages, release};
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// The suite, then what the harness takes, such as `--json FILE`
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "SUITE"
+    )]
+    arguments: Vec<OsString>,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    kernel::require()?;
+    packages::ensure(&["iproute2", "iperf3", "wrk", "nginx-light"])?;
+    let bench = release::build_with("bench")?;
+    let error = Command::new(&bench).args(&options.arguments).exec();
+    Err(error).with_context(|| format!("starting {}", bench.display()))
+}

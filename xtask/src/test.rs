@@ -1,0 +1,182 @@
+//! `cargo xtask test`: the unit tests of every crate, then the properties on the testbed.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+
+use crate::{kernel, packages, process, release, skipped, tally::Tally, workspace};
+
+#[derive(Args, Default)]
+pub(crate) struct Options {
+    /// Run only the tests whose names contain this
+    #[arg(long, value_name = "TEXT")]
+    filter: Option<String>,
+    /// Run the long tests too (those marked `#[ignore]`)
+    #[arg(long)]
+    long: bool,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let log = skipped::Log::open()?;
+    let tally = tally(options, &log)?;
+    println!("{tally}");
+    if tally.failed > 0 {
+        bail!("{} tests failed", tally.failed);
+    }
+    Ok(())
+}
+
+/// Runs everything, prints the names of what failed, and counts.
+pub(crate) fn tally(options: &Options, log: &skipped::Log) -> Result<Tally> {
+    let mut report = Report::default();
+    let noted = log.lines().len();
+    report += units(options, log)?;
+    let lacking = kernel::lacking();
+    if lacking.is_empty() {
+        report += on_testbed(options, log)?;
+    } else {
+        log.note("every test on the testbed", lacking.join("; "))?;
+    }
+    for name in &report.failures {
+        println!("FAILED {name}");
+    }
+    let skipped = log.lines();
+    let skipped = &skipped[noted.min(skipped.len())..];
+    for line in skipped {
+        println!("{line}");
+    }
+    Ok(report.tally.with_self_skipped(skipped.len()))
+}
+
+/// What needs no namespaces: every crate but the testbed.
+fn units(options: &Options, log: &skipped::Log) -> Result<Report> {
+    process::step("unit tests");
+    let mut cargo = workspace::cargo();
+    cargo.args([
+        "test",
+        "--workspace",
+        "--exclude",
+        "testbed",
+        "--no-fail-fast",
+    ]);
+    libtest(cargo, options, &[], log)
+}
+
+/// The properties, with release binaries and the unmodified programs that they run.
+fn on_testbed(options: &Options, log: &skipped::Log) -> Result<Report> {
+    if let Err(error) = packages::ensure(&PROGRAMS) {
+        // Each test that misses its program skips itself, by name.
+        eprintln!("warning: {error:#}");
+    }
+    match release::build(&release::PRODUCT) {
+        Ok(()) => properties(options, log),
+        Err(error) => Ok(Report::failed(format!("release build: {error:#}"))),
+    }
+}
+
+/// The testbed's tests, built for release because they move and hash gigabytes.
+fn properties(options: &Options, log: &skipped::Log) -> Result<Report> {
+    process::step("properties, on the testbed");
+    let mut cargo = workspace::cargo();
+    cargo.args([
+        "test",
+        "--release",
+        "--package",
+        "testbed",
+        "--no-fail-fast",
+    ]);
+    libtest(cargo, options, &["--test-threads", TESTBED_THREADS], log)
+}
+
+/// Runs `cargo test`, passing its output on while counting.
+fn libtest(
+    mut cargo: Command,
+    options: &Options,
+    harness: &[&str],
+    log: &skipped::Log,
+) -> Result<Report> {
+    cargo.arg("--").args(harness).args(&options.filter);
+    if options.long {
+        cargo.arg("--include-ignored");
+    }
+    cargo
+        .env(skipped::VARIABLE, log.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
+    let mut child = cargo.spawn().context("starting cargo test")?;
+    let stdout = child
+        .stdout
+        .take()
+        .context("cargo test without standard output")?;
+    let mut report = Report::default();
+    for line in BufReader::new(stdout).split(b'\n') {
+        let line = line.context("reading what cargo test prints")?;
+        let line = String::from_utf8_lossy(&line);
+        println!("{line}");
+        report.line(&line);
+    }
+    let status = child.wait().context("waiting for cargo test")?;
+    if !status.success() && report.tally.failed == 0 {
+        // A crate that doesn't compile, or a test process that died, prints no count.
+        report.tally += Tally::FAILED;
+        report
+            .failures
+            .push(format!("cargo test, which ended with {status}"));
+    }
+    Ok(report)
+}
+
+#[derive(Default)]
+struct Report {
+    tally: Tally,
+    failures: Vec<String>,
+}
+
+impl Report {
+    /// One failure that is no test's.
+    fn failed(what: String) -> Self {
+        Self {
+            tally: Tally::FAILED,
+            failures: vec![what],
+        }
+    }
+
+    fn line(&mut self, line: &str) {
+        if let Some(tally) = Tally::of_libtest(line) {
+            self.tally += tally;
+        }
+        if let Some(name) = line
+            .strip_prefix("test ")
+            .and_then(|rest| rest.strip_suffix(" ... FAILED"))
+        {
+            self.failures.push(name.to_owned());
+        }
+    }
+}
+
+impl std::ops::AddAssign for Report {
+    fn add_assign(&mut self, other: Self) {
+        self.tally += other.tally;
+        self.failures.extend(other.failures);
+    }
+}
+
+/// The unmodified programs that the tests run through Sealwire.
+const PROGRAMS: [&str; 9] = [
+    "nginx-light",
+    "curl",
+    "iproute2",
+    "iperf3",
+    "redis-server",
+    "redis-tools",
+    "postgresql",
+    "openssl",
+    "nodejs",
+];
+
+/// Each test has an agent and programs of its own; more at once would time out on two cores.
+const TESTBED_THREADS: &str = "2";
