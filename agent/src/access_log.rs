@@ -68,7 +68,13 @@ pub enum LogLevel {
 
 impl LogLevel {
     /// Every level.
-    pub const ALL: [Self; 5] = [Self::Error, Self::Warn, Self::Info, Self::Debug, Self::Trace];
+    pub const ALL: [Self; 5] = [
+        Self::Error,
+        Self::Warn,
+        Self::Info,
+        Self::Debug,
+        Self::Trace,
+    ];
 
     /// The word in the configuration.
     pub fn as_str(self) -> &'static str {
@@ -136,8 +142,27 @@ pub struct ConnectionLine<'a> {
 impl ConnectionLine<'_> {
     /// Writes the line.
     pub fn log(&self) {
-        let Self { workload, direction, from, to, mode, rule, identity, peer, .. } = *self;
-        let Self { datapath, why, key_exchange, cipher, alpn, sent, received, .. } = *self;
+        let Self {
+            workload,
+            direction,
+            from,
+            to,
+            mode,
+            rule,
+            identity,
+            peer,
+            ..
+        } = *self;
+        let Self {
+            datapath,
+            why,
+            key_exchange,
+            cipher,
+            alpn,
+            sent,
+            received,
+            ..
+        } = *self;
         // Values and not `%` for what may hold spaces: text output then quotes it.
         let rule = rule.to_string();
         info!(
@@ -192,10 +217,20 @@ impl RefusalLog {
 
     /// Writes the line, unless its reason had its share of this second.
     pub fn log(&self, line: &RefusalLine<'_>, now: Instant) {
-        let RefusalLine { workload, direction, from, to, reason, detail } = *line;
+        let RefusalLine {
+            workload,
+            direction,
+            from,
+            to,
+            reason,
+            detail,
+        } = *line;
         let (verdict, suppressed) = {
             let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
-            windows.entry(reason).or_insert_with(|| Window::starting(now)).admit(now)
+            windows
+                .entry(reason)
+                .or_insert_with(|| Window::starting(now))
+                .admit(now)
         };
         report_suppressed(reason, suppressed);
         if verdict == Verdict::Suppress {
@@ -219,7 +254,10 @@ impl RefusalLog {
     pub fn flush(&self, now: Instant) {
         let over: Vec<(&'static str, u32)> = {
             let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
-            windows.iter_mut().map(|(reason, window)| (*reason, window.roll(now))).collect()
+            windows
+                .iter_mut()
+                .map(|(reason, window)| (*reason, window.roll(now)))
+                .collect()
         };
         for (reason, suppressed) in over {
             report_suppressed(reason, suppressed);
@@ -236,15 +274,21 @@ struct Window {
 
 impl Window {
     fn starting(now: Instant) -> Self {
-        Self { began: now, lines: 0 }
+        Self {
+            began: now,
+            lines: 0,
+        }
     }
 
     /// Whether the line may be written, and how many were left out in the second before.
     fn admit(&mut self, now: Instant) -> (Verdict, u32) {
         let suppressed = self.roll(now);
         self.lines = self.lines.saturating_add(1);
-        let verdict =
-            if self.lines > RefusalLog::PER_SECOND { Verdict::Suppress } else { Verdict::Write };
+        let verdict = if self.lines > RefusalLog::PER_SECOND {
+            Verdict::Suppress
+        } else {
+            Verdict::Write
+        };
         (verdict, suppressed)
     }
 
@@ -279,12 +323,18 @@ fn subscriber<W>(
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let builder =
-        tracing_subscriber::fmt().with_max_level(LevelFilter::from(level)).with_writer(writer);
+    let builder = tracing_subscriber::fmt()
+        .with_max_level(LevelFilter::from(level))
+        .with_writer(writer);
     match format {
         LogFormat::Text => Box::new(builder.with_ansi(colour).finish()),
         LogFormat::Json => Box::new(
-            builder.json().flatten_event(true).with_current_span(false).with_span_list(false).finish(),
+            builder
+                .json()
+                .flatten_event(true)
+                .with_current_span(false)
+                .with_span_list(false)
+                .finish(),
         ),
     }
 }
@@ -435,7 +485,7 @@ mod tests {
         let log = RefusalLog::default();
         let now = Instant::now();
         logged(LogFormat::Text, LogLevel::Info, || {
-            for _ in 0..RefusalLog::PER_SECOND + 1 {
+            for _ in 0..=RefusalLog::PER_SECOND {
                 log.log(&refusal(&"none"), now);
             }
         });
@@ -453,7 +503,13 @@ mod tests {
             for _ in 0..RefusalLog::PER_SECOND {
                 log.log(&refusal(&"none"), now);
             }
-            log.log(&RefusalLine { reason: "peer-expired", ..refusal(&"none") }, now);
+            log.log(
+                &RefusalLine {
+                    reason: "peer-expired",
+                    ..refusal(&"none")
+                },
+                now,
+            );
         });
         assert!(text.contains("peer-expired"), "{text}");
     }

@@ -26,7 +26,7 @@ pub enum Credential {
 }
 
 /// Why a workload can't open or accept connections now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Unusable {
     /// No certificate was loaded.
     Missing,

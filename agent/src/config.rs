@@ -6,6 +6,7 @@
 
 mod check;
 mod file;
+mod layers;
 mod problem;
 mod rules;
 mod system;
@@ -19,12 +20,16 @@ use serde::Serialize;
 
 use crate::access_log::{LogFormat, LogLevel};
 use crate::flags::{Environment, Flags};
-use crate::policy::{EgressPolicy, IngressPolicy, LONGEST_NAME, WorkloadName};
+use crate::policy::{EgressPolicy, IngressPolicy, WorkloadName};
 use check::Checker;
-use file::{FileKeys, Given, Origin, WorkloadKeys};
+use file::{Given, Origin};
+use layers::{
+    ADMIN_PORT, CONFIG, CONTRAST_ADMIN_PORT, INSTANCE, LOG_FORMAT, LOG_LEVEL, Layers, RunMode,
+    WORKERS,
+};
 
 pub use file::ConfigFile;
-pub use problem::{ConfigError, Finding, Place, Problem, Rule, Subject};
+pub use problem::{ConfigError, Finding, Place, Problem, Rule, Subject, WorkloadRef};
 
 /// Everything that the agent needs to know to run. Holds no secret; serialized, it is `/config`.
 #[derive(Clone, Debug, Serialize)]
@@ -71,7 +76,9 @@ impl Pins {
             Some(_) => None,
             None => named_file(flags, environment)?,
         };
-        let (source, keys) = file.map(|ConfigFile { source, keys }| (source, keys)).unzip();
+        let (source, keys) = file
+            .map(|ConfigFile { source, keys }| (source, keys))
+            .unzip();
         let mut keys = keys.unwrap_or_default();
         let mut checker = Checker::new(source.as_ref());
 
@@ -145,7 +152,9 @@ pub fn effective(
     file: Option<ConfigFile>,
 ) -> Result<Config, ConfigError> {
     let given = Layers { flags, environment };
-    let (source, keys) = file.map(|ConfigFile { source, keys }| (source, keys)).unzip();
+    let (source, keys) = file
+        .map(|ConfigFile { source, keys }| (source, keys))
+        .unzip();
     let mut keys = keys.unwrap_or_default();
     let mut checker = Checker::new(source.as_ref());
     let run_mode = given.apply_pod_mode(&mut checker, &mut keys);
@@ -182,131 +191,26 @@ pub fn effective(
 
     checker.finish()?;
     let ebpf_debug = flags.ebpf_debug;
-    Ok(Config { admin_port, log_format, log_level, ebpf_debug, workers, pins, workloads })
+    Ok(Config {
+        admin_port,
+        log_format,
+        log_level,
+        ebpf_debug,
+        workers,
+        pins,
+        workloads,
+    })
 }
 
-fn named_file(
-    flags: &Flags,
-    environment: &Environment,
-) -> Result<Option<ConfigFile>, ConfigError> {
+fn named_file(flags: &Flags, environment: &Environment) -> Result<Option<ConfigFile>, ConfigError> {
     let path = Layers { flags, environment }.option(CONFIG);
-    path.map(|path| ConfigFile::read(Path::new(&path.value))).transpose()
-}
-
-/// The command line above the environment.
-struct Layers<'a> {
-    flags: &'a Flags,
-    environment: &'a Environment,
-}
-
-impl Layers<'_> {
-    fn option(&self, option: Named) -> Option<Given<String>> {
-        match (option.flag)(self.flags) {
-            Some(value) => {
-                Some(Given { value: value.clone(), origin: Origin::Flag(option.name) })
-            }
-            None => self.variable(option.variable),
-        }
-    }
-
-    fn variable(&self, name: &'static str) -> Option<Given<String>> {
-        let value = self.environment.value(name)?.to_owned();
-        Some(Given { value, origin: Origin::Variable(name) })
-    }
-
-    /// The options of pod mode create the one workload, or change the file's.
-    fn apply_pod_mode(&self, checker: &mut Checker<'_>, keys: &mut FileKeys) -> RunMode {
-        let [name, cgroup, netns, tls_dir] =
-            [NAME, CGROUP, NETNS, TLS_DIR].map(|option| self.option(option));
-        let options = [&name, &cgroup, &netns, &tls_dir];
-        let Some(first) = options.into_iter().flatten().next() else { return RunMode::Node };
-        let origin = first.origin;
-        if keys.workload.len() > 1 {
-            let count = keys.workload.len();
-            checker.report(origin, Problem::SeveralWorkloads { count });
-            return RunMode::Node;
-        }
-        if keys.workload.is_empty() {
-            keys.workload.push(Given { value: WorkloadKeys::default(), origin });
-        }
-        let workload = &mut keys.workload[0].value;
-        for (key, option) in [
-            (&mut workload.name, name),
-            (&mut workload.cgroup, cgroup),
-            (&mut workload.netns, netns),
-            (&mut workload.tls_dir, tls_dir),
-        ] {
-            *key = option.or(key.take());
-        }
-        if workload.name.is_none() {
-            workload.name = workload.cgroup.as_ref().and_then(name_of_cgroup);
-        }
-        RunMode::Pod
-    }
-
-    fn pins(&self, checker: &mut Checker<'_>, pod: Option<&WorkloadName>) -> Pins {
-        let instance = match self.option(INSTANCE) {
-            Some(instance) => checker.name("instance", instance),
-            None => pod.cloned(),
-        };
-        let bpffs = match self.option(BPFFS) {
-            Some(bpffs) => checker.path("bpffs", bpffs),
-            None => PathBuf::from(DEFAULT_BPFFS),
-        };
-        let instance = instance.as_ref().map(InstanceName::from).unwrap_or_default();
-        Pins { bpffs, instance }
-    }
-}
-
-/// Whether the options name one workload, or the file names any number.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum RunMode {
-    Pod,
-    Node,
-}
-
-/// An option, and the variable that stands in for it.
-#[derive(Clone, Copy)]
-struct Named {
-    name: &'static str,
-    variable: &'static str,
-    flag: fn(&Flags) -> Option<&String>,
-}
-
-macro_rules! named {
-    ($name:literal, $variable:literal, $field:ident) => {
-        Named { name: $name, variable: $variable, flag: |flags| flags.$field.as_ref() }
-    };
-}
-
-/// The last component of a cgroup, with what a name cannot hold made into dashes:
-/// `/sys/fs/cgroup/system.slice/nginx.service` is `nginx-service`.
-fn name_of_cgroup(cgroup: &Given<String>) -> Option<Given<String>> {
-    let last = Path::new(&cgroup.value).file_name()?.to_str()?.to_ascii_lowercase();
-    let dashed = last.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
-    let short: String = dashed.trim_matches('-').chars().take(LONGEST_NAME).collect();
-    let value = short.trim_end_matches('-').to_owned();
-    (!value.is_empty()).then_some(Given { value, origin: cgroup.origin })
+    path.map(|path| ConfigFile::read(Path::new(&path.value)))
+        .transpose()
 }
 
 fn cores() -> NonZeroUsize {
     std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
 }
-
-const CONFIG: Named = named!("--config", "SEALWIRE_CONFIG", config);
-const NAME: Named = named!("--name", "SEALWIRE_NAME", name);
-const CGROUP: Named = named!("--cgroup", "SEALWIRE_CGROUP", cgroup);
-const NETNS: Named = named!("--netns", "SEALWIRE_NETNS", netns);
-const TLS_DIR: Named = named!("--tls-dir", "SEALWIRE_TLS_DIR", tls_dir);
-const ADMIN_PORT: Named = named!("--admin-port", "SEALWIRE_ADMIN_PORT", admin_port);
-const LOG_FORMAT: Named = named!("--log-format", "SEALWIRE_LOG_FORMAT", log_format);
-const LOG_LEVEL: Named = named!("--log-level", "SEALWIRE_LOG_LEVEL", log_level);
-const WORKERS: Named = named!("--workers", "SEALWIRE_WORKERS", workers);
-const INSTANCE: Named = named!("--instance", "SEALWIRE_INSTANCE", instance);
-const BPFFS: Named = named!("--bpffs", "SEALWIRE_BPFFS", bpffs);
-const CONTRAST_ADMIN_PORT: &str = "CONTRAST_ADMIN_PORT";
-
-const DEFAULT_BPFFS: &str = "/sys/fs/bpf";
 
 #[cfg(test)]
 mod tests;

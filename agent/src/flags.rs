@@ -87,20 +87,31 @@ impl Environment {
     /// The variables of this process.
     pub fn of_process() -> Self {
         let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
-            (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned())
+            (
+                name.to_string_lossy().into_owned(),
+                value.to_string_lossy().into_owned(),
+            )
         };
         std::env::vars_os().map(text).collect()
     }
 
     /// The value of the variable `name`; an empty one counts as absent.
     pub fn value(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
+        self.0
+            .get(name)
+            .map(String::as_str)
+            .filter(|value| !value.is_empty())
     }
 }
 
 impl FromIterator<(String, String)> for Environment {
     fn from_iter<I: IntoIterator<Item = (String, String)>>(variables: I) -> Self {
-        Self(variables.into_iter().filter(|(name, _)| is_ours(name)).collect())
+        Self(
+            variables
+                .into_iter()
+                .filter(|(name, _)| is_ours(name))
+                .collect(),
+        )
     }
 }
 
@@ -115,10 +126,10 @@ const KERNEL: &str = "Kernel and threads";
 const LONG_ABOUT: &str = "\
 Wraps the TCP connections of unmodified programs in mutual TLS.
 
-eBPF programs steer every TCP connection of a workload (a cgroup and its network namespace) to this
-agent, which talks TLS 1.3 to the agent or the TLS program on the other side; both sides prove who
-they are with a certificate of the mesh. What cannot be protected is refused. Without a running agent
-the workload's connections are refused, not sent in clear.";
+eBPF programs steer every TCP connection of a workload (a cgroup and its network namespace) to \
+this agent, which talks TLS 1.3 to the agent or the TLS program on the other side; both sides prove \
+who they are with a certificate of the mesh. What cannot be protected is refused. Without a running \
+agent the workload's connections are refused, not sent in clear.";
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -160,12 +171,13 @@ A configuration file:
   peers = ["spiffe://mesh.local/ns/default/sa/db"]
 
 Environment:
-  Every option with a value can be given as SEALWIRE_ and its name, such as SEALWIRE_ADMIN_PORT=9464.
-  CONTRAST_ADMIN_PORT counts after SEALWIRE_ADMIN_PORT. An option wins over the environment, the
-  environment over the file. NO_COLOR=1 turns colours off.
+  Every option with a value can be given as SEALWIRE_ and its name, such as
+  SEALWIRE_ADMIN_PORT=9464, after which CONTRAST_ADMIN_PORT counts. An option wins
+  over the environment, the environment over the file. NO_COLOR=1 turns colours off.
 
 Exit codes:
-  0 done   1 failed   2 wrong usage or configuration   3 the kernel or platform lacks something"#;
+  0 done   1 failed   2 wrong usage or configuration
+  3 the kernel or platform lacks something required"#;
 
 #[cfg(test)]
 mod tests {
@@ -181,7 +193,11 @@ mod tests {
     fn the_help_names_every_option_and_its_examples_parse() {
         let help = Flags::command().render_long_help().to_string();
         let mut examples = 0;
-        for line in help.lines().map(str::trim).filter(|line| line.starts_with("sealwire-agent --")) {
+        for line in help
+            .lines()
+            .map(str::trim)
+            .filter(|line| line.starts_with("sealwire-agent --"))
+        {
             Flags::try_parse_from(line.split_whitespace()).unwrap();
             examples += 1;
         }
@@ -194,7 +210,9 @@ mod tests {
 
     #[test]
     fn the_file_in_the_help_is_a_valid_configuration() {
-        let (_, rest) = AFTER_LONG_HELP.split_once("A configuration file:\n").unwrap();
+        let (_, rest) = AFTER_LONG_HELP
+            .split_once("A configuration file:\n")
+            .unwrap();
         let (example, _) = rest.split_once("Environment:").unwrap();
         let file = crate::config::ConfigFile::parse("agent.toml".as_ref(), example).unwrap();
         let flags = Flags::default();
@@ -210,9 +228,15 @@ mod tests {
 
     #[test]
     fn an_empty_variable_counts_as_absent() {
-        let variables = [("SEALWIRE_NAME", ""), ("SEALWIRE_CGROUP", "/c"), ("HOME", "/root")];
-        let environment: Environment =
-            variables.map(|(name, value)| (name.to_owned(), value.to_owned())).into_iter().collect();
+        let variables = [
+            ("SEALWIRE_NAME", ""),
+            ("SEALWIRE_CGROUP", "/c"),
+            ("HOME", "/root"),
+        ];
+        let environment: Environment = variables
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into_iter()
+            .collect();
         assert_eq!(environment.value("SEALWIRE_NAME"), None);
         assert_eq!(environment.value("SEALWIRE_CGROUP"), Some("/c"));
         assert_eq!(environment.value("HOME"), None);

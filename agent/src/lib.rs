@@ -1,1 +1,36 @@
-//! Placeholder.
+//! The Sealwire agent: steers the TCP connections of workloads to itself with eBPF and carries them
+//! through mutual TLS.
+//!
+//! It does not issue certificates and does not verify attestation evidence; it takes what it proves
+//! itself with from files. The modules stand in the order in which a connection meets them, then
+//! what surrounds it.
+#![deny(unsafe_code)]
+
+pub mod flags;
+
+pub mod config;
+pub mod policy;
+
+pub mod bpf;
+pub mod netns;
+pub mod workload;
+
+mod interfaces;
+mod listen;
+
+mod admission;
+mod connection;
+mod worker;
+
+mod certificates;
+mod credentials;
+mod heartbeat;
+
+pub mod access_log;
+mod pending;
+use pending::{admin, readiness, registry, report};
+mod kernel_reports;
+
+mod agent;
+
+pub use agent::{AgentError, run};

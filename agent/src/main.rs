@@ -1,2 +1,78 @@
-//! Placeholder.
-fn main() {}
+//! `sealwire-agent`: flags and configuration in, an exit code out.
+
+use std::{error::Error, process::ExitCode};
+
+use agent::{
+    access_log,
+    bpf::Pins as PinDirectory,
+    config::{Config, ConfigError, Pins},
+    flags::{Environment, Flags},
+};
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let flags = Flags::parse();
+    let environment = Environment::of_process();
+    if flags.detach {
+        return detach(&flags, &environment);
+    }
+    let config = match load(&flags, &environment) {
+        Ok(config) => config,
+        Err(error) => return fail(&error, WRONG_CONFIGURATION),
+    };
+    if let Err(error) = access_log::init(config.log_format, config.log_level) {
+        return fail(&error, FAILED);
+    }
+    match agent::run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error, error.exit_code()),
+    }
+}
+
+const FAILED: u8 = 1;
+const WRONG_CONFIGURATION: u8 = 2;
+
+fn load(flags: &Flags, environment: &Environment) -> Result<Config, ConfigError> {
+    let config = Config::load(flags, environment)?;
+    config.check_system()?;
+    Ok(config)
+}
+
+/// Removes the instance's pins, which nothing else does.
+fn detach(flags: &Flags, environment: &Environment) -> ExitCode {
+    let pins = match Pins::load(flags, environment) {
+        Ok(pins) => pins,
+        Err(error) => return fail(&error, WRONG_CONFIGURATION),
+    };
+    match PinDirectory::detach(&pins.bpffs, pins.instance.as_str()) {
+        Ok(0) => {
+            println!("instance {} has no pins: nothing was attached", pins.instance);
+            ExitCode::SUCCESS
+        }
+        Ok(removed) => {
+            println!(
+                "removed {removed} pins of instance {}: its workloads are no longer steered, \
+                 guarded or refused",
+                pins.instance
+            );
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(&error, FAILED),
+    }
+}
+
+/// Says what went wrong, with every cause, on one line.
+fn fail(error: &dyn Error, code: u8) -> ExitCode {
+    let mut message = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let text = cause.to_string();
+        if !message.ends_with(&text) {
+            message.push_str(": ");
+            message.push_str(&text);
+        }
+        source = cause.source();
+    }
+    eprintln!("sealwire-agent: {message}");
+    ExitCode::from(code)
+}

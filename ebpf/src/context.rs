@@ -19,8 +19,8 @@ pub(crate) const SOCK_STREAM: u32 = 1;
 
 /// Reads one field of a context.
 ///
-/// Volatile, each on its own: LLVM otherwise merges the IPv4 and IPv6 arms into one load through a
-/// computed pointer ("dereference of modified ctx ptr disallowed").
+/// Volatile, each on its own: LLVM otherwise merges loads into one through a computed pointer
+/// ("dereference of modified ctx ptr disallowed").
 macro_rules! read {
     ($place:expr) => {
         core::ptr::read_volatile(core::ptr::addr_of!($place))
@@ -122,12 +122,12 @@ pub(crate) unsafe fn set_endpoint_v6(address: *mut bpf_sock_addr, endpoint: Endp
 pub(crate) unsafe fn own_flow(ops: *mut bpf_sock_ops) -> FlowKey {
     // SAFETY: the caller's.
     unsafe {
-        let port = read!((*ops).local_port);
-        let source = if read!((*ops).family) == AF_INET {
-            Endpoint::v4(read!((*ops).local_ip4), port)
-        } else {
-            Endpoint::v6(read_ipv6!((*ops).local_ip6), port)
-        };
+        let source = either(
+            read!((*ops).family),
+            read!((*ops).local_ip4),
+            read_ipv6!((*ops).local_ip6),
+            read!((*ops).local_port),
+        );
         FlowKey::new(bpf_get_netns_cookie(ops.cast()), source)
     }
 }
@@ -140,12 +140,12 @@ pub(crate) unsafe fn own_flow(ops: *mut bpf_sock_ops) -> FlowKey {
 pub(crate) unsafe fn peers_flow(ops: *mut bpf_sock_ops) -> FlowKey {
     // SAFETY: the caller's.
     unsafe {
-        let port = u32::from_be(read!((*ops).remote_port));
-        let source = if read!((*ops).family) == AF_INET {
-            Endpoint::v4(read!((*ops).remote_ip4), port)
-        } else {
-            Endpoint::v6(read_ipv6!((*ops).remote_ip6), port)
-        };
+        let source = either(
+            read!((*ops).family),
+            read!((*ops).remote_ip4),
+            read_ipv6!((*ops).remote_ip6),
+            u32::from_be(read!((*ops).remote_port)),
+        );
         FlowKey::new(bpf_get_netns_cookie(ops.cast()), source)
     }
 }
@@ -158,19 +158,33 @@ pub(crate) unsafe fn peers_flow(ops: *mut bpf_sock_ops) -> FlowKey {
 pub(crate) unsafe fn ends(lookup: *mut bpf_sk_lookup) -> (Endpoint, Endpoint) {
     // SAFETY: the caller's.
     unsafe {
-        let remote_port = u32::from(u16::from_be(read!((*lookup).remote_port)));
-        let local_port = read!((*lookup).local_port);
-        if read!((*lookup).family) == AF_INET {
-            (
-                Endpoint::v4(read!((*lookup).remote_ip4), remote_port),
-                Endpoint::v4(read!((*lookup).local_ip4), local_port),
-            )
-        } else {
-            (
-                Endpoint::v6(read_ipv6!((*lookup).remote_ip6), remote_port),
-                Endpoint::v6(read_ipv6!((*lookup).local_ip6), local_port),
-            )
-        }
+        let family = read!((*lookup).family);
+        let from = either(
+            family,
+            read!((*lookup).remote_ip4),
+            read_ipv6!((*lookup).remote_ip6),
+            u32::from(u16::from_be(read!((*lookup).remote_port))),
+        );
+        let to = either(
+            family,
+            read!((*lookup).local_ip4),
+            read_ipv6!((*lookup).local_ip6),
+            read!((*lookup).local_port),
+        );
+        (from, to)
+    }
+}
+
+/// The endpoint of this family.
+///
+/// Both addresses are read in any case and one is chosen afterwards: of two arms that each end in a
+/// read, LLVM makes one read through a computed pointer, volatile or not.
+#[inline(always)]
+fn either(family: u32, v4: u32, v6: [u32; 4], port: u32) -> Endpoint {
+    if family == AF_INET {
+        Endpoint::v4(v4, port)
+    } else {
+        Endpoint::v6(v6, port)
     }
 }
 

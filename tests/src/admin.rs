@@ -23,12 +23,18 @@ impl Answer {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let mut connection = TcpStream::connect_timeout(&address, LIMIT)?;
         connection.set_read_timeout(Some(LIMIT))?;
-        write!(connection, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
+        write!(
+            connection,
+            "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+        )?;
         let mut answer = String::new();
         connection.read_to_string(&mut answer)?;
         let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
         let status = head.split(' ').nth(1).context("no status")?.parse()?;
-        let body = if head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
+        let body = if head
+            .to_ascii_lowercase()
+            .contains("transfer-encoding: chunked")
+        {
             dechunk(body)
         } else {
             body.to_owned()
@@ -50,24 +56,32 @@ pub struct Metrics(Vec<Sample>);
 struct Sample {
     name: String,
     labels: BTreeMap<String, String>,
-    value: f64,
+    value: u64,
 }
 
 impl Metrics {
-    /// Parses the text format of Prometheus, and of OpenMetrics.
+    /// Parses the text format of Prometheus. Samples that are not whole numbers are left out.
     pub fn parse(text: &str) -> Self {
-        Self(text.lines().filter(|line| !line.starts_with('#')).filter_map(sample).collect())
+        Self(
+            text.lines()
+                .filter(|line| !line.starts_with('#'))
+                .filter_map(sample)
+                .collect(),
+        )
     }
 
     /// The sum of the samples of this name that have all these labels.
-    pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+    pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> u64 {
         let has = |sample: &&Sample| {
             sample.name == name
                 && labels.iter().all(|(label, value)| {
-                    sample.labels.get(*label).is_some_and(|actual| actual == value)
+                    sample
+                        .labels
+                        .get(*label)
+                        .is_some_and(|actual| actual == value)
                 })
         };
-        self.0.iter().filter(has).fold(0.0, |sum, sample| sum + sample.value)
+        self.0.iter().filter(has).map(|sample| sample.value).sum()
     }
 }
 
@@ -80,7 +94,11 @@ fn sample(line: &str) -> Option<Sample> {
         .filter_map(|label| label.split_once('='))
         .map(|(label, value)| (label.to_owned(), value.trim_matches('"').to_owned()))
         .collect();
-    Some(Sample { name: name.to_owned(), labels, value: value.parse().ok()? })
+    Some(Sample {
+        name: name.to_owned(),
+        labels,
+        value: value.trim_end_matches(".0").parse().ok()?,
+    })
 }
 
 fn dechunk(mut body: &str) -> String {
@@ -108,10 +126,13 @@ mod tests {
              refusals_total{workload=\"b\",reason=\"y\"} 4\n\
              entries 7\n",
         );
-        let sum = |name: &str, labels: &[(&str, &str)]| metrics.sum(name, labels).to_string();
-        assert_eq!(sum("refusals_total", &[("reason", "x")]), "5");
-        assert_eq!(sum("refusals_total", &[("reason", "x"), ("workload", "b")]), "3");
-        assert_eq!(sum("refusals_total", &[("reason", "z")]), "0");
-        assert_eq!(sum("entries", &[]), "7");
+        let sum = |name: &str, labels: &[(&str, &str)]| metrics.sum(name, labels);
+        assert_eq!(sum("refusals_total", &[("reason", "x")]), 5);
+        assert_eq!(
+            sum("refusals_total", &[("reason", "x"), ("workload", "b")]),
+            3
+        );
+        assert_eq!(sum("refusals_total", &[("reason", "z")]), 0);
+        assert_eq!(sum("entries", &[]), 7);
     }
 }

@@ -41,7 +41,13 @@ impl Agent {
         let config_file = bed.directory().join(format!("{instance}.toml"));
         fs::write(&config_file, toml::to_string(&config)?)?;
         let cgroup = bed.cgroup(&instance)?;
-        let mut agent = Self { config, config_file, instance, cgroup, running: None };
+        let mut agent = Self {
+            config,
+            config_file,
+            instance,
+            cgroup,
+            running: None,
+        };
         agent.restart()?;
         Ok(agent)
     }
@@ -78,30 +84,48 @@ impl Agent {
     }
 
     /// How often connections were refused for this reason, by the kernel or by the agent.
-    pub fn refusals(&self, reason: &str) -> Result<f64> {
+    pub fn refusals(&self, reason: &str) -> Result<u64> {
         let metrics = self.metrics()?;
-        Ok(["sealwire_refusals_total", "sealwire_kernel_refusals_total"]
-            .iter()
-            .map(|name| metrics.sum(name, &[("reason", reason)]))
-            .sum())
+        Ok(
+            ["sealwire_refusals_total", "sealwire_kernel_refusals_total"]
+                .iter()
+                .map(|name| metrics.sum(name, &[("reason", reason)]))
+                .sum(),
+        )
     }
 
     /// Waits until a refusal for this reason is counted and logged; its log line.
     pub fn refusal(&self, reason: &str) -> Result<Value> {
-        self.wait_for(&format!("it did not count a refusal for {reason}"), |agent| {
-            Ok(agent.refusals(reason)? > 0.0)
-        })?;
-        self.log_line("refused", |line| line["reason"] == reason)
+        self.wait_for(
+            &format!("it did not count a refusal for {reason}"),
+            |agent| Ok(agent.refusals(reason)? > 0),
+        )?;
+        self.refused(|line| line["reason"] == reason)
+    }
+
+    /// Waits for the log line of a refusal.
+    pub fn refused(&self, matches: impl FnMut(&Value) -> bool) -> Result<Value> {
+        self.log_line("refused", matches)
     }
 
     /// Waits for the access log line of a closed connection.
-    pub fn access(&self, matches: impl Fn(&Value) -> bool) -> Result<Value> {
+    pub fn access(&self, matches: impl FnMut(&Value) -> bool) -> Result<Value> {
         self.log_line("access", matches)
+    }
+
+    /// The first access log line so far that `matches`.
+    pub fn find_access(&self, mut matches: impl FnMut(&Value) -> bool) -> Option<Value> {
+        self.log()
+            .lines()
+            .filter_map(|line| fields(line, "access"))
+            .find(|line| matches(line))
     }
 
     /// Waits until it carries no connection.
     pub fn wait_until_idle(&self) -> Result<()> {
-        self.wait_for("connections stay open", |agent| Ok(agent.connections()?.is_empty()))
+        self.wait_for("connections stay open", |agent| {
+            Ok(agent.connections()?.is_empty())
+        })
     }
 
     /// Waits until something is true of it.
@@ -116,8 +140,12 @@ impl Agent {
             if matches!(outcome, Ok(true)) {
                 return Ok(());
             }
-            if Instant::now() > deadline {
-                let outcome = outcome.err().map(|error| format!(": {error:#}")).unwrap_or_default();
+            let ended = self.running.as_ref().is_none_or(Running::has_ended);
+            if ended || Instant::now() > deadline {
+                let outcome = outcome
+                    .err()
+                    .map(|error| format!(": {error:#}"))
+                    .unwrap_or_default();
                 bail!("agent: {otherwise}{outcome}\n{}", tail(&self.log()));
             }
             thread::sleep(Duration::from_millis(5));
@@ -126,13 +154,21 @@ impl Agent {
 
     /// Kills it with SIGKILL, as a crash would.
     pub fn kill(&mut self) -> Result<()> {
-        self.running.take().map(drop).context("the agent does not run")
+        self.running
+            .take()
+            .map(drop)
+            .context("the agent does not run")
     }
 
     /// Ends it with SIGTERM, as a service manager does; how it ended.
     pub fn stop(&mut self) -> Result<ExitStatus> {
         self.signal(Signal::SIGTERM)?;
-        Ok(self.running.take().context("the agent does not run")?.wait(LIMIT)?.status)
+        Ok(self
+            .running
+            .take()
+            .context("the agent does not run")?
+            .wait(LIMIT)?
+            .status)
     }
 
     /// Sends it a signal, SIGSTOP say.
@@ -145,14 +181,28 @@ impl Agent {
         self.command()?.arg("--detach").run(LIMIT)
     }
 
-    /// What it has logged since it was started last.
-    pub fn log(&self) -> String {
-        self.running.as_ref().map(Running::stderr).unwrap_or_default()
+    /// Starts a second process with the same configuration and instance.
+    pub fn start_another(&self) -> Result<Running> {
+        self.command()?.spawn()
     }
 
-    /// Its configuration.
-    pub fn config(&self) -> &AgentConfig {
-        &self.config
+    /// What it has logged since it was started last.
+    pub fn log(&self) -> String {
+        self.running
+            .as_ref()
+            .map(Running::stderr)
+            .unwrap_or_default()
+    }
+
+    /// Where it pinned the eBPF map of this name.
+    pub fn pinned_map(&self, name: &str) -> Result<PathBuf> {
+        let pins = Path::new("/sys/fs/bpf/sealwire").join(&self.instance);
+        let directories = fs::read_dir(&pins).with_context(|| format!("{}", pins.display()))?;
+        directories
+            .flatten()
+            .map(|directory| directory.path().join(name))
+            .find(|map| map.exists())
+            .with_context(|| format!("no map {name} is pinned in {}", pins.display()))
     }
 
     /// How many files it has open.
@@ -176,13 +226,11 @@ impl Agent {
         Answer::fetch(self.config.admin_port, path)
     }
 
-    fn log_line(&self, target: &str, matches: impl Fn(&Value) -> bool) -> Result<Value> {
-        let found = self.running()?.stderr_output().wait_for(LIMIT, |line| {
-            let line: Value = serde_json::from_str(line).ok()?;
-            let is_target = line["target"] == target;
-            let fields = line.get("fields").unwrap_or(&line);
-            (is_target && matches(fields)).then(|| fields.clone())
-        });
+    fn log_line(&self, target: &str, mut matches: impl FnMut(&Value) -> bool) -> Result<Value> {
+        let found = self
+            .running()?
+            .stderr_output()
+            .wait_for(LIMIT, |line| fields(line, target).filter(&mut matches));
         found.with_context(|| format!("no such {target} line in\n{}", tail(&self.log())))
     }
 
@@ -192,18 +240,28 @@ impl Agent {
 
     fn command(&self) -> Result<HostCommand> {
         let command = command(Some(&self.cgroup))?;
-        Ok(command.arg("--config").arg(&self.config_file).args(["--instance", &self.instance]))
+        Ok(command
+            .arg("--config")
+            .arg(&self.config_file)
+            .args(["--instance", &self.instance]))
     }
 }
 
 impl Drop for Agent {
     fn drop(&mut self) {
         let log = self.log();
-        let died = self.running.as_mut().and_then(|running| running.try_wait().ok().flatten());
+        let died = self
+            .running
+            .as_mut()
+            .and_then(|running| running.try_wait().ok().flatten());
         if thread::panicking() {
             eprintln!("the agent's log:\n{}", tail(&log));
         } else {
-            assert!(died.is_none(), "the agent died by itself, {died:?}:\n{}", tail(&log));
+            assert!(
+                died.is_none(),
+                "the agent died by itself, {died:?}:\n{}",
+                tail(&log)
+            );
         }
     }
 }
@@ -216,7 +274,7 @@ impl fmt::Debug for Agent {
 
 /// `sealwire-agent` in the root namespace with no arguments yet, for those that end by themselves.
 pub fn command(cgroup: Option<&Path>) -> Result<HostCommand> {
-    let program = binary_directory().join("sealwire-agent");
+    let program = binary();
     ensure!(
         program.is_file(),
         "{} does not exist: cargo build --release, or set SEALWIRE_BIN_DIR",
@@ -231,9 +289,6 @@ pub fn command(cgroup: Option<&Path>) -> Result<HostCommand> {
 pub struct AgentConfig {
     admin_port: u16,
     log_format: &'static str,
-    /// The most connections that may be between connect and accept.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub flow_table_entries: Option<u32>,
     workload: Vec<WorkloadConfig>,
 }
 
@@ -243,7 +298,6 @@ impl AgentConfig {
         Ok(Self {
             admin_port: free_port()?,
             log_format: "json",
-            flow_table_entries: None,
             workload: workloads,
         })
     }
@@ -262,10 +316,10 @@ pub struct WorkloadConfig {
     pub tls_dir: PathBuf,
     /// Who may connect to it by default.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub peers_in: Vec<String>,
+    pub ingress_peers: Vec<String>,
     /// To whom it may connect by default.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub peers_out: Vec<String>,
+    pub egress_peers: Vec<String>,
     /// `mtls`, `plaintext` or `deny`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub egress_default: Option<&'static str>,
@@ -320,16 +374,31 @@ pub struct EgressRule {
     pub peers: Vec<String>,
 }
 
-/// Where the binaries under test are.
-fn binary_directory() -> PathBuf {
-    env::var_os("SEALWIRE_BIN_DIR").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release"),
-        PathBuf::from,
-    )
+/// The fields of a log line, if it is of this target.
+fn fields(line: &str, target: &str) -> Option<Value> {
+    let mut line: Value = serde_json::from_str(line).ok()?;
+    let is_target = line["target"] == target;
+    is_target.then(|| {
+        if line["fields"].is_object() {
+            line["fields"].take()
+        } else {
+            line
+        }
+    })
+}
+
+/// The agent's binary: in the directory that `SEALWIRE_BIN_DIR` names, or in `target/release`.
+pub fn binary() -> PathBuf {
+    let release = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release");
+    env::var_os("SEALWIRE_BIN_DIR")
+        .map_or_else(release, PathBuf::from)
+        .join("sealwire-agent")
 }
 
 fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
+        .local_addr()?
+        .port())
 }
 
 const LIMIT: Duration = Duration::from_secs(10);

@@ -32,19 +32,25 @@ impl Cgroup {
 impl Drop for Cgroup {
     fn drop(&mut self) {
         if let Err(error) = remove(&self.path) {
-            eprintln!("could not remove the cgroup {}: {error}", self.path.display());
+            eprintln!(
+                "could not remove the cgroup {}: {error}",
+                self.path.display()
+            );
         }
     }
 }
 
 /// Where cgroup2 is mounted, in a hybrid set-up as well as in a unified one.
 pub(crate) fn mount_point() -> Option<PathBuf> {
-    fs::read_to_string("/proc/self/mountinfo").ok()?.lines().find_map(|line| {
-        // "31 23 0:28 / /sys/fs/cgroup rw,relatime - cgroup2 cgroup2 rw"
-        let (mount, filesystem) = line.split_once(" - ")?;
-        let is_cgroup2 = filesystem.split(' ').next() == Some("cgroup2");
-        is_cgroup2.then(|| PathBuf::from(mount.split(' ').nth(4).unwrap_or_default()))
-    })
+    fs::read_to_string("/proc/self/mountinfo")
+        .ok()?
+        .lines()
+        .find_map(|line| {
+            // "31 23 0:28 / /sys/fs/cgroup rw,relatime - cgroup2 cgroup2 rw"
+            let (mount, filesystem) = line.split_once(" - ")?;
+            let is_cgroup2 = filesystem.split(' ').next() == Some("cgroup2");
+            is_cgroup2.then(|| PathBuf::from(mount.split(' ').nth(4).unwrap_or_default()))
+        })
 }
 
 /// The cgroup's `cgroup.procs`: who writes "0" to it moves into the cgroup.

@@ -4,22 +4,27 @@
 //! Links nothing of the agent: it meets the product as its users do, through the binary.
 
 #![deny(unsafe_code)]
-#![expect(clippy::missing_panics_doc, reason = "an assertion that fails is this crate's result")]
+#![expect(
+    clippy::missing_panics_doc,
+    reason = "an assertion that fails is this crate's result"
+)]
 
-pub mod testbed;
-pub mod program;
-pub mod peer;
-pub mod stream;
-pub mod sniffer;
-pub mod pki;
-pub mod agent;
 pub mod admin;
+pub mod agent;
+pub mod pair;
+pub mod peer;
+pub mod pki;
+pub mod program;
 pub mod skip;
+pub mod sniffer;
+pub mod stream;
+pub mod testbed;
 
 mod cgroup;
 mod sys;
 
 pub use agent::{Agent, AgentConfig, EgressRule, IngressRule, WorkloadConfig};
+pub use pair::Pair;
 pub use peer::{Client, Closed, End, Report, Server};
 pub use program::{Finished, HostCommand, Running};
 pub use sniffer::{Capture, Sniffer};

@@ -81,13 +81,22 @@ impl Closed {
     /// The connection was torn down, seen by a read or by a write.
     pub fn was_reset(&self) -> bool {
         self.end == End::Reset
-            || self.send_error.as_deref().is_some_and(|name| ["ECONNRESET", "EPIPE"].contains(&name))
+            || self
+                .send_error
+                .as_deref()
+                .is_some_and(|name| ["ECONNRESET", "EPIPE"].contains(&name))
     }
 
     /// Exactly `sent` bytes left, exactly `received` right ones came, and then a clean end.
     #[track_caller]
     pub fn assert_exact(&self, sent: u64, received: u64) {
-        let got = (self.sent, self.received, self.difference, self.end, self.send_error.as_deref());
+        let got = (
+            self.sent,
+            self.received,
+            self.difference,
+            self.end,
+            self.send_error.as_deref(),
+        );
         assert_eq!(got, (sent, received, None, End::Eof, None), "{self:?}");
     }
 }
@@ -162,7 +171,10 @@ impl Server {
     /// How many connections it has accepted so far.
     pub fn connections(&self) -> usize {
         let stdout = self.running.stdout();
-        stdout.lines().filter(|line| matches!(parse(line), Some(Report::Accepted(_)))).count()
+        stdout
+            .lines()
+            .filter(|line| matches!(parse(line), Some(Report::Accepted(_))))
+            .count()
     }
 
     /// The program.
@@ -206,9 +218,10 @@ impl Client {
     pub fn outcome(&self) -> Result<Result<Ends, (String, Duration)>> {
         nth_report(&self.running, 0, |report| match report {
             Report::Connected(ends) => Some(Ok(ends)),
-            Report::ConnectFailed { errno, milliseconds } => {
-                Some(Err((errno, Duration::from_millis(milliseconds))))
-            }
+            Report::ConnectFailed {
+                errno,
+                milliseconds,
+            } => Some(Err((errno, Duration::from_millis(milliseconds)))),
             _ => None,
         })
     }

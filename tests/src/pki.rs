@@ -29,7 +29,12 @@ impl Mesh {
         let root = Root::create(&trust_domain, PrivateKey::generate(Curve::P384)?, validity)?;
         let ca = root.new_mesh_ca(validity)?;
         fs::create_dir_all(directory)?;
-        let mesh = Self { directory: directory.to_owned(), trust_domain, root, ca };
+        let mesh = Self {
+            directory: directory.to_owned(),
+            trust_domain,
+            root,
+            ca,
+        };
         fs::write(mesh.ca_file(), mesh.ca.certificate().pem())?;
         Ok(mesh)
     }
@@ -41,7 +46,11 @@ impl Mesh {
 
     /// Issues a certificate that is valid from now for so long; the `--tls-dir` with it.
     pub fn issue_for(&self, workload: &str, lifetime: Duration) -> Result<PathBuf> {
-        self.issue_into(workload, workload, Validity::lasting(OffsetDateTime::now_utc(), lifetime)?)
+        self.issue_into(
+            workload,
+            workload,
+            Validity::lasting(OffsetDateTime::now_utc(), lifetime)?,
+        )
     }
 
     /// Issues a certificate whose validity ended an hour ago.
@@ -55,7 +64,11 @@ impl Mesh {
     pub fn issue_not_yet_valid(&self, workload: &str) -> Result<PathBuf> {
         let begin = OffsetDateTime::now_utc() + HOUR;
         let directory = format!("{workload}-future");
-        self.issue_into(workload, &directory, Validity::between(begin, begin + HOUR)?)
+        self.issue_into(
+            workload,
+            &directory,
+            Validity::between(begin, begin + HOUR)?,
+        )
     }
 
     /// Issues into a subdirectory of this name, and replaces what was issued there before.

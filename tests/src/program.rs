@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
 use crate::cgroup;
@@ -26,14 +27,14 @@ pub struct HostCommand {
 }
 
 impl HostCommand {
-    pub(crate) fn new(
-        program: impl AsRef<OsStr>,
-        netns: PathBuf,
-        cgroup: Option<PathBuf>,
-    ) -> Self {
+    pub(crate) fn new(program: impl AsRef<OsStr>, netns: PathBuf, cgroup: Option<PathBuf>) -> Self {
         let mut command = Command::new(program);
         command.stdin(Stdio::null());
-        Self { command, netns, cgroup }
+        Self {
+            command,
+            netns,
+            cgroup,
+        }
     }
 
     /// Adds an argument.
@@ -112,7 +113,12 @@ impl Running {
             .with_context(|| format!("could not start {label}"))?;
         let stdout = Output::collect(child.stdout.take());
         let stderr = Output::collect(child.stderr.take());
-        Ok(Self { label, child, stdout, stderr })
+        Ok(Self {
+            label,
+            child,
+            stdout,
+            stderr,
+        })
     }
 
     /// Its process id.
@@ -136,12 +142,18 @@ impl Running {
         limit: Duration,
         matches: impl FnMut(&str) -> Option<T>,
     ) -> Result<T> {
-        self.stdout.wait_for(limit, matches).ok_or_else(|| self.complaint("did not say it in time"))
+        self.stdout
+            .wait_for(limit, matches)
+            .ok_or_else(|| self.complaint("did not say it in time"))
     }
 
     /// Writes a line to its standard input; needs [`HostCommand::with_stdin`].
     pub fn write_line(&mut self, line: &str) -> Result<()> {
-        let stdin = self.child.stdin.as_mut().context("its standard input is not a pipe")?;
+        let stdin = self
+            .child
+            .stdin
+            .as_mut()
+            .context("its standard input is not a pipe")?;
         writeln!(stdin, "{line}")?;
         Ok(stdin.flush()?)
     }
@@ -149,6 +161,12 @@ impl Running {
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         kill(self.pid(), signal).with_context(|| format!("could not signal {}", self.label))
+    }
+
+    /// Whether it has ended; its exit status can still be asked for.
+    pub fn has_ended(&self) -> bool {
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT | WaitPidFlag::WNOHANG;
+        waitid(Id::Pid(self.pid()), flags).is_ok_and(|status| status != WaitStatus::StillAlive)
     }
 
     /// Its exit status, once it has ended.
@@ -178,7 +196,12 @@ impl Running {
 
     fn complaint(&self, what: &str) -> anyhow::Error {
         let (stdout, stderr) = (self.stdout.text(), self.stderr.text());
-        anyhow!("{} {what}\nstdout: {}\nstderr: {}", self.label, tail(&stdout), tail(&stderr))
+        anyhow!(
+            "{} {what}\nstdout: {}\nstderr: {}",
+            self.label,
+            tail(&stdout),
+            tail(&stderr)
+        )
     }
 
     pub(crate) fn stderr_output(&self) -> Arc<Output> {
@@ -216,7 +239,13 @@ impl Finished {
     pub fn success(self) -> Result<Self> {
         if !self.status.success() {
             let (stdout, stderr) = (self.text(), self.stderr_text());
-            bail!("{}: {}\n{}\n{}", self.label, self.status, tail(&stdout), tail(&stderr));
+            bail!(
+                "{}: {}\n{}\n{}",
+                self.label,
+                self.status,
+                tail(&stdout),
+                tail(&stderr)
+            );
         }
         Ok(self)
     }

@@ -28,7 +28,11 @@ pub fn possible(programs: &[&str]) -> Result<(), String> {
     if cgroup::mount_point().is_none() {
         return Err("no cgroup2 is mounted".to_owned());
     }
-    match ["ip"].iter().chain(programs).find(|program| !is_installed(program)) {
+    match ["ip"]
+        .iter()
+        .chain(programs)
+        .find(|program| !is_installed(program))
+    {
         Some(missing) => Err(format!("{missing} is not installed")),
         None => Ok(()),
     }

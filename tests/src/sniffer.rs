@@ -33,18 +33,28 @@ impl Sniffer {
         let (ready, is_ready) = mpsc::channel();
         let watch = {
             let stop = Arc::clone(&stop);
-            let finders = markers.iter().map(|marker| Finder::new(marker).into_owned()).collect();
+            let finders = markers
+                .iter()
+                .map(|marker| Finder::new(marker).into_owned())
+                .collect();
             move || {
                 let socket = open(&hub)?;
                 let _ = ready.send(());
                 watch(socket, finders, &stop)
             }
         };
-        let thread = thread::Builder::new().name("sniffer".to_owned()).spawn(watch)?;
-        let sniffer = Self { stop, thread: Some(thread) };
+        let thread = thread::Builder::new()
+            .name("sniffer".to_owned())
+            .spawn(watch)?;
+        let sniffer = Self {
+            stop,
+            thread: Some(thread),
+        };
         match is_ready.recv() {
             Ok(()) => Ok(sniffer),
-            Err(_) => sniffer.finish().and(Err(anyhow!("the sniffer did not start"))),
+            Err(_) => sniffer
+                .finish()
+                .and(Err(anyhow!("the sniffer did not start"))),
         }
     }
 
@@ -52,7 +62,9 @@ impl Sniffer {
     pub fn finish(mut self) -> Result<Capture> {
         self.stop.store(true, Ordering::Relaxed);
         let thread = self.thread.take().context("it finishes once")?;
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        thread
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 }
 
@@ -79,20 +91,43 @@ impl Capture {
     /// No marker was on the wire.
     #[track_caller]
     pub fn assert_no_plaintext(&self) {
-        assert_eq!(self.markers, 0, "plaintext on the wire: {:#?}", self.sightings);
+        assert_eq!(
+            self.markers, 0,
+            "plaintext on the wire: {:#?}",
+            self.sightings
+        );
     }
 
     /// No marker was on the wire, though at least `bytes` bytes of TCP payload were.
     #[track_caller]
     pub fn assert_only_ciphertext(&self, bytes: u64) {
         self.assert_no_plaintext();
-        assert!(self.tcp_bytes() >= bytes, "only {} bytes were on the wire", self.tcp_bytes());
+        assert!(
+            self.tcp_bytes() >= bytes,
+            "only {} bytes were on the wire",
+            self.tcp_bytes()
+        );
+    }
+
+    /// No marker was in what `address` sent, though another host may have spoken in clear.
+    #[track_caller]
+    pub fn assert_no_plaintext_from(&self, address: IpAddr) {
+        let sent =
+            |sighting: &&Sighting| sighting.flow.is_none_or(|(from, _)| from.ip() == address);
+        let leaked: Vec<_> = self.sightings.iter().filter(sent).collect();
+        assert!(leaked.is_empty(), "plaintext on the wire: {leaked:#?}");
+        let unseen = self.markers - self.sightings.len() as u64;
+        assert_eq!(unseen, 0, "{unseen} more markers, of unknown senders");
     }
 
     /// The positive control: markers were on the wire, and the sniffer found them.
     #[track_caller]
     pub fn assert_saw_plaintext(&self) {
-        assert!(self.markers > 0, "the sniffer found no marker in {} frames", self.frames);
+        assert!(
+            self.markers > 0,
+            "the sniffer found no marker in {} frames",
+            self.frames
+        );
     }
 
     /// Bytes of TCP payload, retransmitted ones too.
@@ -119,8 +154,16 @@ pub struct Sighting {
 
 impl fmt::Debug for Sighting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { frame, flow, excerpt } = self;
-        write!(f, "frame {frame}, {flow:?}: {:?}", String::from_utf8_lossy(excerpt))
+        let Self {
+            frame,
+            flow,
+            excerpt,
+        } = self;
+        write!(
+            f,
+            "frame {frame}, {flow:?}: {:?}",
+            String::from_utf8_lossy(excerpt)
+        )
     }
 }
 
@@ -136,12 +179,12 @@ fn open(hub: &OwnedFd) -> Result<Socket> {
     Ok(socket)
 }
 
-fn watch(
-    mut socket: Socket,
-    finders: Vec<Finder<'static>>,
-    stop: &AtomicBool,
-) -> Result<Capture> {
-    let mut search = Search { finders, tails: HashMap::new(), capture: Capture::default() };
+fn watch(mut socket: Socket, finders: Vec<Finder<'static>>, stop: &AtomicBool) -> Result<Capture> {
+    let mut search = Search {
+        finders,
+        tails: HashMap::new(),
+        capture: Capture::default(),
+    };
     let mut buffer = vec![0; LONGEST_FRAME];
     let mut draining = false;
     loop {
@@ -157,12 +200,18 @@ fn watch(
         }
     }
     let dropped = sys::dropped_frames(&socket)?;
-    ensure!(dropped == 0, "the sniffer lost {dropped} frames: it cannot say what was on the wire");
+    ensure!(
+        dropped == 0,
+        "the sniffer lost {dropped} frames: it cannot say what was on the wire"
+    );
     Ok(search.capture)
 }
 
 fn is_timeout(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+    )
 }
 
 struct Search {
@@ -178,7 +227,9 @@ impl Search {
         let segment = Segment::parse(frame);
         let flow = segment.as_ref().map(|segment| (segment.from, segment.to));
         self.bytes(frame, flow);
-        let Some(Segment { from, to, payload }) = segment else { return };
+        let Some(Segment { from, to, payload }) = segment else {
+            return;
+        };
         if payload.is_empty() {
             return;
         }
@@ -225,12 +276,20 @@ impl Search {
         if self.capture.sightings.len() < SIGHTINGS {
             let excerpt = bytes[at.saturating_sub(16)..bytes.len().min(at + 48)].to_vec();
             let frame = self.capture.frames;
-            self.capture.sightings.push(Sighting { frame, flow, excerpt });
+            self.capture.sightings.push(Sighting {
+                frame,
+                flow,
+                excerpt,
+            });
         }
     }
 
     fn border(&self) -> usize {
-        self.finders.iter().map(|finder| finder.needle().len() - 1).max().unwrap_or(0)
+        self.finders
+            .iter()
+            .map(|finder| finder.needle().len() - 1)
+            .max()
+            .unwrap_or(0)
     }
 }
 
@@ -311,7 +370,11 @@ mod tests {
 
     fn search(marker: &'static [u8]) -> Search {
         let finders = vec![Finder::new(marker).into_owned()];
-        Search { finders, tails: HashMap::new(), capture: Capture::default() }
+        Search {
+            finders,
+            tails: HashMap::new(),
+            capture: Capture::default(),
+        }
     }
 
     fn frame(port: u8, payload: &[u8]) -> Vec<u8> {
@@ -320,7 +383,9 @@ mod tests {
         let total = u16::try_from(40 + payload.len()).unwrap().to_be_bytes();
         frame.extend([0x45, 0, total[0], total[1], 0, 0, 0, 0, 64, TCP, 0, 0]);
         frame.extend([10, 0, 0, 1, 10, 0, 0, 2]);
-        frame.extend([0, port, 0, 80, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0, 0, 0, 0, 0, 0, 0]);
+        frame.extend([
+            0, port, 0, 80, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0, 0, 0, 0, 0, 0, 0,
+        ]);
         frame.extend(payload);
         frame
     }

@@ -17,7 +17,11 @@ pub struct Stream {
 impl Stream {
     /// The stream of `seed`, from its first byte.
     pub fn new(seed: u64) -> Self {
-        let mut stream = Self { seed, position: 0, block: Box::new([0; BLOCK]) };
+        let mut stream = Self {
+            seed,
+            position: 0,
+            block: Box::new([0; BLOCK]),
+        };
         stream.make_block();
         stream
     }
@@ -40,7 +44,10 @@ impl Stream {
             let start = self.position;
             let want = self.next_bytes(got.len() - done);
             if *want != got[done..done + want.len()] {
-                let same = want.iter().zip(&got[done..]).take_while(|(want, got)| want == got);
+                let same = want
+                    .iter()
+                    .zip(&got[done..])
+                    .take_while(|(want, got)| want == got);
                 return Some(start + same.count() as u64);
             }
             done += self.advance(got.len() - done);
@@ -76,7 +83,7 @@ impl Stream {
     }
 }
 
-/// SplitMix64: reproducible, fast, and random enough for sizes and content.
+/// `SplitMix64`: reproducible, fast, and random enough for sizes and content.
 #[derive(Debug, Clone)]
 pub struct Random(u64);
 

@@ -44,12 +44,19 @@ pub(crate) fn ignore_outgoing(socket: &socket2::Socket) -> io::Result<()> {
             size_of_val(&on) as libc::socklen_t,
         )
     };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// How many frames the kernel could not queue on a packet socket since the last call.
 pub(crate) fn dropped_frames(socket: &socket2::Socket) -> io::Result<u32> {
-    let mut statistics = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
+    let mut statistics = libc::tpacket_stats {
+        tp_packets: 0,
+        tp_drops: 0,
+    };
     let mut length = size_of_val(&statistics) as libc::socklen_t;
     // SAFETY: PACKET_STATISTICS fills a tpacket_stats, and `length` is the size of the live one.
     let done = unsafe {
@@ -61,5 +68,9 @@ pub(crate) fn dropped_frames(socket: &socket2::Socket) -> io::Result<u32> {
             &raw mut length,
         )
     };
-    if done == 0 { Ok(statistics.tp_drops) } else { Err(io::Error::last_os_error()) }
+    if done == 0 {
+        Ok(statistics.tp_drops)
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::thread;
+use std::{env, thread};
 
 use anyhow::{Context, Result, bail};
 use nix::mount::{MntFlags, umount2};
@@ -40,12 +40,16 @@ impl Testbed {
 
         let id = Id::next();
         let root = cgroup::mount_point().context("no cgroup2 is mounted")?;
-        let netns = |name: &str| Netns { name: format!("{id}-{name}") };
+        let netns = |name: &str| Netns {
+            name: format!("{id}-{name}"),
+        };
         let mut bed = Self {
             hosts: BTreeMap::new(),
             hub: netns("hub"),
             cgroup: Cgroup::create(root.join(format!("sealwire-{id}")))?,
-            directory: tempfile::Builder::new().prefix(&format!("{id}-")).tempdir()?,
+            directory: tempfile::Builder::new()
+                .prefix(&format!("{id}-"))
+                .tempdir()?,
             _pins: Pins(id),
             id,
         };
@@ -97,23 +101,24 @@ impl Testbed {
     }
 
     fn wire(&self) -> Result<()> {
-        let hosts = || self.hosts.values().enumerate();
-        let mut namespaces = format!("netns add {}\n", self.hub.name);
-        let mut hub = "link add br0 type bridge mcast_snooping 0\n\
-                       link set br0 addrgenmode none\nlink set br0 up\n"
-            .to_owned();
-        for (index, host) in hosts() {
-            namespaces += &format!("netns add {}\n", host.netns.name);
-            hub += &format!(
-                "link add p{index} type veth peer name eth0 netns {}\n\
-                 link set p{index} master br0 addrgenmode none\n\
-                 link set p{index} up\n",
-                host.netns.name
-            );
+        let mut namespaces = vec![format!("netns add {}", self.hub.name)];
+        let mut hub = vec![
+            "link add br0 type bridge mcast_snooping 0".to_owned(),
+            "link set br0 addrgenmode none".to_owned(),
+            "link set br0 up".to_owned(),
+        ];
+        for (index, host) in self.hosts.values().enumerate() {
+            let netns = &host.netns.name;
+            namespaces.push(format!("netns add {netns}"));
+            hub.push(format!(
+                "link add p{index} type veth peer name eth0 netns {netns}"
+            ));
+            hub.push(format!("link set p{index} master br0 addrgenmode none"));
+            hub.push(format!("link set p{index} up"));
         }
-        ip(&[], &namespaces)?;
-        ip(&["-n", &self.hub.name], &hub)?;
-        for (_, host) in hosts() {
+        ip(&[], &namespaces.join("\n"))?;
+        ip(&["-n", &self.hub.name], &hub.join("\n"))?;
+        for host in self.hosts.values() {
             let Host { v4, v6, .. } = host;
             ip(
                 &["-n", &host.netns.name],
@@ -137,7 +142,6 @@ impl Testbed {
         Ok(())
     }
 }
-
 
 /// A host of the testbed: a network namespace with `lo` and `eth0`, and a cgroup.
 #[derive(Debug)]
@@ -187,7 +191,11 @@ impl Host {
 
     /// A program to be started on this host, in its namespace and cgroup.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> HostCommand {
-        HostCommand::new(program, self.netns.path(), Some(self.cgroup.path().to_owned()))
+        HostCommand::new(
+            program,
+            self.netns.path(),
+            Some(self.cgroup.path().to_owned()),
+        )
     }
 
     /// Runs a closure on a thread in this host's namespace. Its sockets belong to the cgroup of
@@ -199,7 +207,9 @@ impl Host {
                 setns(&netns, CloneFlags::CLONE_NEWNET).context("could not enter the namespace")?;
                 Ok(run())
             });
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            thread
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     }
 
@@ -260,14 +270,22 @@ struct Id {
 impl Id {
     fn next() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        Self { process: std::process::id(), number: NUMBER.fetch_add(1, Ordering::Relaxed) }
+        Self {
+            process: std::process::id(),
+            number: NUMBER.fetch_add(1, Ordering::Relaxed),
+        }
     }
 
     /// The id at the start of a namespace's or pin's name.
     fn parse(name: &str) -> Option<Self> {
         let (process, rest) = name.strip_prefix("sw")?.split_once('n')?;
-        let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
-        Some(Self { process: process.parse().ok()?, number: rest[..digits].parse().ok()? })
+        let digits = rest
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(rest.len());
+        Some(Self {
+            process: process.parse().ok()?,
+            number: rest[..digits].parse().ok()?,
+        })
     }
 
     fn is_stale(self) -> bool {
@@ -290,10 +308,16 @@ fn ip(options: &[&str], batch: &str) -> Result<()> {
         .stderr(Stdio::piped())
         .spawn()
         .context("could not run ip (package iproute2)")?;
-    ip.stdin.take().context("ip has no standard input")?.write_all(batch.as_bytes())?;
+    ip.stdin
+        .take()
+        .context("ip has no standard input")?
+        .write_all(batch.as_bytes())?;
     let finished = ip.wait_with_output()?;
     if !finished.status.success() {
-        bail!("ip {options:?}: {}\n{batch}", String::from_utf8_lossy(&finished.stderr));
+        bail!(
+            "ip {options:?}: {}\n{batch}",
+            String::from_utf8_lossy(&finished.stderr)
+        );
     }
     Ok(())
 }
@@ -309,6 +333,11 @@ fn sweep() {
     for (name, path) in cgroup::mount_point().iter().flat_map(|root| entries(root)) {
         if name.strip_prefix("sealwire-").is_some_and(is_stale) {
             let _ = cgroup::remove(&path);
+        }
+    }
+    for (name, path) in entries(&env::temp_dir()) {
+        if is_stale(&name) {
+            let _ = fs::remove_dir_all(path);
         }
     }
     remove_pins(is_stale);
@@ -340,7 +369,12 @@ fn entries(directory: &Path) -> Vec<(String, PathBuf)> {
         .into_iter()
         .flatten()
         .flatten()
-        .map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path()))
+        .map(|entry| {
+            (
+                entry.file_name().to_string_lossy().into_owned(),
+                entry.path(),
+            )
+        })
         .collect()
 }
 

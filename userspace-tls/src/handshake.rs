@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 
 use attestation::identity::SpiffeId;
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
+use rustls::crypto::SupportedKxGroup;
 use rustls::kernel::KernelConnection;
 use rustls::server::{Acceptor, ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
@@ -114,7 +115,7 @@ impl KeySchedule {
     }
 }
 
-/// Reads records until the ClientHello is complete, keeps them, and says whether it offers
+/// Reads records until the `ClientHello` is complete, keeps them, and says whether it offers
 /// [`ALPN_SEALWIRE_1`].
 async fn peek_client_hello<S>(
     stream: &mut S,
@@ -228,13 +229,17 @@ fn step<C: Connection>(
     }
 }
 
-/// After an error rustls still hands out the alert that tells the peer.
+/// After an error rustls still hands out the alert that tells the peer; asked for anything further
+/// it would look at records that it has given up.
 fn collect_alert<C: Connection>(connection: &mut C, outgoing: &mut Vec<u8>) {
-    while let UnbufferedStatus {
-        state: Ok(ConnectionState::EncodeTlsData(mut data)),
-        ..
-    } = connection.process(&mut [])
-    {
+    while connection.common().wants_write() {
+        let UnbufferedStatus {
+            state: Ok(ConnectionState::EncodeTlsData(mut data)),
+            ..
+        } = connection.process(&mut [])
+        else {
+            return;
+        };
         if append(outgoing, |buffer| data.encode(buffer)).is_err() {
             return;
         }
@@ -316,10 +321,10 @@ impl Handshaken {
             ALPN_SEALWIRE_1 => Alpn::Sealwire1,
             _ => Alpn::Other,
         });
-        let key_exchange = match common
+        let group = common
             .negotiated_key_exchange_group()
-            .map(|group| group.name())
-        {
+            .map(SupportedKxGroup::name);
+        let key_exchange = match group {
             Some(NamedGroup::X25519MLKEM768) => "X25519MLKEM768",
             Some(NamedGroup::X25519) => "X25519",
             Some(NamedGroup::secp256r1) => "P-256",
@@ -412,3 +417,6 @@ const HANDSHAKE: u8 = 22;
 
 /// A chain of a dozen certificates with post-quantum keys fits; a peer cannot make us hold more.
 const MAX_HANDSHAKE_LEN: usize = 128 * 1024;
+
+#[cfg(test)]
+mod tests;

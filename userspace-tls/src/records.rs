@@ -210,6 +210,8 @@ pub(crate) enum ContentType {
     Alert = ALERT,
     Handshake = HANDSHAKE,
     Data = DATA,
+    #[cfg(test)]
+    Padding = 0,
 }
 
 /// The length of the record at the beginning of `bytes` with its header, once that is complete.
@@ -374,3 +376,6 @@ const MAX_HANDSHAKE_MESSAGE_LEN: usize = 1 << 16;
 
 /// More records than one batch seals, so that the check between batches suffices.
 const KEY_UPDATE_MARGIN: u64 = 64;
+
+#[cfg(test)]
+mod tests;

@@ -292,6 +292,10 @@ enum State {
     Done,
 }
 
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the shape that map_err wants"
+)]
 fn app_error(error: io::Error) -> RelayEnd {
     if is_reset(&error) {
         RelayEnd::AppReset
@@ -300,6 +304,10 @@ fn app_error(error: io::Error) -> RelayEnd {
     }
 }
 
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the shape that map_err wants"
+)]
 fn wire_error(error: io::Error) -> RelayEnd {
     if is_reset(&error) {
         RelayEnd::WireReset
@@ -330,3 +338,6 @@ const BYTES_PER_POLL: usize = 512 * 1024;
 
 /// What a round is taken to cost at least, in the same measure: its system calls.
 const BYTES_PER_ROUND: usize = 16 * 1024;
+
+#[cfg(test)]
+mod tests;

@@ -256,3 +256,125 @@ fn at(now: UnixTime) -> SystemTime {
 /// About 100 KiB. A mesh member that presents ever new chains costs its peers their memory of the
 /// others, nothing more.
 const REMEMBERED_CHAINS: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::credentials::Credentials;
+    use crate::testing::{Ca, Leaf};
+
+    #[test]
+    fn a_verified_chain_is_remembered_for_its_usage_and_while_it_is_valid() {
+        let ca = Ca::new("mesh");
+        let (verifier, leaf) = verifier(&ca);
+        let now = UnixTime::now();
+        verifier
+            .verify_chain(Usage::Server, &leaf, &[], now)
+            .unwrap();
+        assert_eq!(verifier.verified().len(), 1);
+        verifier
+            .verify_chain(Usage::Server, &leaf, &[], now)
+            .unwrap();
+        assert_eq!(verifier.verified().len(), 1);
+        verifier
+            .verify_chain(Usage::Client, &leaf, &[], now)
+            .unwrap();
+        assert_eq!(verifier.verified().len(), 2);
+
+        let tomorrow = Duration::from_secs(now.as_secs()) + Duration::from_hours(24);
+        let error = verifier
+            .verify_chain(
+                Usage::Server,
+                &leaf,
+                &[],
+                UnixTime::since_unix_epoch(tomorrow),
+            )
+            .unwrap_err();
+        assert!(
+            matches!(
+                error,
+                Error::InvalidCertificate(CertificateError::ExpiredContext { .. })
+            ),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_remembered_chain_is_not_verified_again() {
+        let ca = Ca::new("mesh");
+        let (verifier, _) = verifier(&ca);
+        let (_, foreign) = self::verifier(&Ca::new("foreign"));
+        let (not_before, not_after) = (
+            SystemTime::UNIX_EPOCH,
+            SystemTime::now() + Duration::from_hours(1),
+        );
+        let digest = ChainDigest::new(Usage::Server, &foreign, &[]);
+        verifier.verified().insert(
+            digest,
+            Validity {
+                not_before,
+                not_after,
+            },
+        );
+        verifier
+            .verify_chain(Usage::Server, &foreign, &[], UnixTime::now())
+            .unwrap();
+        verifier
+            .verify_chain(Usage::Client, &foreign, &[], UnixTime::now())
+            .unwrap_err();
+    }
+
+    #[test]
+    fn a_refused_chain_is_not_remembered() {
+        let (verifier, _) = verifier(&Ca::new("mesh"));
+        let (_, foreign) = self::verifier(&Ca::new("foreign"));
+        verifier
+            .verify_chain(Usage::Server, &foreign, &[], UnixTime::now())
+            .unwrap_err();
+        assert!(verifier.verified().is_empty());
+        assert_eq!(take_refused().unwrap().issuer, "CN=foreign");
+        assert_eq!(take_refused(), None);
+    }
+
+    #[test]
+    fn the_memory_of_chains_is_bounded() {
+        let ca = Ca::new("mesh");
+        let (verifier, leaf) = verifier(&ca);
+        let validity = Validity {
+            not_before: SystemTime::UNIX_EPOCH,
+            not_after: SystemTime::UNIX_EPOCH,
+        };
+        for index in 0..REMEMBERED_CHAINS {
+            let mut digest = ChainDigest([0; 32]);
+            digest.0[..8].copy_from_slice(&(index as u64).to_be_bytes());
+            verifier.verified().insert(digest, validity);
+        }
+        verifier
+            .verify_chain(Usage::Server, &leaf, &[], UnixTime::now())
+            .unwrap();
+        assert_eq!(verifier.verified().len(), 1);
+    }
+
+    #[test]
+    fn where_one_certificate_ends_and_the_next_begins_is_part_of_the_digest() {
+        let certificate = |bytes: &[u8]| CertificateDer::from(bytes.to_vec());
+        let digest = |leaf: &[u8], rest: &[&[u8]]| {
+            let rest: Vec<_> = rest.iter().map(|bytes| certificate(bytes)).collect();
+            ChainDigest::new(Usage::Server, &certificate(leaf), &rest)
+        };
+        assert_ne!(digest(b"ab", &[b"c"]), digest(b"a", &[b"bc"]));
+        assert_ne!(digest(b"ab", &[b"c"]), digest(b"abc", &[]));
+    }
+
+    fn verifier(ca: &Ca) -> (PeerVerifier, CertificateDer<'static>) {
+        let issued = ca.issue(&Leaf::workload("a"));
+        let credentials = Credentials::from_pem(
+            issued.chain.as_bytes(),
+            issued.key.as_bytes(),
+            ca.pem().as_bytes(),
+        )
+        .unwrap();
+        let leaf = credentials.certified_key.cert[0].clone();
+        (PeerVerifier::new(credentials.trust_anchors), leaf)
+    }
+}

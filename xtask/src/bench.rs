@@ -22,7 +22,9 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<()> {
     kernel::require()?;
     packages::ensure(&["iproute2", "iperf3", "wrk", "nginx-light"])?;
-    let bench = release::build_with("bench")?;
+    // The harness runs on the testbed and drives its binaries.
+    release::build(&["testbed", "bench"])?;
+    let bench = release::binary("bench");
     let error = Command::new(&bench).args(&options.arguments).exec();
     Err(error).with_context(|| format!("starting {}", bench.display()))
 }

@@ -1,4 +1,4 @@
-//! Programs from crates.io at a pinned version: one that is here already, else under `target/tools`.
+//! Programs from crates.io at a pinned version: found here, else installed under `target/tools`.
 
 use std::{
     path::{Path, PathBuf},

@@ -17,7 +17,8 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<()> {
     kernel::require()?;
     packages::ensure(&["nginx-light", "curl", "iproute2", "openssl"])?;
-    let demo = release::build_with("demo")?;
+    release::build(&["testbed"])?;
+    let demo = release::binary("demo");
     let mut command = Command::new(&demo);
     if options.json {
         command.arg("--json");

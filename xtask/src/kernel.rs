@@ -29,7 +29,8 @@ pub(crate) fn lacking() -> Vec<String> {
     };
     need(
         workspace::is_root(),
-        "it is not run as root: namespaces and eBPF take root; try `sudo env PATH=\"$PATH\" cargo xtask ...`",
+        "it is not run as root, which namespaces and eBPF take: \
+         `sudo env HOME=\"$HOME\" PATH=\"$PATH\" cargo xtask ...`",
     );
     need(
         release().is_none_or(|version| version >= OLDEST_KERNEL),
@@ -37,7 +38,7 @@ pub(crate) fn lacking() -> Vec<String> {
     );
     need(
         field_of("/proc/self/mounts", 2, "cgroup2"),
-        "no cgroup2 is mounted: `mount -t cgroup2 none /sys/fs/cgroup/unified` or boot with systemd.unified_cgroup_hierarchy=1",
+        "no cgroup2 is mounted: mount one, such as `mount -t cgroup2 none /sys/fs/cgroup`",
     );
     need(
         field_of("/proc/filesystems", 1, "bpf"),

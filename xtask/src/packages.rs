@@ -85,7 +85,8 @@ const PROGRAMS: [(&str, &str); 10] = [
 ];
 
 /// Debian starts a service when its package is installed, unless `policy-rc.d` says 101. A policy
-/// that is there already stays; ours goes again however the shell ends. Nor shall they start at the next boot.
+/// that is there already stays; ours goes again however the shell ends. Nor shall the service start
+/// at the next boot.
 const INSTALL: &str = r#"
 policy=/usr/sbin/policy-rc.d
 mark='# put here by `cargo xtask` while it installs packages'
@@ -97,7 +98,8 @@ if [ ! -e "$policy" ] || grep -qF "$mark" "$policy"; then
 fi
 export DEBIAN_FRONTEND=noninteractive
 apt-get -qq update || echo 'warning: apt-get update failed; trying with the lists that are here' >&2
-apt-get -qq install --yes --no-install-recommends -o Dpkg::Use-Pty=0 -- "$@"
+apt-get -qq install --yes --no-install-recommends \
+    -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300 -- "$@"
 for package; do
     case $package in
         nginx-light) unit=nginx ;;

@@ -6,23 +6,23 @@ use anyhow::Result;
 
 use crate::{packages, process, workspace};
 
-/// The binaries that an operator installs.
-pub(crate) const PRODUCT: [&str; 2] = ["sealwire-agent", "sealwire"];
-
-/// Builds the product and `binary`; answers where `binary` lies.
-pub(crate) fn build_with(binary: &str) -> Result<PathBuf> {
-    build(&[PRODUCT[0], PRODUCT[1], binary])?;
-    Ok(workspace::target().join("release").join(binary))
-}
-
-/// Builds these binaries of the workspace.
-pub(crate) fn build(binaries: &[&str]) -> Result<()> {
-    // aws-lc-sys compiles C; it takes neither cmake nor clang on x86-64 and AArch64.
+/// Builds what an operator installs, and every binary of the packages in `besides`.
+pub(crate) fn build(besides: &[&str]) -> Result<()> {
+    // aws-lc-sys compiles C; on x86-64 and AArch64 that takes neither cmake nor clang.
     packages::ensure(&["gcc", "libc6-dev"])?;
-    process::step(format!("building {} (release)", binaries.join(", ")));
+    let chosen = [&PRODUCT, besides].concat();
+    process::step(format!("building {} (release)", chosen.join(", ")));
     process::run(
         workspace::cargo()
-            .args(["build", "--release"])
-            .args(binaries.iter().flat_map(|binary| ["--bin", binary])),
+            .args(["build", "--release", "--bins"])
+            .args(chosen.iter().flat_map(|package| ["--package", package])),
     )
 }
+
+/// Where a release build puts a binary.
+pub(crate) fn binary(name: &str) -> PathBuf {
+    workspace::target().join("release").join(name)
+}
+
+/// The packages of `sealwire-agent` and `sealwire`.
+const PRODUCT: [&str; 2] = ["agent", "sealwire-cli"];

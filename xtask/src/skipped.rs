@@ -4,7 +4,7 @@ use std::{
     env, fmt,
     fs::{self, OpenOptions},
     io::Write as _,
-    path::{Path, PathBuf},
+    path::{self, Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result};
@@ -22,7 +22,10 @@ impl Log {
     /// The log that the environment names, else a new one in the target directory.
     pub(crate) fn open() -> Result<Self> {
         if let Some(path) = env::var_os(VARIABLE) {
-            return Ok(Self(path.into()));
+            // Absolute, because the tests run in other directories.
+            return Ok(Self(
+                path::absolute(path).context("resolving the skip log's path")?,
+            ));
         }
         let target = workspace::target();
         let path = target.join("skipped.log");

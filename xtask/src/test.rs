@@ -32,24 +32,22 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 
 /// Runs everything, prints the names of what failed, and counts.
 pub(crate) fn tally(options: &Options, log: &skipped::Log) -> Result<Tally> {
-    let mut report = Report::default();
     let noted = log.lines().len();
-    report += units(options, log)?;
+    let mut report = units(options, log)?;
     let lacking = kernel::lacking();
     if lacking.is_empty() {
         report += on_testbed(options, log)?;
     } else {
         log.note("every test on the testbed", lacking.join("; "))?;
+        report.tally += Tally::skipped(1);
     }
     for name in &report.failures {
         println!("FAILED {name}");
     }
-    let skipped = log.lines();
-    let skipped = &skipped[noted.min(skipped.len())..];
-    for line in skipped {
+    for line in log.lines().iter().skip(noted) {
         println!("{line}");
     }
-    Ok(report.tally.with_self_skipped(skipped.len()))
+    Ok(report.tally)
 }
 
 /// What needs no namespaces: every crate but the testbed.
@@ -72,7 +70,7 @@ fn on_testbed(options: &Options, log: &skipped::Log) -> Result<Report> {
         // Each test that misses its program skips itself, by name.
         eprintln!("warning: {error:#}");
     }
-    match release::build(&release::PRODUCT) {
+    match release::build(&[]) {
         Ok(()) => properties(options, log),
         Err(error) => Ok(Report::failed(format!("release build: {error:#}"))),
     }
@@ -107,6 +105,7 @@ fn libtest(
         .env(skipped::VARIABLE, log.path())
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
+    let noted = log.lines().len();
     let mut child = cargo.spawn().context("starting cargo test")?;
     let stdout = child
         .stdout
@@ -119,13 +118,11 @@ fn libtest(
         println!("{line}");
         report.line(&line);
     }
+    report.tally = report.tally.with_self_skipped(log.lines().len() - noted);
     let status = child.wait().context("waiting for cargo test")?;
     if !status.success() && report.tally.failed == 0 {
         // A crate that doesn't compile, or a test process that died, prints no count.
-        report.tally += Tally::FAILED;
-        report
-            .failures
-            .push(format!("cargo test, which ended with {status}"));
+        report += Report::failed(format!("cargo test, which ended with {status}"));
     }
     Ok(report)
 }

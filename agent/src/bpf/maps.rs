@@ -75,7 +75,6 @@ impl ConnectionMaps {
 }
 
 /// The maps by which the agent tells the kernel what it knows of the workloads.
-#[derive(Debug)]
 pub struct ControlMaps {
     workloads: HashMap<MapData, WorkloadId, Workload>,
     addresses: LpmTrie<MapData, AddressKey, AddressEntry>,
@@ -109,7 +108,7 @@ impl ControlMaps {
     ) -> Result<(), BpfError> {
         let family = if ipv6 { IPV6 } else { IPV4 };
         self.listeners
-            .insert(ListenerKey { workload, family, worker }, socket, 0)
+            .insert(ListenerKey { workload, family, worker }, socket.as_raw_fd(), 0)
             .map_err(full("LISTENERS"))
     }
 
@@ -204,7 +203,6 @@ impl AddressPrefix {
 }
 
 /// The agent's sign of life to the hooks.
-#[derive(Debug)]
 pub struct Heartbeat(Array<MapData, u64>);
 
 impl Heartbeat {
@@ -225,15 +223,14 @@ impl Heartbeat {
 }
 
 /// What the kernel side reports: counters and single refusals.
-#[derive(Debug)]
-pub struct Reports {
+pub struct KernelReports {
     counters: PerCpuArray<MapData, u64>,
     refusals: RingBuf<MapData>,
     flows: HashMap<MapData, FlowKey, OriginalDestination>,
     clients: HashMap<MapData, FlowKey, Endpoint>,
 }
 
-impl Reports {
+impl KernelReports {
     /// Opens the maps that [`super::Steering`] has pinned.
     pub fn open(pins: &Pins) -> Result<Self, BpfError> {
         Ok(Self {
@@ -252,7 +249,8 @@ impl Reports {
     /// The next refusal that has not been read, if there is one.
     pub fn next_refusal(&mut self) -> Option<RefusalEvent> {
         let item = self.refusals.next()?;
-        let bytes: &[u8; size_of::<RefusalEvent>()] = item.as_ref().try_into().ok()?;
+        let bytes: &[u8] = &item;
+        let bytes: &[u8; size_of::<RefusalEvent>()] = bytes.try_into().ok()?;
         Some(refusal_from_bytes(bytes))
     }
 
@@ -262,7 +260,7 @@ impl Reports {
     }
 }
 
-impl AsRawFd for Reports {
+impl AsRawFd for KernelReports {
     /// Readable when a refusal waits.
     fn as_raw_fd(&self) -> std::os::fd::RawFd {
         self.refusals.as_raw_fd()

@@ -19,7 +19,7 @@ use aya::{
     programs::{
         CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSockAddr, LinkOrder, Program,
         ProgramError, SchedClassifier, SkLookup, SockOps, TcAttachType,
-        links::{FdLink, PinError},
+        links::{FdLink, LinkError},
         tc::TcAttachOptions,
     },
 };
@@ -29,9 +29,10 @@ use nix::errno::Errno;
 use thiserror::Error;
 
 pub use maps::{
-    AddressPrefix, ConnectionMaps, ControlMaps, Heartbeat, Reports, monotonic_ns,
+    AddressPrefix, ConnectionMaps, ControlMaps, Heartbeat, KernelReports, monotonic_ns,
 };
 pub use pins::Pins;
+pub use sys::netns_cookie;
 
 /// The eBPF object, as `cargo xtask ebpf` builds and strips it.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("sealwire.bpf.o");
@@ -94,6 +95,15 @@ pub enum BpfError {
         /// What the kernel said.
         #[source]
         source: Box<ProgramError>,
+    },
+    /// The kernel attached a program, but not by a link that can be pinned.
+    #[error("{program} can't be attached so that it outlives the agent; Sealwire needs Linux 6.6")]
+    Link {
+        /// The program.
+        program: &'static str,
+        /// What aya said.
+        #[source]
+        source: LinkError,
     },
     /// The object lacks a program: it is not the one this agent was built with.
     #[error("the eBPF object has no program {0}")]
@@ -248,13 +258,12 @@ impl WorkloadPrograms {
             Err(error) => return Err(refused(NAME)(error)),
         };
         let link = program.take_link(id).map_err(refused(NAME))?;
-        let link: FdLink = link.try_into().map_err(|error| refused(NAME)(ProgramError::from(error)))?;
-        pin_link(link, pin)
+        pin_link(link.try_into().map_err(unlinkable(NAME))?, pin)
     }
 }
 
-/// The directory of the agent's own links. A workload's name can't contain a dot.
-const AGENT: &str = ".agent";
+/// The directory of the agent's own links: a workload's has numbers after its name.
+const AGENT: &str = "agent";
 
 /// Every map that the workloads of an instance share.
 const MAPS: [&str; 14] = [
@@ -274,6 +283,9 @@ const MAPS: [&str; 14] = [
     "WORKLOADS",
 ];
 
+/// A link always lets others attach beside it, and the kernel wants no flag that says so.
+const LINK_MODE: CgroupAttachMode = CgroupAttachMode::Single;
+
 const LOG_NONE: u8 = 0;
 const LOG_ALL: u8 = 5;
 
@@ -285,8 +297,9 @@ fn attach_sock_addr(
 ) -> Result<(), BpfError> {
     let program: &mut CgroupSockAddr = typed(object, name)?;
     attach(program, links, name, |program| {
-        let id = program.attach(cgroup, CgroupAttachMode::AllowMultiple)?;
-        Ok(program.take_link(id)?.try_into()?)
+        let id =
+            program.attach(cgroup, LINK_MODE).map_err(refused(name))?;
+        program.take_link(id).map_err(refused(name))?.try_into().map_err(unlinkable(name))
     })
 }
 
@@ -299,8 +312,10 @@ fn attach_cgroup_skb(
     let program: &mut CgroupSkb = typed(object, name)?;
     attach(program, links, name, |program| {
         let egress = CgroupSkbAttachType::Egress;
-        let id = program.attach(cgroup, egress, CgroupAttachMode::AllowMultiple)?;
-        Ok(program.take_link(id)?.try_into()?)
+        let id = program
+            .attach(cgroup, egress, LINK_MODE)
+            .map_err(refused(name))?;
+        program.take_link(id).map_err(refused(name))?.try_into().map_err(unlinkable(name))
     })
 }
 
@@ -312,8 +327,9 @@ fn attach_sock_ops(
 ) -> Result<(), BpfError> {
     let program: &mut SockOps = typed(object, name)?;
     attach(program, links, name, |program| {
-        let id = program.attach(cgroup, CgroupAttachMode::AllowMultiple)?;
-        Ok(program.take_link(id)?.try_into()?)
+        let id =
+            program.attach(cgroup, LINK_MODE).map_err(refused(name))?;
+        program.take_link(id).map_err(refused(name))?.try_into().map_err(unlinkable(name))
     })
 }
 
@@ -325,8 +341,8 @@ fn attach_sk_lookup(
 ) -> Result<(), BpfError> {
     let program: &mut SkLookup = typed(object, name)?;
     attach(program, links, name, |program| {
-        let id = program.attach(netns)?;
-        Ok(program.take_link(id)?.into())
+        let id = program.attach(netns).map_err(refused(name))?;
+        Ok(program.take_link(id).map_err(refused(name))?.into())
     })
 }
 
@@ -335,13 +351,13 @@ fn attach<P: AttachableProgram>(
     program: &mut P,
     links: &Path,
     name: &'static str,
-    create: impl FnOnce(&mut P) -> Result<FdLink, ProgramError>,
+    create: impl FnOnce(&mut P) -> Result<FdLink, BpfError>,
 ) -> Result<(), BpfError> {
     let pin = links.join(name);
     if adopt(&pin, program.descriptor().map_err(refused(name))?)? {
         return Ok(());
     }
-    pin_link(create(program).map_err(refused(name))?, pin)
+    pin_link(create(program)?, pin)
 }
 
 /// Puts `program` behind the link pinned at `pin`; false where there is none that still holds.
@@ -366,9 +382,6 @@ fn adopt(pin: &Path, program: BorrowedFd<'_>) -> Result<bool, BpfError> {
 fn pin_link(link: FdLink, pin: PathBuf) -> Result<(), BpfError> {
     match link.pin(&pin) {
         Ok(_) => Ok(()),
-        Err(PinError::SyscallError(error)) => {
-            Err(BpfError::Pin { path: pin, source: error.io_error })
-        }
         Err(error) => Err(BpfError::Pin { path: pin, source: io::Error::other(error) }),
     }
 }
@@ -418,12 +431,16 @@ fn refused(program: &'static str) -> impl Fn(ProgramError) -> BpfError {
     move |source| BpfError::Program { program, source: Box::new(source) }
 }
 
+fn unlinkable(program: &'static str) -> impl Fn(LinkError) -> BpfError {
+    move |source| BpfError::Link { program, source }
+}
+
 fn open(path: &Path) -> Result<fs::File, BpfError> {
     fs::File::open(path).map_err(|source| BpfError::Target { path: path.to_owned(), source })
 }
 
 /// Hands the programs' log lines to the agent's own log until the process ends.
-fn forward(mut logger: EbpfLogger<aya::maps::MapData>) {
+fn forward<T: log::Log + Send + 'static>(mut logger: EbpfLogger<T>) {
     std::thread::spawn(move || {
         loop {
             logger.flush();

@@ -23,6 +23,7 @@ use super::{BpfError, OBJECT};
 pub struct Pins {
     root: PathBuf,
     maps: PathBuf,
+    fresh: bool,
 }
 
 impl Pins {
@@ -40,10 +41,16 @@ impl Pins {
         }
         let root = bpffs.join("sealwire").join(instance);
         let maps = root.join(format!("maps-{}", version()));
+        let fresh = !root.exists();
         private_directory(&bpffs.join("sealwire")).map_err(failed)?;
         private_directory(&root).map_err(failed)?;
         private_directory(&maps).map_err(failed)?;
-        Ok(Self { root, maps })
+        Ok(Self { root, maps, fresh })
+    }
+
+    /// Whether nothing of the instance was pinned before: then a failed start may remove it all.
+    pub fn are_fresh(&self) -> bool {
+        self.fresh
     }
 
     /// Where the map `name` is pinned.

@@ -58,7 +58,7 @@ pub(super) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
 /// The cookie of the network namespace that `socket` belongs to.
 ///
 /// Minimum kernel version: 5.14 (`SO_NETNS_COOKIE`).
-pub(super) fn netns_cookie(socket: &impl AsFd) -> io::Result<u64> {
+pub fn netns_cookie(socket: &impl AsFd) -> io::Result<u64> {
     const SO_NETNS_COOKIE: libc::c_int = 71;
     let mut cookie = 0_u64;
     let mut length = size_of::<u64>() as libc::socklen_t;

@@ -3,9 +3,9 @@
 use std::num::{NonZeroU16, NonZeroUsize};
 use std::path::{Component, Path, PathBuf};
 
-use super::file::{Given, Origin, Source, WorkloadKeys};
 use super::Workload;
-use super::problem::{ConfigError, Finding, Place, Problem, Rule, Subject};
+use super::file::{Given, Origin, Source, WorkloadKeys};
+use super::problem::{ConfigError, Finding, Place, Problem, Rule, Subject, WorkloadRef};
 use crate::policy::{PortError, WorkloadName};
 
 /// Judges values and collects what is wrong. A judgement that finds a mistake still returns
@@ -19,7 +19,11 @@ pub(super) struct Checker<'a> {
 
 impl<'a> Checker<'a> {
     pub(super) fn new(source: Option<&'a Source>) -> Self {
-        Self { source, subject: None, findings: Vec::new() }
+        Self {
+            source,
+            subject: None,
+            findings: Vec::new(),
+        }
     }
 
     /// `Ok` if nothing was reported.
@@ -27,7 +31,8 @@ impl<'a> Checker<'a> {
         if self.findings.is_empty() {
             return Ok(());
         }
-        self.findings.sort_by(|one, other| one.place.cmp(&other.place));
+        self.findings
+            .sort_by(|one, other| one.place.cmp(&other.place));
         Err(ConfigError::Invalid(self.findings))
     }
 
@@ -38,7 +43,11 @@ impl<'a> Checker<'a> {
             Origin::Variable(name) => Some(Place::Variable(name)),
             Origin::Nowhere => None,
         };
-        self.findings.push(Finding { place, subject: self.subject.clone(), problem });
+        self.findings.push(Finding {
+            place,
+            subject: self.subject.clone(),
+            problem,
+        });
     }
 
     pub(super) fn workloads(&mut self, given: Vec<Given<WorkloadKeys>>) -> Vec<Workload> {
@@ -65,8 +74,13 @@ impl<'a> Checker<'a> {
         choices: &[T],
         as_str: fn(T) -> &'static str,
     ) -> T {
-        let Some(Given { value: got, origin }) = given else { return default };
-        let found = choices.iter().copied().find(|&choice| as_str(choice) == got);
+        let Some(Given { value: got, origin }) = given else {
+            return default;
+        };
+        let found = choices
+            .iter()
+            .copied()
+            .find(|&choice| as_str(choice) == got);
         if found.is_none() {
             let choices = choices.iter().copied().map(as_str).collect();
             self.report(origin, Problem::Word { key, got, choices });
@@ -79,7 +93,14 @@ impl<'a> Checker<'a> {
         let digits_only = got.bytes().all(|byte| byte.is_ascii_digit());
         let port = digits_only.then(|| got.parse().ok()).flatten();
         if port.is_none() {
-            self.report(origin, Problem::Port { key, got, reason: PortError::NotAPort });
+            self.report(
+                origin,
+                Problem::Port {
+                    key,
+                    got,
+                    reason: PortError::NotAPort,
+                },
+            );
         }
         port
     }
@@ -108,20 +129,35 @@ impl<'a> Checker<'a> {
 
     pub(super) fn workers(&mut self, given: Given<String>) -> NonZeroUsize {
         let Given { value: got, origin } = given;
-        let workers = got.parse().ok().filter(|workers: &NonZeroUsize| workers.get() <= MOST_WORKERS);
+        let workers = got
+            .parse()
+            .ok()
+            .filter(|workers: &NonZeroUsize| workers.get() <= MOST_WORKERS);
         workers.unwrap_or_else(|| {
-            self.report(origin, Problem::Workers { got, most: MOST_WORKERS });
+            self.report(
+                origin,
+                Problem::Workers {
+                    got,
+                    most: MOST_WORKERS,
+                },
+            );
             NonZeroUsize::MIN
         })
     }
 
     fn workload(&mut self, index: usize, given: Given<WorkloadKeys>) -> Option<Workload> {
-        let Given { value: keys, origin } = given;
-        let label = match &keys.name {
-            Some(name) => name.value.clone(),
-            None => format!("[{index}]"),
+        let Given {
+            value: keys,
+            origin,
+        } = given;
+        let workload = match &keys.name {
+            Some(name) => WorkloadRef::Name(name.value.clone()),
+            None => WorkloadRef::Index(index),
         };
-        self.within(Some(Subject { workload: label, rule: None }));
+        self.within(Some(Subject {
+            workload,
+            rule: None,
+        }));
 
         let name = self.required("name", ADD_NAME, keys.name, origin);
         let name = name.and_then(|name| self.name("name", name));
@@ -129,19 +165,31 @@ impl<'a> Checker<'a> {
         let cgroup = cgroup.map(|cgroup| self.path("cgroup", cgroup));
         let netns = keys.netns.map(|netns| self.path("netns", netns));
         let tls_dir = keys.tls_dir.map(|tls_dir| self.path("tls_dir", tls_dir));
-        let ingress =
-            self.ingress_policy(keys.ingress_default, keys.ingress_peers, keys.ingress);
+        let ingress = self.ingress_policy(keys.ingress_default, keys.ingress_peers, keys.ingress);
         let egress = self.egress_policy(keys.egress_default, keys.egress_peers, keys.egress);
 
         let name = name?;
         let tls_dir = tls_dir.unwrap_or_else(|| Path::new(TLS_DIRS).join(name.as_str()));
-        Some(Workload { name, cgroup: cgroup?, netns, tls_dir, ingress, egress })
+        Some(Workload {
+            name,
+            cgroup: cgroup?,
+            netns,
+            tls_dir,
+            ingress,
+            egress,
+        })
     }
 
     fn compare(&mut self, one: &Workload, at: &Origins, other: &Workload, other_index: usize) {
         if one.name == other.name {
             let got = one.name.to_string();
-            self.report(at.name, Problem::DuplicateName { got, first: other_index });
+            self.report(
+                at.name,
+                Problem::DuplicateName {
+                    got,
+                    first: other_index,
+                },
+            );
         }
         if one.cgroup.starts_with(&other.cgroup) || other.cgroup.starts_with(&one.cgroup) {
             let problem = Problem::CgroupOverlap {
@@ -156,7 +204,13 @@ impl<'a> Checker<'a> {
                 Some(path) => path.display().to_string(),
                 None => "the agent's own".to_owned(),
             };
-            self.report(at.netns, Problem::SharedNetns { netns, other: other.name.to_string() });
+            self.report(
+                at.netns,
+                Problem::SharedNetns {
+                    netns,
+                    other: other.name.to_string(),
+                },
+            );
         }
     }
 
@@ -196,9 +250,19 @@ struct Origins {
 
 impl Origins {
     fn of(given: &Given<WorkloadKeys>) -> Self {
-        let origin = |key: &Option<Given<String>>| key.as_ref().map_or(given.origin, |key| key.origin);
-        let WorkloadKeys { name, cgroup, netns, .. } = &given.value;
-        Self { name: origin(name), cgroup: origin(cgroup), netns: origin(netns) }
+        let origin =
+            |key: &Option<Given<String>>| key.as_ref().map_or(given.origin, |key| key.origin);
+        let WorkloadKeys {
+            name,
+            cgroup,
+            netns,
+            ..
+        } = &given.value;
+        Self {
+            name: origin(name),
+            cgroup: origin(cgroup),
+            netns: origin(netns),
+        }
     }
 }
 

@@ -1,6 +1,5 @@
 //! The TOML file as it is written: every key, nothing judged yet.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer};
@@ -19,22 +18,46 @@ pub struct ConfigFile {
 impl ConfigFile {
     /// Reads and parses the file at `path`.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let unreadable = |source| ConfigError::Unreadable { path: path.to_owned(), source };
+        let unreadable = |source| ConfigError::Unreadable {
+            path: path.to_owned(),
+            source,
+        };
         let text = std::fs::read_to_string(path).map_err(unreadable)?;
         Self::parse(path, &text)
     }
 
     /// Parses `text`; `path` is only for messages.
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
-        let source = Source { path: path.to_owned(), text: text.to_owned() };
+        let source = Source {
+            path: path.to_owned(),
+            text: text.to_owned(),
+        };
         let keys = toml::from_str(text).map_err(|error| {
             let start = error.span().map_or(0, |span| span.start);
-            let problem = Problem::Toml(error.message().to_owned());
+            let problem = Problem::Toml(with_hint(error.message()));
             let place = Some(source.place(start));
-            ConfigError::Invalid(vec![Finding { place, subject: None, problem }])
+            ConfigError::Invalid(vec![Finding {
+                place,
+                subject: None,
+                problem,
+            }])
         })?;
         Ok(Self { source, keys })
     }
+}
+
+/// The parser says what it found; what to do is ours.
+fn with_hint(message: &str) -> String {
+    let hint = if message.starts_with("invalid type: map, expected a sequence") {
+        "; write the header in double brackets, [[workload]]"
+    } else if message.ends_with("expected a sequence") {
+        "; write a list, [\"...\"]"
+    } else if message.starts_with("duplicate key") {
+        "; remove one"
+    } else {
+        ""
+    };
+    format!("{message}{hint}")
 }
 
 /// What the places in messages refer to.
@@ -136,8 +159,13 @@ pub(super) struct Given<T> {
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Given<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let spanned = Spanned::<T>::deserialize(deserializer)?;
-        let origin = Origin::File { byte: spanned.span().start };
-        Ok(Self { value: spanned.into_inner(), origin })
+        let origin = Origin::File {
+            byte: spanned.span().start,
+        };
+        Ok(Self {
+            value: spanned.into_inner(),
+            origin,
+        })
     }
 }
 
@@ -167,14 +195,11 @@ impl<'de> Deserialize<'de> for Scalar {
     }
 }
 
-impl fmt::Display for Scalar {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
 impl From<Given<Scalar>> for Given<String> {
     fn from(given: Given<Scalar>) -> Self {
-        Self { value: given.value.0, origin: given.origin }
+        Self {
+            value: given.value.0,
+            origin: given.origin,
+        }
     }
 }

@@ -75,21 +75,33 @@ impl fmt::Display for Place {
 /// A part of the configuration. Indices count from 0.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subject {
-    /// The workload's name, or `workload[1]` if it has none.
-    pub workload: String,
+    /// Which workload.
+    pub workload: WorkloadRef,
     /// The rule within the workload.
     pub rule: Option<Rule>,
 }
 
 impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "workload {}", self.workload)?;
+        match &self.workload {
+            WorkloadRef::Name(name) => write!(f, "workload {name:?}")?,
+            WorkloadRef::Index(index) => write!(f, "workload[{index}]")?,
+        }
         match self.rule {
             None => Ok(()),
             Some(Rule::Ingress(index)) => write!(f, ", ingress[{index}]"),
             Some(Rule::Egress(index)) => write!(f, ", egress[{index}]"),
         }
     }
+}
+
+/// Which workload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WorkloadRef {
+    /// The one that says it has this name.
+    Name(String),
+    /// The one with this index, which has no name.
+    Index(usize),
 }
 
 /// Which rule of a workload.
@@ -103,20 +115,38 @@ pub enum Rule {
 
 /// What is wrong, and what to do.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[expect(missing_docs, reason = "the messages are the documentation, and name every field")]
+#[expect(
+    missing_docs,
+    reason = "the messages are the documentation, and name every field"
+)]
 pub enum Problem {
     #[error("{0}")]
     Toml(String),
     #[error("{key} is missing; {add}")]
-    Missing { key: &'static str, add: &'static str },
+    Missing {
+        key: &'static str,
+        add: &'static str,
+    },
     #[error("{key} `{got}` is unknown; write {}", alternatives(choices))]
-    Word { key: &'static str, got: String, choices: Vec<&'static str> },
+    Word {
+        key: &'static str,
+        got: String,
+        choices: Vec<&'static str>,
+    },
     #[error("{key} `{got}` {reason}")]
-    Port { key: &'static str, got: String, reason: PortError },
+    Port {
+        key: &'static str,
+        got: String,
+        reason: PortError,
+    },
     #[error("cidr `{got}` {reason}")]
     Cidr { got: String, reason: CidrError },
     #[error("{key} `{got}` {reason}")]
-    Name { key: &'static str, got: String, reason: NameError },
+    Name {
+        key: &'static str,
+        got: String,
+        reason: NameError,
+    },
     #[error("peer `{got}` {reason}")]
     Peer { got: String, reason: PeerMatchError },
     #[error("{key} `{got}` is not an absolute path without `.` and `..`; write it from / on")]
@@ -127,12 +157,16 @@ pub enum Problem {
     #[error("name `{got}` is already the name of workload[{first}]; names must be unique")]
     DuplicateName { got: String, first: usize },
     #[error(
-        "cgroup `{got}` and `{other_cgroup}` of workload {other} hold the same processes; \
+        "cgroup `{got}` and `{other_cgroup}` of workload {other:?} hold the same processes; \
          give each workload a cgroup of its own, beside the other"
     )]
-    CgroupOverlap { got: String, other: String, other_cgroup: String },
+    CgroupOverlap {
+        got: String,
+        other: String,
+        other_cgroup: String,
+    },
     #[error(
-        "shares its network namespace ({netns}) with workload {other}, so a connection to a port \
+        "shares its network namespace ({netns}) with workload {other:?}, so a connection to a port \
          could be meant for either; give each workload a netns of its own"
     )]
     SharedNetns { netns: String, other: String },
@@ -142,16 +176,25 @@ pub enum Problem {
         "{cidr} with ports {ports} overlaps egress[{first}] with ports {first_ports}, and neither \
          is narrower; split the ranges"
     )]
-    EgressOverlap { cidr: Cidr, ports: PortRange, first: usize, first_ports: PortRange },
+    EgressOverlap {
+        cidr: Cidr,
+        ports: PortRange,
+        first: usize,
+        first_ports: PortRange,
+    },
     #[error("{cidr} with the same ports already has the rule egress[{first}]; keep one of the two")]
     DuplicateEgress { cidr: Cidr, first: usize },
 
-    #[error("peers has no effect where mode is {mode}, as the peer has no certificate to check; \
-             remove peers, or set mode = \"mtls\"")]
+    #[error("peers has no effect where mode is {mode}; remove peers, or set mode = \"mtls\"")]
     PeersNeedMtls { mode: &'static str },
-    #[error("{key} has no effect, as every {direction} rule and {direction}_default has another \
-             mode than mtls or its own peers; remove it")]
-    UnusedPeers { key: &'static str, direction: &'static str },
+    #[error(
+        "{key} has no effect, as every {direction} rule and {direction}_default has another \
+             mode than mtls or its own peers; remove it"
+    )]
+    UnusedPeers {
+        key: &'static str,
+        direction: &'static str,
+    },
     #[error("{key} is empty, so nothing could be reached; name the peers, or use mode \"deny\"")]
     NoPeers { key: &'static str },
     #[error("{key} lists `any` beside others, which then have no effect; keep one or the others")]
@@ -168,9 +211,18 @@ pub enum Problem {
     SeveralWorkloads { count: usize },
 
     #[error("{key} {path} does not exist; {create}")]
-    Absent { key: &'static str, path: String, create: &'static str },
+    Absent {
+        key: &'static str,
+        path: String,
+        create: &'static str,
+    },
     #[error("{key} {path} could not be inspected ({call}: {error}); run the agent as root")]
-    Uninspected { key: &'static str, path: String, call: &'static str, error: String },
+    Uninspected {
+        key: &'static str,
+        path: String,
+        call: &'static str,
+        error: String,
+    },
     #[error("{key} {path} is not a directory; name the directory")]
     NotADirectory { key: &'static str, path: String },
     #[error(
@@ -183,12 +235,14 @@ pub enum Problem {
          `ip netns add NAME`) or /proc/PID/ns/net"
     )]
     NotANetns { path: String },
-    #[error("bpffs {path} is not a BPF file system; mount one with `mount -t bpf bpf {path}`")]
-    NotBpffs { path: String },
 }
 
 fn lines(findings: &[Finding]) -> String {
-    findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    findings
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 fn alternatives(choices: &[&str]) -> String {

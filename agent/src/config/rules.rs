@@ -22,16 +22,30 @@ impl Checker<'_> {
         defaults.used |= default == IngressMode::Mtls;
         let mut accepted: Vec<(usize, IngressRule)> = Vec::new();
 
-        for (index, Given { value: keys, origin }) in rules.into_iter().enumerate() {
+        for (
+            index,
+            Given {
+                value: keys,
+                origin,
+            },
+        ) in rules.into_iter().enumerate()
+        {
             self.enter(Some(Rule::Ingress(index)));
             let mode = self.ingress_mode("mode", keys.mode);
             let is_mtls = mode == IngressMode::Mtls;
             let peers = self.rule_peers(is_mtls, mode.as_str(), keys.peers, &mut defaults);
-            let Some(given) = self.required("port", ADD_PORT, keys.port, origin) else { continue };
+            let Some(given) = self.required("port", ADD_PORT, keys.port, origin) else {
+                continue;
+            };
             let origin = given.origin;
-            let Some(port) = self.port("port", given.into()) else { continue };
+            let Some(port) = self.port("port", given.into()) else {
+                continue;
+            };
             if let Some((first, _)) = accepted.iter().find(|(_, rule)| rule.port == port) {
-                let problem = Problem::DuplicatePort { port: port.get(), first: *first };
+                let problem = Problem::DuplicatePort {
+                    port: port.get(),
+                    first: *first,
+                };
                 self.report(origin, problem);
             }
             accepted.push((index, IngressRule { port, mode, peers }));
@@ -54,7 +68,14 @@ impl Checker<'_> {
         defaults.used |= default == EgressMode::Mtls;
         let mut accepted: Vec<(usize, EgressRule)> = Vec::new();
 
-        for (index, Given { value: keys, origin }) in rules.into_iter().enumerate() {
+        for (
+            index,
+            Given {
+                value: keys,
+                origin,
+            },
+        ) in rules.into_iter().enumerate()
+        {
             self.enter(Some(Rule::Egress(index)));
             let mode = self.egress_mode("mode", keys.mode);
             let is_mtls = mode == EgressMode::Mtls;
@@ -63,7 +84,9 @@ impl Checker<'_> {
                 Some(port) => self.port_range(port.into()),
                 None => Some(PortRange::ALL),
             };
-            let Some(given) = self.required("cidr", ADD_CIDR, keys.cidr, origin) else { continue };
+            let Some(given) = self.required("cidr", ADD_CIDR, keys.cidr, origin) else {
+                continue;
+            };
             let Given { value: got, origin } = given;
             let cidr = match got.parse() {
                 Ok(cidr) => cidr,
@@ -73,7 +96,12 @@ impl Checker<'_> {
                 }
             };
             let Some(ports) = ports else { continue };
-            let rule = EgressRule { cidr, ports, mode, peers };
+            let rule = EgressRule {
+                cidr,
+                ports,
+                mode,
+                peers,
+            };
             for (first, other) in &accepted {
                 if let Some(problem) = rivalry(&rule, other, *first) {
                     self.report(origin, problem);
@@ -89,11 +117,23 @@ impl Checker<'_> {
     }
 
     fn ingress_mode(&mut self, key: &'static str, given: Option<Given<String>>) -> IngressMode {
-        self.word(key, given, IngressMode::Mtls, &IngressMode::ALL, IngressMode::as_str)
+        self.word(
+            key,
+            given,
+            IngressMode::Mtls,
+            &IngressMode::ALL,
+            IngressMode::as_str,
+        )
     }
 
     fn egress_mode(&mut self, key: &'static str, given: Option<Given<String>>) -> EgressMode {
-        self.word(key, given, EgressMode::Mtls, &EgressMode::ALL, EgressMode::as_str)
+        self.word(
+            key,
+            given,
+            EgressMode::Mtls,
+            &EgressMode::ALL,
+            EgressMode::as_str,
+        )
     }
 
     fn port_range(&mut self, given: Given<String>) -> Option<PortRange> {
@@ -101,20 +141,37 @@ impl Checker<'_> {
         match got.parse() {
             Ok(ports) => Some(ports),
             Err(reason) => {
-                self.report(origin, Problem::Port { key: "port", got, reason });
+                self.report(
+                    origin,
+                    Problem::Port {
+                        key: "port",
+                        got,
+                        reason,
+                    },
+                );
                 None
             }
         }
     }
 
-    fn default_peers(&mut self, direction: Direction, given: Option<Given<Vec<Given<String>>>>) -> DefaultPeers {
+    fn default_peers(
+        &mut self,
+        direction: Direction,
+        given: Option<Given<Vec<Given<String>>>>,
+    ) -> DefaultPeers {
         let key = match direction {
             Direction::Ingress => "ingress_peers",
             Direction::Egress => "egress_peers",
         };
         let origin = given.as_ref().map(|given| given.origin);
         let set = given.map_or_else(PeerSet::any, |given| self.peers(key, direction, given));
-        DefaultPeers { key, direction, set, origin, used: false }
+        DefaultPeers {
+            key,
+            direction,
+            set,
+            origin,
+            used: false,
+        }
     }
 
     fn rule_peers(
@@ -138,7 +195,10 @@ impl Checker<'_> {
         &mut self,
         key: &'static str,
         direction: Direction,
-        Given { value: entries, origin }: Given<Vec<Given<String>>>,
+        Given {
+            value: entries,
+            origin,
+        }: Given<Vec<Given<String>>>,
     ) -> PeerSet {
         // Nobody may come in: a workload that only calls others. Nobody may be called: that is deny.
         if entries.is_empty() && direction == Direction::Egress {
@@ -165,7 +225,13 @@ impl Checker<'_> {
     fn report_unused(&mut self, defaults: &DefaultPeers) {
         if let (Some(origin), false) = (defaults.origin, defaults.used) {
             let direction = defaults.direction.as_str();
-            self.report(origin, Problem::UnusedPeers { key: defaults.key, direction });
+            self.report(
+                origin,
+                Problem::UnusedPeers {
+                    key: defaults.key,
+                    direction,
+                },
+            );
         }
     }
 }
@@ -190,7 +256,12 @@ fn rivalry(rule: &EgressRule, other: &EgressRule, first: usize) -> Option<Proble
     }
     let one_is_narrower =
         ports.is_narrower_than(first_ports) || first_ports.is_narrower_than(ports);
-    (!one_is_narrower).then_some(Problem::EgressOverlap { cidr, ports, first, first_ports })
+    (!one_is_narrower).then_some(Problem::EgressOverlap {
+        cidr,
+        ports,
+        first,
+        first_ports,
+    })
 }
 
 const ADD_PORT: &str = "add port = 8080, the port that the program listens on";

@@ -7,30 +7,27 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sched::{self, CloneFlags};
-use nix::sys::statfs::{self, BPF_FS_MAGIC, CGROUP2_SUPER_MAGIC, FsType, NSFS_MAGIC};
+use nix::sys::statfs::{self, CGROUP2_SUPER_MAGIC, FsType, NSFS_MAGIC};
 
 use super::check::Checker;
 use super::file::Origin;
-use super::problem::{ConfigError, Problem, Subject};
+use super::problem::{ConfigError, Problem, Subject, WorkloadRef};
 use super::{Config, Workload};
 
 impl Config {
     /// Looks at the machine: cgroups, namespaces, directories. Everything that is missing is
     /// reported at once. What it finds may be gone a moment later, so attaching checks again; this
-    /// is for the message, and so that nothing is attached in vain.
+    /// is for the message, and so that nothing is attached in vain. The BPF file system is not looked
+    /// at: attaching mounts one where there is none.
     pub fn check_system(&self) -> Result<(), ConfigError> {
         let mut checker = Checker::new(None);
-        if let Some(file_system) = checker.file_system("bpffs", &self.pins.bpffs, MOUNT_BPFFS)
-            && file_system != BPF_FS_MAGIC
-        {
-            let path = self.pins.bpffs.display().to_string();
-            checker.report(Origin::Nowhere, Problem::NotBpffs { path });
-        }
-
         let mut found: Vec<(&Workload, Found)> = Vec::new();
         for workload in &self.workloads {
-            let subject = Subject { workload: workload.name.to_string(), rule: None };
-            checker.within(Some(subject));
+            let subject = WorkloadRef::Name(workload.name.to_string());
+            checker.within(Some(Subject {
+                workload: subject,
+                rule: None,
+            }));
             checker.cgroup(&workload.cgroup);
             if let Some(netns) = &workload.netns {
                 checker.netns(netns);
@@ -58,8 +55,14 @@ impl Checker<'_> {
     }
 
     fn netns(&mut self, path: &Path) {
-        let Some(file_system) = self.file_system("netns", path, MAKE_NETNS) else { return };
-        let entered = if file_system == NSFS_MAGIC { enter_netns(path) } else { Err(Errno::EINVAL) };
+        let Some(file_system) = self.file_system("netns", path, MAKE_NETNS) else {
+            return;
+        };
+        let entered = if file_system == NSFS_MAGIC {
+            enter_netns(path)
+        } else {
+            Err(Errno::EINVAL)
+        };
         match entered {
             Ok(()) => {}
             Err(Errno::EINVAL) => {
@@ -72,12 +75,7 @@ impl Checker<'_> {
         }
     }
 
-    fn directory(
-        &mut self,
-        key: &'static str,
-        path: &Path,
-        create: &'static str,
-    ) -> bool {
+    fn directory(&mut self, key: &'static str, path: &Path, create: &'static str) -> bool {
         match path.metadata() {
             Ok(metadata) if metadata.is_dir() => return true,
             Ok(_) => {
@@ -115,7 +113,12 @@ impl Checker<'_> {
         let path = path.display().to_string();
         let problem = match error.kind() {
             io::ErrorKind::NotFound => Problem::Absent { key, path, create },
-            _ => Problem::Uninspected { key, path, call, error: error.to_string() },
+            _ => Problem::Uninspected {
+                key,
+                path,
+                call,
+                error: error.to_string(),
+            },
         };
         self.report(Origin::Nowhere, problem);
     }
@@ -136,7 +139,13 @@ impl Checker<'_> {
         if this.netns.is_some() && this.netns == that.netns {
             let netns = workload.netns.as_deref().unwrap_or(Path::new(OWN_NETNS));
             let netns = netns.display().to_string();
-            self.report(Origin::Nowhere, Problem::SharedNetns { netns, other: other_name });
+            self.report(
+                Origin::Nowhere,
+                Problem::SharedNetns {
+                    netns,
+                    other: other_name,
+                },
+            );
         }
     }
 }
@@ -152,7 +161,10 @@ impl Found {
         let netns = workload.netns.as_deref().unwrap_or(Path::new(OWN_NETNS));
         Self {
             cgroup: workload.cgroup.canonicalize().ok(),
-            netns: netns.metadata().ok().map(|metadata| (metadata.dev(), metadata.ino())),
+            netns: netns
+                .metadata()
+                .ok()
+                .map(|metadata| (metadata.dev(), metadata.ino())),
         }
     }
 }
@@ -171,5 +183,3 @@ const MAKE_CGROUP: &str = "create it with mkdir and move the workload's processe
                            correct the path";
 const MAKE_NETNS: &str = "create it with `ip netns add NAME`, or correct the path";
 const MAKE_TLS_DIR: &str = "create it with `sealwire pki issue`, or name another with --tls-dir";
-const MOUNT_BPFFS: &str = "mount one with `mount -t bpf bpf /sys/fs/bpf`, or name another with \
-                           --bpffs";

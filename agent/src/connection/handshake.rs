@@ -28,39 +28,39 @@ const REFUSED_LIFETIME: Duration = Duration::from_secs(1);
 
 /// Both sockets are connected and the peer has proved who it is, where the rule asks for it.
 #[derive(Debug)]
-pub(super) struct Established {
+pub(crate) struct Established {
     /// The program's side.
-    pub(super) app: TcpStream,
+    pub(crate) app: TcpStream,
     /// The network's side.
-    pub(super) wire: TcpStream,
-    pub(super) session: Option<Session>,
-    pub(super) about: About,
-    pub(super) client: Option<ClientName>,
+    pub(crate) wire: TcpStream,
+    pub(crate) session: Option<Session>,
+    pub(crate) about: About,
+    pub(crate) client: Option<ClientName>,
 }
 
 /// What is told of a connection.
 #[derive(Debug)]
-pub(super) struct About {
-    pub(super) ends: Ends,
-    pub(super) since: Instant,
-    pub(super) mode: Mode,
-    pub(super) rule: RuleRef,
-    pub(super) identity: Option<SpiffeId>,
-    pub(super) tls: Option<Negotiated>,
+pub(crate) struct About {
+    pub(crate) ends: Ends,
+    pub(crate) since: Instant,
+    pub(crate) mode: Mode,
+    pub(crate) rule: RuleRef,
+    pub(crate) identity: Option<SpiffeId>,
+    pub(crate) tls: Option<Negotiated>,
 }
 
 /// What a handshake agreed upon.
 #[derive(Debug)]
-pub(super) struct Negotiated {
-    pub(super) peer: Option<SpiffeId>,
-    pub(super) cipher: &'static str,
-    pub(super) key_exchange: &'static str,
-    pub(super) application_protocol: Option<Alpn>,
+pub(crate) struct Negotiated {
+    pub(crate) peer: Option<SpiffeId>,
+    pub(crate) cipher: &'static str,
+    pub(crate) key_exchange: &'static str,
+    pub(crate) application_protocol: Option<Alpn>,
 }
 
 impl Authorized<'_> {
     /// Connects the second socket and lets the peer prove itself.
-    pub(super) async fn establish(self, door: &Door) -> Result<Established, Refusal> {
+    pub(crate) async fn establish(self, door: &Door) -> Result<Established, Refusal> {
         let Ends { from, to, .. } = self.intercepted.ends;
         let established = match door.direction {
             Direction::Egress => self.egress(door).await,

@@ -19,7 +19,9 @@ use std::{cell::RefCell, rc::Rc, sync::Arc};
 use tokio::net::TcpStream;
 
 pub use close::CloseReason;
+pub(crate) use handshake::About;
 pub use offload::KernelTls;
+pub(crate) use offload::DatapathKind;
 pub use refusal::{Refusal, RefusalReason};
 
 use crate::{

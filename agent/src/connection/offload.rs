@@ -4,14 +4,14 @@ use super::{Door, handshake::Established};
 
 /// An established connection and the way its bytes will flow.
 #[derive(Debug)]
-pub(super) struct Datapath {
-    pub(super) established: Established,
-    pub(super) kind: DatapathKind,
+pub(crate) struct Datapath {
+    pub(crate) established: Established,
+    pub(crate) kind: DatapathKind,
 }
 
 /// Which way the bytes flow, and why not a better one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum DatapathKind {
+pub(crate) enum DatapathKind {
     /// The agent encrypts.
     Userspace(WhyUserspace),
     /// Nobody encrypts, as the rule says.
@@ -20,7 +20,7 @@ pub(super) enum DatapathKind {
 
 /// Why the kernel does not do the encryption.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum WhyUserspace {
+pub(crate) enum WhyUserspace {
     /// This kernel has no TLS.
     NoConfigTls,
     /// The kernel has TLS, this version of the agent does not use it.
@@ -29,7 +29,7 @@ pub(super) enum WhyUserspace {
 
 impl DatapathKind {
     /// Name and reason, as logs and the admin interface give them.
-    pub(super) fn as_strs(self) -> (&'static str, &'static str) {
+    pub(crate) fn as_strs(self) -> (&'static str, &'static str) {
         match self {
             Self::Userspace(WhyUserspace::NoConfigTls) => ("userspace", "no-config-tls"),
             Self::Userspace(WhyUserspace::NotSupported) => ("userspace", "not-supported"),
@@ -60,7 +60,7 @@ impl KernelTls {
 
 impl Established {
     /// Chooses the datapath.
-    pub(super) fn offload(self, door: &Door) -> Datapath {
+    pub(crate) fn offload(self, door: &Door) -> Datapath {
         let kind = match (&self.session, door.worker.kernel_tls) {
             (None, _) => DatapathKind::Plaintext,
             (Some(_), KernelTls::Absent) => DatapathKind::Userspace(WhyUserspace::NoConfigTls),

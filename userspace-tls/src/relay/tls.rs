@@ -53,6 +53,11 @@ impl TlsWire {
         })
     }
 
+    #[cfg(test)]
+    pub(super) fn held_capacity(&self) -> usize {
+        self.held.capacity()
+    }
+
     /// Opens the records in the first `filled` bytes of `batch` and holds what remains.
     fn open(&mut self, batch: &mut Batch, filled: usize, to_wire: &mut Backlog) -> Fetched {
         let mut fetched = Fetched::default();

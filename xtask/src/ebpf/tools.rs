@@ -106,14 +106,12 @@ impl Compiler {
     /// A toolchain that rustup has.
     fn nightly(toolchain: &str) -> Option<Self> {
         let which = |program| {
-            process::stdout_of(Command::new("rustup").args([
-                "which",
-                "--toolchain",
-                toolchain,
-                program,
-            ]))
-            .ok()
-            .map(PathBuf::from)
+            let mut rustup = Command::new("rustup");
+            rustup
+                .args(["which", "--toolchain", toolchain, program])
+                // Only look: by itself it would install a toolchain with all that we don't need.
+                .env("RUSTUP_AUTO_INSTALL", "0");
+            process::stdout_of(&mut rustup).ok().map(PathBuf::from)
         };
         let (cargo, rustc) = (which("cargo")?, which("rustc")?);
         let version = process::stdout_of(Command::new(&rustc).arg("--version")).ok()?;
@@ -210,7 +208,7 @@ fn llvm_version(llvm_strip: &Path) -> Result<String> {
         .ok_or_else(|| PlatformLacks(format!("{} names no version", llvm_strip.display())).into())
 }
 
-/// rustup's name of the toolchain with [`PINNED_RUSTC`]: nightlies are named a day after their commit.
+/// rustup's name of [`PINNED_RUSTC`]: nightlies are named a day after their commit.
 const PINNED_TOOLCHAIN: &str = "nightly-2026-05-20";
 /// Where Debian's llvm-22 packages lie.
 const LLVM_PREFIX: &str = "/usr/lib/llvm-22";

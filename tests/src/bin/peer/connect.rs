@@ -29,7 +29,7 @@ pub(crate) struct Connect {
     /// Bind to this address before.
     #[arg(long)]
     bind_source: Option<SocketAddr>,
-    /// SO_BINDTODEVICE.
+    /// `SO_BINDTODEVICE`.
     #[arg(long)]
     bind_to_device: Option<String>,
     /// Use Multipath TCP.
@@ -41,9 +41,9 @@ pub(crate) struct Connect {
     /// Connect a non-blocking socket, and wait in poll.
     #[arg(long)]
     nonblocking: bool,
-    /// Milliseconds to wait for the connection in poll.
+    /// Milliseconds to wait for the connection.
     #[arg(long, default_value_t = 10_000)]
-    connect_timeout: u16,
+    patience: u16,
     /// Wait for a line on standard input between making the socket and using it.
     #[arg(long)]
     wait_after_socket: bool,
@@ -92,7 +92,11 @@ impl Connect {
     }
 
     fn socket(&self) -> Result<Socket> {
-        let protocol = if self.mptcp { Protocol::MPTCP } else { Protocol::TCP };
+        let protocol = if self.mptcp {
+            Protocol::MPTCP
+        } else {
+            Protocol::TCP
+        };
         let domain = Domain::for_address(self.destination());
         let socket = Socket::new(domain, Type::STREAM, Some(protocol))?;
         if let Some(size) = self.conversation.sndbuf {
@@ -119,7 +123,7 @@ impl Connect {
         }
         if !self.nonblocking {
             // Not blocking for minutes where SYNs are dropped, but otherwise a plain connect.
-            socket.set_write_timeout(Some(Duration::from_millis(self.connect_timeout.into())))?;
+            socket.set_write_timeout(Some(Duration::from_millis(self.patience.into())))?;
             socket.connect(&to)?;
             return Ok(0);
         }
@@ -127,7 +131,7 @@ impl Connect {
         match socket.connect(&to) {
             Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {
                 let mut writable = [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)];
-                if poll(&mut writable, PollTimeout::from(self.connect_timeout))? == 0 {
+                if poll(&mut writable, PollTimeout::from(self.patience))? == 0 {
                     return Err(io::Error::from_raw_os_error(libc::ETIMEDOUT));
                 }
                 socket.take_error()?.map_or(Ok(()), Err)?;

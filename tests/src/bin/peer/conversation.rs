@@ -43,10 +43,10 @@ pub(crate) struct Conversation {
     /// The most bytes in one read.
     #[arg(long, default_value_t = 64 << 10)]
     read_size: usize,
-    /// SO_SNDBUF.
+    /// `SO_SNDBUF`.
     #[arg(long)]
     pub(crate) sndbuf: Option<usize>,
-    /// SO_RCVBUF.
+    /// `SO_RCVBUF`.
     #[arg(long)]
     pub(crate) rcvbuf: Option<usize>,
     /// Close at once after so many bytes have come, without waiting for the end.
@@ -113,7 +113,10 @@ impl Conversation {
     }
 
     fn speak(&self, mut connection: &TcpStream, already: u64, cues: &Receiver<Cue>) -> Spoken {
-        let mut spoken = Spoken { sent: already, error: None };
+        let mut spoken = Spoken {
+            sent: already,
+            error: None,
+        };
         let awaited = match self.send_after {
             SendAfter::Start => None,
             SendAfter::FirstByte => Some(Cue::FirstByte),
@@ -145,7 +148,11 @@ impl Conversation {
 
     fn listen(&self, mut connection: &TcpStream, cue: &Sender<Cue>) -> Heard {
         let mut expected = Stream::new(self.expect_seed.unwrap_or(self.seed));
-        let mut heard = Heard { received: 0, difference: None, end: End::Eof };
+        let mut heard = Heard {
+            received: 0,
+            difference: None,
+            end: End::Eof,
+        };
         let mut buffer = vec![0; self.read_size];
         loop {
             pause(self.read_pause);
@@ -174,7 +181,11 @@ impl Conversation {
     }
 
     fn echo(&self, mut connection: &TcpStream) -> (Heard, Spoken) {
-        let mut heard = Heard { received: 0, difference: None, end: End::Eof };
+        let mut heard = Heard {
+            received: 0,
+            difference: None,
+            end: End::Eof,
+        };
         let mut spoken = Spoken::default();
         let mut buffer = vec![0; self.read_size];
         loop {
@@ -241,4 +252,4 @@ fn pause(microseconds: u64) {
     }
 }
 
-const SILENCE: Duration = Duration::from_secs(60);
+const SILENCE: Duration = Duration::from_mins(1);

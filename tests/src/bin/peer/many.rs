@@ -45,15 +45,27 @@ impl ManyConnections {
                         self.one_by_one(number, started + Duration::from_secs(seconds), tally);
                     }
                 };
-                thread::Builder::new().stack_size(STACK).spawn_scoped(scope, work)?;
+                thread::Builder::new()
+                    .stack_size(STACK)
+                    .spawn_scoped(scope, work)?;
             }
             io::Result::Ok(())
         })?;
-        let Tally { exact, open, failures, .. } = tally;
+        let Tally {
+            exact,
+            open,
+            failures,
+            ..
+        } = tally;
         report(&Report::Many(Many {
             exact: exact.into_inner(),
-            open_at_once: open.into_inner().unwrap_or_else(PoisonError::into_inner).most,
-            failures: failures.into_inner().unwrap_or_else(PoisonError::into_inner),
+            open_at_once: open
+                .into_inner()
+                .unwrap_or_else(PoisonError::into_inner)
+                .most,
+            failures: failures
+                .into_inner()
+                .unwrap_or_else(PoisonError::into_inner),
             milliseconds: started.elapsed().as_millis() as u64,
         }))
     }
@@ -88,17 +100,27 @@ impl ManyConnections {
         };
         let mut connection = TcpStream::connect(self.to).map_err(named("connect"))?;
         connected();
-        connection.set_read_timeout(Some(SILENCE)).map_err(named("timeout"))?;
+        connection
+            .set_read_timeout(Some(SILENCE))
+            .map_err(named("timeout"))?;
         let mut sent = vec![0; self.send];
         Stream::new(seed).fill(&mut sent);
         connection.write_all(&sent).map_err(named("write"))?;
-        connection.shutdown(Shutdown::Write).map_err(named("shutdown"))?;
+        connection
+            .shutdown(Shutdown::Write)
+            .map_err(named("shutdown"))?;
         let mut received = Vec::with_capacity(self.send);
-        connection.read_to_end(&mut received).map_err(named("read"))?;
+        connection
+            .read_to_end(&mut received)
+            .map_err(named("read"))?;
         if received == sent {
             Ok(())
         } else {
-            Err(format!("{} of {} bytes came back, or others", received.len(), sent.len()))
+            Err(format!(
+                "{} of {} bytes came back, or others",
+                received.len(),
+                sent.len()
+            ))
         }
     }
 }
@@ -139,7 +161,9 @@ impl Tally {
 
     fn wait_for_all(&self, all: u64) {
         let state = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.changed.wait_timeout_while(state, SILENCE, |state| state.arrived < all);
+        let waited = self
+            .changed
+            .wait_timeout_while(state, SILENCE, |state| state.arrived < all);
         drop(waited);
     }
 }

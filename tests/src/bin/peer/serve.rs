@@ -51,7 +51,11 @@ impl Serve {
     }
 
     fn listen(&self, address: SocketAddr) -> Result<TcpListener> {
-        let protocol = if self.mptcp { Protocol::MPTCP } else { Protocol::TCP };
+        let protocol = if self.mptcp {
+            Protocol::MPTCP
+        } else {
+            Protocol::TCP
+        };
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(protocol))?;
         socket.set_reuse_address(true)?;
         if let Some(size) = self.conversation.rcvbuf {
@@ -60,7 +64,9 @@ impl Serve {
         if let Some(size) = self.conversation.sndbuf {
             socket.set_send_buffer_size(size)?;
         }
-        socket.bind(&address.into()).with_context(|| format!("could not bind {address}"))?;
+        socket
+            .bind(&address.into())
+            .with_context(|| format!("could not bind {address}"))?;
         socket.listen(4096)?;
         Ok(socket.into())
     }

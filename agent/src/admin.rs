@@ -1,0 +1,286 @@
+//! The admin interface: readiness, metrics, open connections and configuration over HTTP.
+//!
+//! Answers `GET` on the loopback addresses of the agent's own namespace, and changes nothing. Who
+//! can reach it sees which peers talk; it holds no key and no byte of a connection.
+
+mod listener;
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU16;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use attestation::identity::SpiffeId;
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, X_CONTENT_TYPE_OPTIONS};
+use axum::http::uri::Authority;
+use axum::http::{HeaderValue, Method, StatusCode};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use serde::Serialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::metrics::Metrics;
+use crate::policy::WorkloadName;
+use crate::registry::{ConnectionView, Registry};
+use listener::{Bounded, Slots};
+
+/// The loopback sockets of the admin interface. Nothing is answered before [`Admin::serve`].
+#[derive(Debug)]
+pub struct Admin {
+    listeners: Vec<TcpListener>,
+}
+
+impl Admin {
+    /// Binds 127.0.0.1 and, where the machine has it, `::1`. The namespace is that of the calling
+    /// thread.
+    pub async fn bind(port: NonZeroU16) -> Result<Self, AdminError> {
+        let port = port.get();
+        let failed = |address| move |source| AdminError::Bind { address, source };
+        let v4 = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let v6 = SocketAddr::from((Ipv6Addr::LOCALHOST, port));
+        let mut listeners = vec![TcpListener::bind(v4).await.map_err(failed(v4))?];
+        match TcpListener::bind(v6).await {
+            Ok(listener) => listeners.push(listener),
+            Err(error) if lacks_ipv6(&error) => {}
+            Err(error) => return Err(failed(v6)(error)),
+        }
+        Ok(Self { listeners })
+    }
+
+    /// Answers until the returned future drops. Listing many connections takes milliseconds, so it
+    /// should not run on a worker's thread.
+    pub async fn serve(self, state: AdminState) {
+        let router = router(state);
+        let slots = Slots::default();
+        let mut servers = tokio::task::JoinSet::new();
+        for listener in self.listeners {
+            let bounded = Bounded::new(listener, slots.clone());
+            let router = router.clone();
+            servers.spawn(async move { axum::serve(bounded, router).await });
+        }
+        while servers.join_next().await.is_some() {}
+    }
+}
+
+/// Why the admin interface is not there.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// The port is taken, or reserved for root.
+    #[error(
+        "binding the admin interface to {address}: {source}; choose another port with --admin-port, \
+         or leave it out"
+    )]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// What the admin interface shows.
+#[derive(Clone, Debug)]
+pub struct AdminState {
+    /// For `/connections`.
+    pub registry: Arc<Registry>,
+    /// For `/metrics`.
+    pub metrics: Arc<Metrics>,
+    /// For `/ready`.
+    pub readiness: watch::Receiver<Readiness>,
+    /// For `/config`: the effective configuration.
+    pub config_json: Arc<str>,
+}
+
+/// Whether connections can be served.
+#[derive(Clone, Debug, Default)]
+pub struct Readiness {
+    /// Each workload; none means that the agent is still starting.
+    pub workloads: Vec<WorkloadReadiness>,
+}
+
+impl Readiness {
+    /// Whether every workload is ready.
+    pub fn is_ready(&self) -> bool {
+        !self.workloads.is_empty() && self.workloads.iter().all(|it| it.not_ready.is_none())
+    }
+}
+
+/// Whether the connections of one workload can be served.
+#[derive(Clone, Debug)]
+pub struct WorkloadReadiness {
+    /// The workload's name.
+    pub name: WorkloadName,
+    /// Who it is in the mesh; `None` without a certificate.
+    pub identity: Option<SpiffeId>,
+    /// Why its connections are refused; `None` if they are served.
+    pub not_ready: Option<String>,
+    /// When its certificate expires; `None` without one.
+    pub certificate_not_after: Option<SystemTime>,
+}
+
+fn router(state: AdminState) -> Router {
+    Router::new()
+        .route("/ready", get(ready))
+        .route("/metrics", get(metrics))
+        .route("/connections", get(connections))
+        .route("/config", get(config))
+        .fallback(unknown_path)
+        .layer(middleware::from_fn(guard))
+        .with_state(state)
+}
+
+/// A page of the internet can make a browser on this machine ask a name that resolves to loopback
+/// (DNS rebinding); only the `Host` header tells such a request from an honest one.
+async fn guard(request: Request, next: Next) -> Response {
+    let mut response = if !names_loopback(&request) {
+        let hint = "this interface answers to localhost, 127.0.0.1 and [::1] only\n";
+        (StatusCode::MISDIRECTED_REQUEST, hint).into_response()
+    } else if request.method() != Method::GET {
+        (
+            StatusCode::METHOD_NOT_ALLOWED,
+            [(ALLOW, "GET")],
+            "only GET is answered\n",
+        )
+            .into_response()
+    } else {
+        next.run(request).await
+    };
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+fn names_loopback(request: &Request) -> bool {
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let (Some(host), None) = (hosts.next(), hosts.next()) else {
+        return false;
+    };
+    let header = host
+        .to_str()
+        .ok()
+        .and_then(|host| host.parse::<Authority>().ok());
+    header.is_some_and(|authority| is_loopback(&authority))
+        && request.uri().authority().is_none_or(is_loopback)
+}
+
+fn is_loopback(authority: &Authority) -> bool {
+    let host = authority.host();
+    if authority.as_str().contains('@') {
+        return false;
+    }
+    let address = host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+        .unwrap_or(host);
+    match address.parse::<IpAddr>() {
+        Ok(address) => address.is_loopback(),
+        Err(_) => host.eq_ignore_ascii_case("localhost"),
+    }
+}
+
+async fn ready(State(state): State<AdminState>) -> Response {
+    let readiness = state.readiness.borrow().clone();
+    let status = if readiness.is_ready() {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (status, json(&ReadyView::of(&readiness))).into_response()
+}
+
+async fn metrics(State(state): State<AdminState>) -> Response {
+    state.registry.count_bytes();
+    ([(CONTENT_TYPE, OPEN_METRICS)], state.metrics.encode()).into_response()
+}
+
+async fn connections(State(state): State<AdminState>) -> Response {
+    let connections = state.registry.connections();
+    let now = Instant::now();
+    let listed = &connections[..connections.len().min(MOST_LISTED)];
+    let views: Vec<ConnectionView<'_>> = listed.iter().map(|it| it.view(now)).collect();
+    let omitted = connections.len() - listed.len();
+    ([(OMITTED, omitted.to_string())], json(&views)).into_response()
+}
+
+async fn config(State(state): State<AdminState>) -> Response {
+    ([(CONTENT_TYPE, JSON)], state.config_json.to_string()).into_response()
+}
+
+async fn unknown_path() -> Response {
+    let hint = "unknown path; there are /ready, /metrics, /connections and /config\n";
+    (StatusCode::NOT_FOUND, hint).into_response()
+}
+
+fn json<T: Serialize>(value: &T) -> Response {
+    match serde_json::to_string(value) {
+        Ok(mut text) => {
+            text.push('\n');
+            ([(CONTENT_TYPE, JSON)], text).into_response()
+        }
+        Err(error) => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("making JSON: {error}\n"),
+        )
+            .into_response(),
+    }
+}
+
+#[derive(Serialize)]
+struct ReadyView<'a> {
+    ready: bool,
+    workloads: Vec<WorkloadReadyView<'a>>,
+}
+
+#[derive(Serialize)]
+struct WorkloadReadyView<'a> {
+    name: &'a str,
+    identity: Option<&'a str>,
+    ready: bool,
+    why: Option<&'a str>,
+    certificate_not_after: Option<String>,
+}
+
+impl<'a> ReadyView<'a> {
+    fn of(readiness: &'a Readiness) -> Self {
+        let workload = |it: &'a WorkloadReadiness| WorkloadReadyView {
+            name: it.name.as_str(),
+            identity: it.identity.as_ref().map(SpiffeId::as_str),
+            ready: it.not_ready.is_none(),
+            why: it.not_ready.as_deref(),
+            certificate_not_after: it.certificate_not_after.and_then(rfc3339),
+        };
+        let workloads = readiness.workloads.iter().map(workload).collect();
+        Self {
+            ready: readiness.is_ready(),
+            workloads,
+        }
+    }
+}
+
+fn rfc3339(time: SystemTime) -> Option<String> {
+    OffsetDateTime::from(time).format(&Rfc3339).ok()
+}
+
+/// No `::1` on the interface, or no IPv6 at all.
+fn lacks_ipv6(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrNotAvailable
+        || error.raw_os_error() == Some(nix::libc::EAFNOSUPPORT)
+}
+
+const JSON: &str = "application/json";
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// About 10 MB of JSON. The header [`OMITTED`] says how many connections more there are.
+const MOST_LISTED: usize = 20_000;
+const OMITTED: &str = "sealwire-omitted";
+
+#[cfg(test)]
+mod tests;

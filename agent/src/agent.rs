@@ -1,0 +1,359 @@
+//! The agent as a whole: puts the parts together in an order that never opens a hole, and takes
+//! them apart again.
+
+use std::{
+    fs::{self, File},
+    io,
+    num::NonZeroUsize,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread::JoinHandle,
+    time::{Duration, SystemTime},
+};
+
+use ebpf_abi::{MAX_WORKERS, Workload as WorkloadState};
+use nix::{
+    fcntl::{Flock, FlockArg},
+    sys::{
+        prctl,
+        resource::{Resource, getrlimit, setrlimit},
+    },
+};
+use thiserror::Error;
+use tokio::{
+    runtime,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+    task::LocalSet,
+    time::{Instant, sleep, sleep_until},
+};
+use tracing::{info, warn};
+
+use crate::{
+    admin,
+    bpf::{
+        BpfError, ConnectionMaps, ControlMaps, Heartbeat, KernelReports, Options, Pins, Steering,
+    },
+    certificates::{self, CertificateFiles, Credential},
+    config::Config,
+    connection::KernelTls,
+    credentials::CredentialKeeper,
+    heartbeat::Beating,
+    interfaces::{InterfaceError, InterfaceWatch},
+    kernel_reports,
+    listen::Listeners,
+    policy::IngressMode,
+    readiness::ReadinessBoard,
+    registry::Registry,
+    report::Telemetry,
+    worker::{self, Start, Stop},
+    workload::{Workload, WorkloadError, own_cgroup},
+};
+
+/// How long connections may go on after the agent was told to stop.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Why the agent could not start.
+#[derive(Debug, Error)]
+pub enum AgentError {
+    /// Something of the machine or the kernel is missing.
+    #[error(transparent)]
+    Bpf(#[from] BpfError),
+    /// A workload can't be served.
+    #[error(transparent)]
+    Workload(#[from] WorkloadError),
+    /// A workload's interfaces can't be followed.
+    #[error(transparent)]
+    Interface(#[from] InterfaceError),
+    /// Another agent serves the instance.
+    #[error("another agent serves instance {instance} (it holds {path}); stop it, or give this \
+             one another --instance")]
+    Running {
+        /// The instance.
+        instance: String,
+        /// The lock.
+        path: PathBuf,
+    },
+    /// The process has too few rights.
+    #[error("the agent must run as root: it loads eBPF programs and enters network namespaces")]
+    NotRoot,
+    /// The admin interface can't be had.
+    #[error(transparent)]
+    Admin(#[from] admin::AdminError),
+    /// Another call to the system failed.
+    #[error("{what}: {source}")]
+    System {
+        /// What was attempted.
+        what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl AgentError {
+    /// The exit code: 2 where the operator must change what was asked for, 3 where the machine
+    /// can't do it.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Workload(_) | Self::Running { .. } | Self::Admin(_) => 2,
+            Self::Bpf(_) | Self::NotRoot => 3,
+            Self::Interface(InterfaceError::Bpf(_)) => 3,
+            Self::Interface(_) | Self::System { .. } => 1,
+        }
+    }
+}
+
+/// Runs the agent until it is told to stop.
+///
+/// # Errors
+/// Where it could not start; what it had attached is then undone, unless it was there before.
+pub fn run(config: Config) -> Result<(), AgentError> {
+    protect_memory()?;
+    if !nix::unistd::geteuid().is_root() {
+        return Err(AgentError::NotRoot);
+    }
+    let _lock = lock(&config)?;
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(failed("making the event loop"))?;
+    LocalSet::new().block_on(&runtime, async {
+        let mut signals = Signals::new()?;
+        let (stop, stopped) = watch::channel(Stop::Running);
+        let running = start(config, stopped).await?;
+        signals.stop().await;
+        running.end(&stop, &mut signals).await;
+        Ok(())
+    })
+}
+
+/// What runs, to be ended in order.
+#[derive(Debug)]
+struct Running {
+    beating: Beating,
+    workers: Vec<JoinHandle<()>>,
+}
+
+async fn start(config: Config, stop: watch::Receiver<Stop>) -> Result<Running, AgentError> {
+    let mut keepers = Vec::new();
+    let mut workloads = Vec::new();
+    for workload in &config.workloads {
+        let (sender, receiver) = certificates::channel();
+        workloads.push(Arc::new(Workload::find(workload, receiver)?));
+        keepers.push((CertificateFiles::new(workload.tls_dir.clone()), sender));
+    }
+    let admin = match config.admin_port {
+        Some(port) => Some(admin::bind(port).await?),
+        None => None,
+    };
+    let pins = Pins::open(&config.pins.bpffs, config.pins.instance.as_str())?;
+    let fresh = pins.are_fresh();
+    let parts = Parts { config: &config, workloads, keepers, admin, stop };
+    let started = parts.start(pins);
+    if started.is_err() && fresh {
+        let _ = Pins::detach(&config.pins.bpffs, config.pins.instance.as_str());
+    }
+    started
+}
+
+/// What was found and checked before anything was attached.
+struct Parts<'a> {
+    config: &'a Config,
+    workloads: Vec<Arc<Workload>>,
+    keepers: Vec<(CertificateFiles, watch::Sender<Credential>)>,
+    admin: Option<admin::Listeners>,
+    stop: watch::Receiver<Stop>,
+}
+
+impl Parts<'_> {
+    /// Listeners, then maps, then links, then the heartbeat, without which nothing is let through.
+    fn start(self, pins: Pins) -> Result<Running, AgentError> {
+        let Self { config, workloads, keepers, admin, stop } = self;
+        let options = Options { debug: config.ebpf_debug, ..Options::default() };
+        let steering = Steering::new(pins, options)?;
+        let pins = steering.pins();
+        let workers = config.workers.get().min(MAX_WORKERS);
+        let telemetry = Arc::new(Telemetry::new());
+        let registry = Arc::new(Registry::new(
+            NonZeroUsize::new(workers).unwrap_or(NonZeroUsize::MIN),
+        ));
+        let board = ReadinessBoard::new(&workloads);
+
+        let mut starts: Vec<_> = (0..workers).map(|_| Vec::new()).collect();
+        let mut owners = Vec::new();
+        for (workload, (files, sender)) in workloads.iter().zip(keepers) {
+            let mut maps = ControlMaps::open(pins)?;
+            let mut state = WorkloadState { workers: workers as u32, ..WorkloadState::default() };
+            for (index, start) in starts.iter_mut().enumerate() {
+                let listeners = Listeners::open(&workload.netns)
+                    .map_err(failed("listening in a workload's namespace"))?;
+                publish(&mut maps, workload, index, &listeners, &mut state)?;
+                start.push((workload.clone(), listeners));
+            }
+            let mut keeper = CredentialKeeper::new(
+                workload.clone(),
+                files,
+                sender,
+                state,
+                telemetry.clone(),
+                board.clone(),
+            );
+            keeper.look(&mut maps, SystemTime::now());
+            let (default_is_plaintext, ports) = plaintext_ports(&workload.ingress);
+            maps.set_ingress_ports(workload.id, default_is_plaintext, &ports)?;
+            let mut interfaces = InterfaceWatch::new(workload.clone(), &mut maps)?;
+
+            let owner = workload.owner();
+            let programs =
+                steering.attach_workload(&owner, workload.id, &workload.cgroup, workload.netns.as_fd())?;
+            interfaces.guard(programs, &mut maps)?;
+            owners.push(owner);
+            tokio::task::spawn_local(interfaces.follow(ControlMaps::open(pins)?));
+            tokio::task::spawn_local(keeper.keep(maps));
+        }
+        steering.attach_agent(&own_cgroup().map_err(failed("finding the agent's cgroup"))?)?;
+        for stranger in steering.strangers(&owners) {
+            warn!(
+                pins = stranger,
+                "a workload served before is not configured any more; its connections stay \
+                 refused until --detach"
+            );
+        }
+
+        let kernel_tls = KernelTls::probe();
+        let mut threads = Vec::new();
+        for (index, listeners) in starts.into_iter().enumerate() {
+            let start = Start {
+                index,
+                workers,
+                maps: ConnectionMaps::open(pins)?,
+                listeners,
+                registry: registry.clone(),
+                telemetry: telemetry.clone(),
+                kernel_tls,
+                stop: stop.clone(),
+            };
+            threads.push(worker::spawn(start).map_err(failed("starting a worker"))?);
+        }
+        tokio::task::spawn_local(kernel_reports::follow(
+            KernelReports::open(pins)?,
+            workloads.clone(),
+            telemetry.clone(),
+        ));
+        let _ = admin;
+        let beating = Beating::start(Heartbeat::open(pins)?)
+            .map_err(failed("starting the heartbeat"))?;
+        info!(
+            workloads = workloads.len(),
+            workers,
+            instance = %config.pins.instance,
+            "the agent serves"
+        );
+        Ok(Running { beating, workers: threads })
+    }
+}
+
+impl Running {
+    /// Refuses what is new, lets run what runs for a while, then ends it.
+    async fn end(self, stop: &watch::Sender<Stop>, signals: &mut Signals) {
+        let Self { beating, workers } = self;
+        drop(beating);
+        stop.send_replace(Stop::Draining);
+        info!(seconds = DRAIN.as_secs(), "draining; a second signal ends it at once");
+        let deadline = Instant::now() + DRAIN;
+        tokio::select! {
+            () = finished(&workers) => {}
+            () = sleep_until(deadline) => {}
+            () = signals.stop() => {}
+        }
+        stop.send_replace(Stop::Now);
+        finished(&workers).await;
+        info!("the agent has stopped; connections of its workloads stay refused");
+    }
+}
+
+/// The signals that end the agent.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, AgentError> {
+        let listen = |kind| signal(kind).map_err(failed("listening for signals"));
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+async fn finished(workers: &[JoinHandle<()>]) {
+    while !workers.iter().all(JoinHandle::is_finished) {
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Enters a worker's listeners into the maps and into the workload's state.
+fn publish(
+    maps: &mut ControlMaps,
+    workload: &Workload,
+    index: usize,
+    listeners: &Listeners,
+    state: &mut WorkloadState,
+) -> Result<(), AgentError> {
+    state.egress_v4[index] = listeners.egress_port(false).unwrap_or(0);
+    state.egress_v6[index] = listeners.egress_port(true).unwrap_or(0);
+    for listener in &listeners.ingress {
+        let ipv6 = listener.local_addr().map_err(failed("asking a listener"))?.is_ipv6();
+        maps.set_listener(workload.id, index as u32, ipv6, listener)?;
+    }
+    Ok(())
+}
+
+/// The ports that differ from the default, and whether each is plaintext.
+fn plaintext_ports(policy: &crate::policy::IngressPolicy) -> (bool, Vec<(u16, bool)>) {
+    let is_plaintext = |mode| mode == IngressMode::Plaintext;
+    let default = is_plaintext(policy.default_mode());
+    let ports = policy
+        .rules()
+        .iter()
+        .map(|rule| (rule.port.get(), is_plaintext(rule.mode)))
+        .filter(|(_, plaintext)| *plaintext != default)
+        .collect();
+    (default, ports)
+}
+
+/// Keeps two agents from serving one instance. The lock ends with the process.
+fn lock(config: &Config) -> Result<Flock<File>, AgentError> {
+    const DIRECTORY: &str = "/run/sealwire";
+    let instance = config.pins.instance.as_str();
+    fs::create_dir_all(DIRECTORY).map_err(failed("making /run/sealwire"))?;
+    let path = Path::new(DIRECTORY).join(format!("{instance}.lock"));
+    let file = File::create(&path).map_err(failed("making the instance's lock"))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock)
+        .map_err(|_| AgentError::Running { instance: instance.to_owned(), path })
+}
+
+/// Keys must not reach a disk by way of a core dump; and many connections need many descriptors.
+fn protect_memory() -> Result<(), AgentError> {
+    let limits = || -> nix::Result<()> {
+        prctl::set_dumpable(false)?;
+        setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+    };
+    limits().map_err(|errno| failed("setting the process's limits")(errno.into()))
+}
+
+fn failed(what: &'static str) -> impl Fn(io::Error) -> AgentError {
+    move |source| AgentError::System { what, source }
+}

@@ -1,0 +1,148 @@
+//! The command line above the environment, and what pod mode makes of them.
+
+use std::path::{Path, PathBuf};
+
+use super::check::Checker;
+use super::file::{FileKeys, Given, Origin, WorkloadKeys};
+use super::problem::Problem;
+use super::{InstanceName, Pins};
+use crate::flags::{Environment, Flags};
+use crate::policy::{LONGEST_NAME, WorkloadName};
+
+/// The command line above the environment.
+pub(super) struct Layers<'a> {
+    pub(super) flags: &'a Flags,
+    pub(super) environment: &'a Environment,
+}
+
+impl Layers<'_> {
+    /// What was given for `option`, if anything was.
+    pub(super) fn option(&self, option: Named) -> Option<Given<String>> {
+        match (option.flag)(self.flags) {
+            Some(value) => Some(Given {
+                value: value.clone(),
+                origin: Origin::Flag(option.name),
+            }),
+            None => self.variable(option.variable),
+        }
+    }
+
+    pub(super) fn variable(&self, name: &'static str) -> Option<Given<String>> {
+        let value = self.environment.value(name)?.to_owned();
+        Some(Given {
+            value,
+            origin: Origin::Variable(name),
+        })
+    }
+
+    /// The options of pod mode create the one workload, or change the file's.
+    pub(super) fn apply_pod_mode(&self, checker: &mut Checker<'_>, keys: &mut FileKeys) -> RunMode {
+        let [name, cgroup, netns, tls_dir] =
+            [NAME, CGROUP, NETNS, TLS_DIR].map(|option| self.option(option));
+        let options = [&name, &cgroup, &netns, &tls_dir];
+        let Some(first) = options.into_iter().flatten().next() else {
+            return RunMode::Node;
+        };
+        let origin = first.origin;
+        if keys.workload.len() > 1 {
+            let count = keys.workload.len();
+            checker.report(origin, Problem::SeveralWorkloads { count });
+            return RunMode::Node;
+        }
+        if keys.workload.is_empty() {
+            keys.workload.push(Given {
+                value: WorkloadKeys::default(),
+                origin,
+            });
+        }
+        let workload = &mut keys.workload[0].value;
+        for (key, option) in [
+            (&mut workload.name, name),
+            (&mut workload.cgroup, cgroup),
+            (&mut workload.netns, netns),
+            (&mut workload.tls_dir, tls_dir),
+        ] {
+            *key = option.or(key.take());
+        }
+        if workload.name.is_none() {
+            workload.name = workload.cgroup.as_ref().and_then(name_of_cgroup);
+        }
+        RunMode::Pod
+    }
+
+    pub(super) fn pins(&self, checker: &mut Checker<'_>, pod: Option<&WorkloadName>) -> Pins {
+        let instance = match self.option(INSTANCE) {
+            Some(instance) => checker.name("instance", instance),
+            None => pod.cloned(),
+        };
+        let bpffs = match self.option(BPFFS) {
+            Some(bpffs) => checker.path("bpffs", bpffs),
+            None => PathBuf::from(DEFAULT_BPFFS),
+        };
+        let instance = instance
+            .as_ref()
+            .map(InstanceName::from)
+            .unwrap_or_default();
+        Pins { bpffs, instance }
+    }
+}
+
+/// Whether the options name one workload, or the file names any number.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum RunMode {
+    Pod,
+    Node,
+}
+
+/// An option, and the variable that stands in for it.
+#[derive(Clone, Copy)]
+pub(super) struct Named {
+    name: &'static str,
+    variable: &'static str,
+    flag: fn(&Flags) -> Option<&String>,
+}
+
+macro_rules! named {
+    ($name:literal, $variable:literal, $field:ident) => {
+        Named {
+            name: $name,
+            variable: $variable,
+            flag: |flags| flags.$field.as_ref(),
+        }
+    };
+}
+
+/// The last component of a cgroup, with what a name cannot hold made into dashes:
+/// `/sys/fs/cgroup/system.slice/nginx.service` is `nginx-service`.
+fn name_of_cgroup(cgroup: &Given<String>) -> Option<Given<String>> {
+    let last = Path::new(&cgroup.value)
+        .file_name()?
+        .to_str()?
+        .to_ascii_lowercase();
+    let dashed = last.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+    let short: String = dashed
+        .trim_matches('-')
+        .chars()
+        .take(LONGEST_NAME)
+        .collect();
+    let value = short.trim_end_matches('-').to_owned();
+    (!value.is_empty()).then_some(Given {
+        value,
+        origin: cgroup.origin,
+    })
+}
+
+pub(super) const CONFIG: Named = named!("--config", "SEALWIRE_CONFIG", config);
+const NAME: Named = named!("--name", "SEALWIRE_NAME", name);
+const CGROUP: Named = named!("--cgroup", "SEALWIRE_CGROUP", cgroup);
+const NETNS: Named = named!("--netns", "SEALWIRE_NETNS", netns);
+const TLS_DIR: Named = named!("--tls-dir", "SEALWIRE_TLS_DIR", tls_dir);
+pub(super) const ADMIN_PORT: Named = named!("--admin-port", "SEALWIRE_ADMIN_PORT", admin_port);
+pub(super) const LOG_FORMAT: Named = named!("--log-format", "SEALWIRE_LOG_FORMAT", log_format);
+pub(super) const LOG_LEVEL: Named = named!("--log-level", "SEALWIRE_LOG_LEVEL", log_level);
+pub(super) const WORKERS: Named = named!("--workers", "SEALWIRE_WORKERS", workers);
+pub(super) const INSTANCE: Named = named!("--instance", "SEALWIRE_INSTANCE", instance);
+const BPFFS: Named = named!("--bpffs", "SEALWIRE_BPFFS", bpffs);
+pub(super) const CONTRAST_ADMIN_PORT: &str = "CONTRAST_ADMIN_PORT";
+
+const DEFAULT_BPFFS: &str = "/sys/fs/bpf";

@@ -1,0 +1,56 @@
+//! The agent's sign of life: while it stands still, the hooks refuse every new connection.
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use ebpf_abi::HEARTBEAT_LIFETIME_NS;
+use tracing::error;
+
+use crate::bpf::Heartbeat;
+
+/// Beats on a thread of its own until stopped or dropped, and leaves the heart still.
+#[derive(Debug)]
+pub struct Beating {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Several beats may be missed on a busy machine before the agent counts as gone.
+const INTERVAL: Duration = Duration::from_nanos(HEARTBEAT_LIFETIME_NS / 10);
+
+impl Beating {
+    /// Beats once at once, then regularly.
+    pub fn start(mut heartbeat: Heartbeat) -> io::Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let thread = thread::Builder::new().name("heartbeat".into()).spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                if let Err(error) = heartbeat.beat() {
+                    error!(%error, "the heartbeat can't be written: connections are refused");
+                }
+                thread::park_timeout(INTERVAL);
+            }
+            if let Err(error) = heartbeat.stop() {
+                error!(%error, "the heartbeat can't be stopped; it goes stale by itself");
+            }
+        })?;
+        Ok(Self { stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for Beating {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Follows the interfaces of a workload's namespace: tells the hooks its addresses, guards its
+//! devices.
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    sync::Arc,
+    time::Duration,
+};
+
+use nix::{
+    errno::Errno,
+    sys::socket::{
+        AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
+    },
+};
+use thiserror::Error;
+use tokio::{io::unix::AsyncFd, time::sleep};
+use tracing::error;
+
+use crate::{
+    bpf::{BpfError, ControlMaps, WorkloadPrograms},
+    netns::Interfaces,
+    workload::Workload,
+};
+
+/// One workload's interfaces.
+#[derive(Debug)]
+pub struct InterfaceWatch {
+    workload: Arc<Workload>,
+    changes: OwnedFd,
+    programs: Option<WorkloadPrograms>,
+    known: Option<Interfaces>,
+}
+
+/// Why the interfaces could not be followed.
+#[derive(Debug, Error)]
+pub enum InterfaceError {
+    /// The namespace could not be read.
+    #[error("reading the interfaces of workload {workload}: {source}")]
+    Read {
+        /// The workload.
+        workload: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The kernel side could not be told.
+    #[error(transparent)]
+    Bpf(#[from] BpfError),
+}
+
+/// Changes come in swarms; this lets one pass before the interfaces are read.
+const SETTLE: Duration = Duration::from_millis(20);
+
+/// `RTMGRP_LINK`, `RTMGRP_IPV4_IFADDR`, `RTMGRP_IPV4_ROUTE`, `RTMGRP_IPV6_IFADDR`,
+/// `RTMGRP_IPV6_ROUTE` of rtnetlink(7).
+const CHANGES: u32 = 0x1 | 0x10 | 0x40 | 0x100 | 0x400;
+
+impl InterfaceWatch {
+    /// Begins to listen for changes and tells the hooks, which need not be attached yet, the
+    /// addresses.
+    pub fn new(workload: Arc<Workload>, maps: &mut ControlMaps) -> Result<Self, InterfaceError> {
+        let changes = workload.netns.run(listen).map_err(|source| InterfaceError::Read {
+            workload: workload.name.to_string(),
+            source,
+        })?;
+        let mut watch = Self { workload, changes, programs: None, known: None };
+        watch.update(maps)?;
+        Ok(watch)
+    }
+
+    /// Guards the devices, from now on also those that come.
+    pub fn guard(
+        &mut self,
+        programs: WorkloadPrograms,
+        maps: &mut ControlMaps,
+    ) -> Result<(), InterfaceError> {
+        self.programs = Some(programs);
+        self.known = None;
+        self.update(maps)
+    }
+
+    /// Reads the interfaces and tells the kernel side what has changed.
+    fn update(&mut self, maps: &mut ControlMaps) -> Result<(), InterfaceError> {
+        let failed = |source| InterfaceError::Read {
+            workload: self.workload.name.to_string(),
+            source,
+        };
+        let current = self.workload.netns.run(Interfaces::list).map_err(failed)?;
+        if self.known.as_ref() == Some(&current) {
+            return Ok(());
+        }
+        maps.set_addresses(self.workload.id, &current.addresses)?;
+        if let Some(programs) = &mut self.programs {
+            let guarded = || Ok(programs.guard_devices(&current.devices));
+            self.workload.netns.run(guarded).map_err(failed)??;
+        }
+        self.known = Some(current);
+        Ok(())
+    }
+
+    /// Follows changes until the agent ends.
+    pub async fn follow(mut self, mut maps: ControlMaps) {
+        let changes = self.changes.as_fd().try_clone_to_owned().and_then(AsyncFd::new);
+        let changes = match changes {
+            Ok(changes) => changes,
+            Err(error) => {
+                error!(%error, "changes of interfaces can't be followed");
+                return;
+            }
+        };
+        loop {
+            let Ok(mut ready) = changes.readable().await else { return };
+            sleep(SETTLE).await;
+            drain(&changes);
+            ready.clear_ready();
+            if let Err(error) = self.update(&mut maps) {
+                error!(%error, workload = %self.workload.name, "new interfaces are not served");
+            }
+        }
+    }
+}
+
+fn listen() -> io::Result<OwnedFd> {
+    let socket = socket(
+        AddressFamily::Netlink,
+        SockType::Raw,
+        SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC,
+        SockProtocol::NetlinkRoute,
+    )?;
+    bind(socket.as_raw_fd(), &NetlinkAddr::new(0, CHANGES))?;
+    Ok(socket)
+}
+
+/// Throws the notifications away: that there was one is all that counts, also where some were lost.
+fn drain(socket: &impl AsRawFd) {
+    let mut buffer = [0; 8192];
+    loop {
+        match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+            Ok(_) | Err(Errno::ENOBUFS | Errno::EINTR) => {}
+            Err(_) => return,
+        }
+    }
+}

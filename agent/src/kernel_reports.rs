@@ -1,0 +1,62 @@
+//! What the kernel side reports, told to the operator: refusals one by one, counters, tables.
+
+use std::{net::SocketAddr, os::fd::AsRawFd, sync::Arc, time::Duration};
+
+use ebpf_abi::{Direction as KernelDirection, KernelRefusal, RefusalEvent};
+use tokio::{
+    io::unix::AsyncFd,
+    time::{MissedTickBehavior, interval},
+};
+use tracing::error;
+
+use crate::{bpf::KernelReports, policy::Direction, report::Telemetry, workload::Workload};
+
+/// How often counters are read.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Passes reports on until the agent ends. What was refused while no agent was there comes first.
+pub async fn follow(
+    mut reports: KernelReports,
+    workloads: Vec<Arc<Workload>>,
+    telemetry: Arc<Telemetry>,
+) {
+    let events = match AsyncFd::new(reports.as_raw_fd()) {
+        Ok(events) => events,
+        Err(error) => {
+            error!(%error, "refusals of the kernel side can't be followed");
+            return;
+        }
+    };
+    let mut tick = interval(INTERVAL);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            ready = events.readable() => {
+                while let Some(event) = reports.next_refusal() {
+                    tell(&event, &workloads, &telemetry);
+                }
+                if let Ok(mut ready) = ready {
+                    ready.clear_ready();
+                }
+            }
+            _ = tick.tick() => telemetry.kernel(&reports),
+        }
+    }
+}
+
+fn tell(event: &RefusalEvent, workloads: &[Arc<Workload>], telemetry: &Telemetry) {
+    let Some(reason) = KernelRefusal::from_code(event.reason) else { return };
+    let workload = workloads.iter().find(|workload| workload.id == event.workload);
+    let direction = if event.direction == KernelDirection::Ingress as u32 {
+        Direction::Ingress
+    } else {
+        Direction::Egress
+    };
+    telemetry.refused_by_kernel(
+        workload.map_or("?", |workload| workload.name.as_str()),
+        direction,
+        SocketAddr::from(event.from),
+        SocketAddr::from(event.to),
+        reason,
+    );
+}

@@ -1,0 +1,497 @@
+//! The connections that are open right now.
+//!
+//! A connection registers when it is intercepted and is forgotten when its guard drops. Each worker
+//! has a shard of its own, so that workers do not wait for each other. Keeps no history; that is
+//! the log's.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::ops::Deref;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Instant;
+
+use attestation::identity::SpiffeId;
+use serde::Serialize;
+use userspace_tls::Traffic;
+
+use crate::metrics::LaneMetrics;
+use crate::policy::{Direction, Mode};
+
+/// The open connections of every worker.
+#[derive(Debug)]
+pub struct Registry {
+    shards: Box<[Shard]>,
+    next_id: AtomicU64,
+}
+
+impl Registry {
+    /// An empty registry for this many workers.
+    pub fn new(workers: NonZeroUsize) -> Self {
+        let shards = (0..workers.get()).map(|_| Shard::default()).collect();
+        Self {
+            shards,
+            next_id: AtomicU64::new(1),
+        }
+    }
+
+    /// Lists a connection of the worker until the returned guard drops.
+    pub fn register(self: &Arc<Self>, worker: usize, opening: Opening) -> Registration {
+        let Opening {
+            lane,
+            mode,
+            from,
+            to,
+            opened,
+            traffic,
+        } = opening;
+        let id = ConnectionId(self.next_id.fetch_add(1, Ordering::Relaxed));
+        lane.opened();
+        let connection = Arc::new(Connection {
+            id,
+            lane,
+            mode,
+            from,
+            to,
+            opened,
+            traffic,
+            state: AtomicU8::new(State::Handshaking as u8),
+            established: OnceLock::new(),
+            datapath: Mutex::new(None),
+            counted_sent: AtomicU64::new(0),
+            counted_received: AtomicU64::new(0),
+        });
+        let shard = worker % self.shards.len();
+        self.shards[shard].with(|open| open.insert(id, Arc::clone(&connection)));
+        Registration {
+            registry: Arc::clone(self),
+            shard,
+            connection,
+        }
+    }
+
+    /// The open connections, oldest first.
+    pub fn connections(&self) -> Vec<Arc<Connection>> {
+        let mut connections: Vec<_> = self
+            .shards
+            .iter()
+            .flat_map(|shard| shard.with(|open| open.values().cloned().collect::<Vec<_>>()))
+            .collect();
+        connections.sort_unstable_by_key(|connection| connection.id);
+        connections
+    }
+
+    /// Adds the bytes of the open connections to the metrics, as far as they are not in them yet.
+    /// To be called before the metrics are read.
+    pub fn count_bytes(&self) {
+        for connection in self.connections() {
+            connection.count_bytes();
+        }
+    }
+}
+
+/// What is known when a connection is intercepted.
+#[derive(Debug)]
+pub struct Opening {
+    /// Whose connection it is, and which way it goes.
+    pub lane: Arc<LaneMetrics>,
+    /// How its bytes will travel.
+    pub mode: Mode,
+    /// Who opened it.
+    pub from: SocketAddr,
+    /// Where to, as the opener named it.
+    pub to: SocketAddr,
+    /// When it was accepted.
+    pub opened: Instant,
+    /// The relay's counters.
+    pub traffic: Arc<Traffic>,
+}
+
+/// Keeps a connection listed. When it drops, the connection's last bytes are counted.
+#[derive(Debug)]
+pub struct Registration {
+    registry: Arc<Registry>,
+    shard: usize,
+    connection: Arc<Connection>,
+}
+
+impl Deref for Registration {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.connection
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.registry.shards[self.shard].with(|open| open.remove(&self.connection.id));
+        self.connection.count_bytes();
+        self.connection.lane.closed();
+    }
+}
+
+/// An open connection.
+#[derive(Debug)]
+pub struct Connection {
+    id: ConnectionId,
+    lane: Arc<LaneMetrics>,
+    mode: Mode,
+    from: SocketAddr,
+    to: SocketAddr,
+    opened: Instant,
+    traffic: Arc<Traffic>,
+    state: AtomicU8,
+    established: OnceLock<Established>,
+    datapath: Mutex<Option<Datapath>>,
+    counted_sent: AtomicU64,
+    counted_received: AtomicU64,
+}
+
+impl Connection {
+    /// Its number, which no other connection of this agent's life has.
+    pub fn id(&self) -> ConnectionId {
+        self.id
+    }
+
+    /// The metrics of its workload and direction.
+    pub fn lane(&self) -> &LaneMetrics {
+        &self.lane
+    }
+
+    /// How its bytes travel.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Who opened it.
+    pub fn from(&self) -> SocketAddr {
+        self.from
+    }
+
+    /// Where to, as the opener named it.
+    pub fn to(&self) -> SocketAddr {
+        self.to
+    }
+
+    /// When it was accepted.
+    pub fn opened(&self) -> Instant {
+        self.opened
+    }
+
+    /// The relay's counters.
+    pub fn traffic(&self) -> &Traffic {
+        &self.traffic
+    }
+
+    /// What the handshake found; `None` before its end and in clear.
+    pub fn established(&self) -> Option<&Established> {
+        self.established.get()
+    }
+
+    /// Which datapath moves the bytes; `None` before the first does.
+    pub fn datapath(&self) -> Option<Datapath> {
+        *self.datapath.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The handshake has ended well. Only the first call counts.
+    pub fn set_established(&self, established: Established) {
+        let _ = self.established.set(established);
+    }
+
+    /// Another datapath moves the bytes from now on.
+    pub fn set_datapath(&self, datapath: Datapath) {
+        *self.datapath.lock().unwrap_or_else(PoisonError::into_inner) = Some(datapath);
+    }
+
+    /// It has come so far.
+    pub fn set_state(&self, state: State) {
+        self.state.store(state as u8, Ordering::Relaxed);
+    }
+
+    /// What the admin interface shows of it.
+    pub fn view(&self, now: Instant) -> ConnectionView<'_> {
+        let established = self.established();
+        let datapath = self.datapath();
+        ConnectionView {
+            id: self.id,
+            workload: self.lane.workload(),
+            direction: self.lane.direction(),
+            mode: self.mode,
+            from: self.from,
+            to: self.to,
+            identity: established.map(|it| it.identity.as_str()),
+            peer: established
+                .and_then(|it| it.peer.as_ref())
+                .map(SpiffeId::as_str),
+            datapath: datapath.map(|it| it.name),
+            datapath_why: datapath.map(|it| it.why),
+            key_exchange: established.map(|it| it.key_exchange),
+            cipher: established.map(|it| it.cipher),
+            alpn: established.and_then(|it| it.alpn),
+            sent: self.traffic.sent.load(Ordering::Relaxed),
+            received: self.traffic.received.load(Ordering::Relaxed),
+            age_ms: now.saturating_duration_since(self.opened).as_millis() as u64,
+            state: State::of(self.state.load(Ordering::Relaxed)),
+        }
+    }
+
+    fn count_bytes(&self) {
+        let Traffic { sent, received } = &*self.traffic;
+        self.lane.moved(
+            uncounted(sent.load(Ordering::Relaxed), &self.counted_sent),
+            uncounted(received.load(Ordering::Relaxed), &self.counted_received),
+        );
+    }
+}
+
+/// Counts from 1 for each agent's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct ConnectionId(u64);
+
+impl fmt::Display for ConnectionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What a handshake found.
+#[derive(Clone, Debug)]
+pub struct Established {
+    /// The identity in the certificate that the workload showed.
+    pub identity: SpiffeId,
+    /// The peer's verified identity; `None` if it showed no certificate.
+    pub peer: Option<SpiffeId>,
+    /// Such as `X25519MLKEM768`.
+    pub key_exchange: &'static str,
+    /// Such as `TLS13_AES_128_GCM_SHA256`.
+    pub cipher: &'static str,
+    /// The protocol that both sides named; `None` if none.
+    pub alpn: Option<&'static str>,
+}
+
+/// Which datapath moves the bytes of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Datapath {
+    /// `in-place`, `kernel` or `userspace`.
+    pub name: &'static str,
+    /// Why that one.
+    pub why: &'static str,
+}
+
+/// How far a connection has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[repr(u8)]
+pub enum State {
+    /// Accepted, but the peers do not know each other yet.
+    Handshaking,
+    /// Bytes flow both ways.
+    Open,
+    /// One side has finished sending.
+    HalfClosed,
+    /// Both sides have, and the rest is being delivered.
+    Closing,
+}
+
+impl State {
+    fn of(number: u8) -> Self {
+        let all = [
+            Self::Handshaking,
+            Self::Open,
+            Self::HalfClosed,
+            Self::Closing,
+        ];
+        all.into_iter()
+            .find(|&state| state as u8 == number)
+            .unwrap_or(Self::Closing)
+    }
+}
+
+/// A connection as `/connections` shows it.
+#[derive(Clone, Debug, Serialize)]
+#[expect(
+    missing_docs,
+    reason = "the keys of the JSON object, as the reference lists them"
+)]
+pub struct ConnectionView<'a> {
+    pub id: ConnectionId,
+    pub workload: &'a str,
+    pub direction: Direction,
+    pub mode: Mode,
+    pub from: SocketAddr,
+    pub to: SocketAddr,
+    pub identity: Option<&'a str>,
+    pub peer: Option<&'a str>,
+    pub datapath: Option<&'static str>,
+    pub datapath_why: Option<&'static str>,
+    pub key_exchange: Option<&'static str>,
+    pub cipher: Option<&'static str>,
+    pub alpn: Option<&'static str>,
+    pub sent: u64,
+    pub received: u64,
+    pub age_ms: u64,
+    pub state: State,
+}
+
+/// How much of `total` nobody has counted yet; from now on it is counted. A scrape and the end of the
+/// connection may meet here, and the one with the older `total` may come second.
+fn uncounted(total: u64, counted: &AtomicU64) -> u64 {
+    total.saturating_sub(counted.fetch_max(total, Ordering::Relaxed))
+}
+
+/// One worker's connections. Only its worker writes; whoever lists them reads.
+#[derive(Debug, Default)]
+struct Shard(Mutex<HashMap<ConnectionId, Arc<Connection>>>);
+
+impl Shard {
+    fn with<T>(&self, change: impl FnOnce(&mut HashMap<ConnectionId, Arc<Connection>>) -> T) -> T {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Metrics;
+    use std::time::Duration;
+
+    fn opening(metrics: &Metrics) -> Opening {
+        let web = metrics.workload(&"web".parse().unwrap());
+        Opening {
+            lane: Arc::clone(web.lane(Direction::Egress)),
+            mode: Mode::Mtls,
+            from: "10.0.0.1:40000".parse().unwrap(),
+            to: "[fd00::1]:80".parse().unwrap(),
+            opened: Instant::now(),
+            traffic: Arc::default(),
+        }
+    }
+
+    fn established() -> Established {
+        Established {
+            identity: "spiffe://mesh.local/ns/default/sa/web".parse().unwrap(),
+            peer: Some("spiffe://mesh.local/ns/default/sa/db".parse().unwrap()),
+            key_exchange: "X25519MLKEM768",
+            cipher: "TLS13_AES_128_GCM_SHA256",
+            alpn: Some("sealwire/1"),
+        }
+    }
+
+    #[test]
+    fn a_connection_is_listed_until_its_guard_drops() {
+        let metrics = Metrics::new("0.1.0");
+        let registry = Arc::new(Registry::new(NonZeroUsize::new(2).unwrap()));
+        let first = registry.register(0, opening(&metrics));
+        let second = registry.register(1, opening(&metrics));
+        let third = registry.register(7, opening(&metrics));
+        let ids = || {
+            registry
+                .connections()
+                .iter()
+                .map(|it| it.id())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(ids(), [first.id(), second.id(), third.id()]);
+        drop(second);
+        assert_eq!(ids(), [first.id(), third.id()]);
+        drop((first, third));
+        assert_eq!(ids(), []);
+        let open = r#"connections_open{workload="web",direction="egress"} 0"#;
+        assert!(metrics.encode().contains(open));
+    }
+
+    #[test]
+    fn a_view_shows_what_is_known_so_far() {
+        let registry = Arc::new(Registry::new(NonZeroUsize::MIN));
+        let connection = registry.register(0, opening(&Metrics::new("0.1.0")));
+        let now = connection.opened() + Duration::from_millis(250);
+        let before = serde_json::to_value(connection.view(now)).unwrap();
+        assert_eq!(before["state"], "handshaking");
+        assert!(before["peer"].is_null() && before["datapath"].is_null());
+
+        connection.set_established(established());
+        connection.set_datapath(Datapath {
+            name: "userspace",
+            why: "few bytes so far",
+        });
+        connection.set_state(State::Open);
+        connection.traffic().sent.store(5, Ordering::Relaxed);
+        assert_eq!(
+            serde_json::to_value(connection.view(now)).unwrap(),
+            serde_json::json!({
+                "id": 1, "workload": "web", "direction": "egress", "mode": "mtls",
+                "from": "10.0.0.1:40000", "to": "[fd00::1]:80",
+                "identity": "spiffe://mesh.local/ns/default/sa/web",
+                "peer": "spiffe://mesh.local/ns/default/sa/db", "datapath": "userspace",
+                "datapath_why": "few bytes so far", "key_exchange": "X25519MLKEM768",
+                "cipher": "TLS13_AES_128_GCM_SHA256", "alpn": "sealwire/1", "sent": 5,
+                "received": 0, "age_ms": 250, "state": "open",
+            })
+        );
+    }
+
+    #[test]
+    fn every_state_survives_its_number() {
+        for state in [
+            State::Handshaking,
+            State::Open,
+            State::HalfClosed,
+            State::Closing,
+        ] {
+            assert_eq!(State::of(state as u8), state);
+        }
+    }
+
+    #[test]
+    fn an_older_total_that_comes_second_counts_nothing_and_undoes_nothing() {
+        let counted = AtomicU64::new(0);
+        assert_eq!(uncounted(10, &counted), 10);
+        assert_eq!(uncounted(7, &counted), 0);
+        assert_eq!(uncounted(12, &counted), 2);
+    }
+
+    #[test]
+    fn every_byte_is_counted_once_whoever_counts() {
+        let metrics = Metrics::new("0.1.0");
+        let registry = Arc::new(Registry::new(NonZeroUsize::MIN));
+        let connection = registry.register(0, opening(&metrics));
+        let traffic = Arc::clone(&connection.connection.traffic);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| (0..2_000).for_each(|_| registry.count_bytes()));
+            }
+            scope.spawn(|| {
+                for _ in 0..20_000 {
+                    traffic.sent.fetch_add(3, Ordering::Relaxed);
+                    traffic.received.fetch_add(1, Ordering::Relaxed);
+                }
+                drop(connection);
+            });
+        });
+        registry.count_bytes();
+        let text = metrics.encode();
+        for line in [
+            r#"sealwire_bytes_total{workload="web",direction="egress",flow="sent"} 60000"#,
+            r#"sealwire_bytes_total{workload="web",direction="egress",flow="received"} 20000"#,
+        ] {
+            assert!(text.contains(line), "{line} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_connection_takes_less_than_600_bytes() {
+        let peer = established().peer.unwrap().as_str().len() + "mesh.local".len();
+        let counts_of_shared_values = 4 * 2 * size_of::<usize>();
+        let entry_at_half_load = 2 * (size_of::<(ConnectionId, Arc<Connection>)>() + 1);
+        let total = size_of::<Connection>()
+            + size_of::<Registration>()
+            + size_of::<Traffic>()
+            + peer
+            + counts_of_shared_values
+            + entry_at_half_load;
+        assert!(total < 600, "{total}");
+    }
+}

@@ -1,0 +1,159 @@
+//! Worker threads: one event loop each. A connection lives on the worker that accepted it.
+
+use std::{
+    cell::RefCell,
+    io,
+    net::TcpListener as StdTcpListener,
+    rc::Rc,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use nix::errno::Errno;
+use tokio::{
+    net::TcpListener,
+    runtime,
+    sync::watch,
+    task::{JoinSet, LocalSet},
+    time::sleep,
+};
+use tracing::{error, warn};
+
+use crate::{
+    admission::Admission,
+    bpf::ConnectionMaps,
+    connection::{Door, KernelTls, Worker, serve},
+    listen::Listeners,
+    policy::Direction,
+    registry::Registry,
+    report::{Reporter, Telemetry},
+    workload::Workload,
+};
+
+/// What a worker thread starts with.
+#[derive(Debug)]
+pub struct Start {
+    /// Its number, from 0.
+    pub index: usize,
+    /// How many there are.
+    pub workers: usize,
+    /// Its own handles to the kernel's maps.
+    pub maps: ConnectionMaps,
+    /// Its listeners, by workload.
+    pub listeners: Vec<(Arc<Workload>, Listeners)>,
+    /// Where live connections are listed.
+    pub registry: Arc<Registry>,
+    /// Where outcomes are told.
+    pub telemetry: Arc<Telemetry>,
+    /// Whether the kernel has TLS.
+    pub kernel_tls: KernelTls,
+    /// How far the agent's end has come.
+    pub stop: watch::Receiver<Stop>,
+}
+
+/// How far the agent's end has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stop {
+    /// Not at all.
+    #[default]
+    Running,
+    /// No connection is accepted any more; those that run go on.
+    Draining,
+    /// Those that run are reset.
+    Now,
+}
+
+/// Handshakes that one source may have under way, over all workers.
+const HANDSHAKES_PER_SOURCE: usize = 256;
+
+/// How long a listener rests when the process has no file descriptor left.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
+
+/// Starts a worker thread. It ends when it has stopped and its connections are over.
+///
+/// # Errors
+/// Where the thread can't be made.
+pub fn spawn(start: Start) -> io::Result<thread::JoinHandle<()>> {
+    thread::Builder::new().name(format!("worker-{}", start.index)).spawn(move || {
+        let built = runtime::Builder::new_current_thread().enable_all().build();
+        match built {
+            Ok(runtime) => LocalSet::new().block_on(&runtime, run(start)),
+            Err(error) => error!(%error, "a worker's event loop can't be made"),
+        }
+    })
+}
+
+async fn run(start: Start) {
+    let worker = Rc::new(Worker {
+        index: start.index,
+        maps: RefCell::new(start.maps),
+        admission: Admission::new(HANDSHAKES_PER_SOURCE / start.workers),
+        registry: start.registry,
+        kernel_tls: start.kernel_tls,
+    });
+    let mut doors = JoinSet::new();
+    for (workload, listeners) in start.listeners {
+        let Listeners { egress, ingress } = listeners;
+        for (direction, sockets) in [(Direction::Egress, egress), (Direction::Ingress, ingress)] {
+            let reporter = Rc::new(Reporter::new(&start.telemetry, &workload.name, direction));
+            let door = Rc::new(Door {
+                worker: worker.clone(),
+                workload: workload.clone(),
+                direction,
+                reporter,
+            });
+            for socket in sockets {
+                if direction == Direction::Ingress
+                    && let Err(error) = worker.maps.borrow_mut().permit(&socket)
+                {
+                    error!(%error, workload = %workload.name, "a listener's answers stay guarded");
+                }
+                doors.spawn_local(accept(socket, door.clone(), start.stop.clone()));
+            }
+        }
+    }
+    while doors.join_next().await.is_some() {}
+}
+
+/// Accepts until the agent drains, then waits for the connections of this listener.
+async fn accept(socket: StdTcpListener, door: Rc<Door>, mut stop: watch::Receiver<Stop>) {
+    let mut connections = JoinSet::new();
+    let listener = match TcpListener::from_std(socket) {
+        Ok(listener) => listener,
+        Err(error) => {
+            error!(%error, workload = %door.workload.name, "a listener can't be watched");
+            return;
+        }
+    };
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop >= Stop::Draining) => break,
+            Some(_) = connections.join_next() => continue,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                connections.spawn_local(serve(stream, door.clone()));
+            }
+            Err(error) if is_exhausted(&error) => {
+                warn!(%error, "no connection can be accepted; raise the limit of open files");
+                sleep(EXHAUSTED_PAUSE).await;
+            }
+            // A connection that was reset before it was accepted.
+            Err(_) => {}
+        }
+    }
+    drop(listener);
+    tokio::select! {
+        () = async { while connections.join_next().await.is_some() {} } => {}
+        _ = stop.wait_for(|stop| *stop == Stop::Now) => connections.shutdown().await,
+    }
+}
+
+fn is_exhausted(error: &io::Error) -> bool {
+    [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM, Errno::ENOBUFS]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(*errno as i32))
+}

@@ -1,0 +1,144 @@
+//! A workload as it runs: what the configuration says of it, and what the system made of that.
+
+use std::{
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
+
+use ebpf_abi::WorkloadId;
+use socket2::{Domain, Socket, Type};
+use thiserror::Error;
+use tokio::sync::watch;
+
+use crate::{
+    bpf::netns_cookie,
+    certificates::Credential,
+    config,
+    netns::Netns,
+    policy::{EgressPolicy, IngressPolicy, WorkloadName},
+};
+
+/// What connections of a workload need to know of it. Shared by all workers.
+#[derive(Debug)]
+pub struct Workload {
+    /// What logs and metrics call it.
+    pub name: WorkloadName,
+    /// What the kernel side calls it.
+    pub id: WorkloadId,
+    /// Its cgroup.
+    pub cgroup: PathBuf,
+    /// Its network namespace.
+    pub netns: Netns,
+    /// The namespace's cookie, as the kernel side sees it on sockets.
+    pub netns_cookie: u64,
+    /// Its rules for connections from outside.
+    pub ingress: IngressPolicy,
+    /// Its rules for connections to the outside.
+    pub egress: EgressPolicy,
+    /// What it proves itself with; changes while connections come and go.
+    pub credential: watch::Receiver<Credential>,
+}
+
+/// Why a workload can't be served.
+#[derive(Debug, Error)]
+pub enum WorkloadError {
+    /// Something of the system could not be read.
+    #[error("workload {workload}: {what} {path}: {source}")]
+    System {
+        /// The workload.
+        workload: WorkloadName,
+        /// What was attempted.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Steering the host's own namespace would capture the host's own connections.
+    #[error(
+        "workload {0}: its network namespace is the host's own, where every service of the host \
+         would be steered; give the workload a namespace of its own and name it with netns"
+    )]
+    HostNamespace(WorkloadName),
+    /// The agent's own connections would be turned to the agent.
+    #[error(
+        "workload {0}: the agent itself runs in the workload's cgroup; start it in another one"
+    )]
+    AgentInside(WorkloadName),
+}
+
+impl Workload {
+    /// Looks up what the configuration names. Changes nothing.
+    pub fn find(
+        config: &config::Workload,
+        credential: watch::Receiver<Credential>,
+    ) -> Result<Self, WorkloadError> {
+        let failed = |what, path: &Path| {
+            let (workload, path) = (config.name.clone(), path.to_owned());
+            move |source| WorkloadError::System { workload, what, path, source }
+        };
+        let cgroup = fs::canonicalize(&config.cgroup)
+            .map_err(failed("opening the cgroup", &config.cgroup))?;
+        let id = fs::metadata(&cgroup).map_err(failed("opening the cgroup", &cgroup))?.ino();
+        let own = own_cgroup().map_err(failed("reading", Path::new(OWN_CGROUP)))?;
+        if own.starts_with(&cgroup) {
+            return Err(WorkloadError::AgentInside(config.name.clone()));
+        }
+        let netns = match &config.netns {
+            Some(path) => Netns::open(path),
+            None => Netns::own(),
+        };
+        let path = config.netns.as_deref().unwrap_or(Path::new("/proc/self/ns/net"));
+        let netns = netns.map_err(failed("opening the network namespace", path))?;
+        let (netns_cookie, is_hosts) = netns
+            .run(|| {
+                let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+                Ok((netns_cookie(&socket)?, Path::new(HOST_ONLY_SETTING).exists()))
+            })
+            .map_err(failed("entering the network namespace", path))?;
+        if is_hosts {
+            return Err(WorkloadError::HostNamespace(config.name.clone()));
+        }
+        Ok(Self {
+            name: config.name.clone(),
+            id: WorkloadId(id),
+            cgroup,
+            netns,
+            netns_cookie,
+            ingress: config.ingress.clone(),
+            egress: config.egress.clone(),
+            credential,
+        })
+    }
+
+    /// The directory of its links: the same for as long as the links can be taken over.
+    pub fn owner(&self) -> String {
+        format!("{}-{}-{}", self.name, self.id.0, self.netns_cookie)
+    }
+}
+
+/// The agent's own cgroup2 directory.
+///
+/// # Errors
+/// Where no cgroup2 file system is mounted.
+pub fn own_cgroup() -> io::Result<PathBuf> {
+    let membership = fs::read_to_string(OWN_CGROUP)?;
+    let path = membership
+        .lines()
+        .find_map(|line| line.strip_prefix("0::/"))
+        .ok_or_else(|| io::Error::other("the process is in no cgroup2 hierarchy"))?;
+    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+    let mount = mounts
+        .lines()
+        .filter_map(|line| line.split_once(" - "))
+        .filter(|(_, kind)| kind.starts_with("cgroup2 "))
+        .find_map(|(mount, _)| mount.split_whitespace().nth(4))
+        .ok_or_else(|| io::Error::other("no cgroup2 file system is mounted"))?;
+    Ok(Path::new(mount).join(path))
+}
+
+const OWN_CGROUP: &str = "/proc/self/cgroup";
+
+/// A setting that the kernel shows in its first network namespace only.
+const HOST_ONLY_SETTING: &str = "/proc/sys/net/core/netdev_budget";

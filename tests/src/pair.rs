@@ -1,0 +1,93 @@
+//! Two hosts whose programs talk through Sealwire, an agent for each, and a third host without.
+
+use anyhow::Result;
+
+use crate::agent::{Agent, WorkloadConfig};
+use crate::peer::{Client, Closed, Server};
+use crate::pki::Mesh;
+use crate::sniffer::Capture;
+use crate::testbed::{Host, Testbed};
+
+/// The hosts `client`, `server` and `outsider`; the first two are workloads of one mesh, each with
+/// an agent of its own.
+#[derive(Debug)]
+pub struct Pair {
+    /// The agent of the host `client`.
+    pub client_agent: Agent,
+    /// The agent of the host `server`.
+    pub server_agent: Agent,
+    /// What issued their certificates.
+    pub mesh: Mesh,
+    /// Their network.
+    pub bed: Testbed,
+}
+
+impl Pair {
+    /// With the default configuration: mTLS with any workload of the mesh.
+    pub fn start() -> Result<Self> {
+        Self::start_with(|_, _| {})
+    }
+
+    /// With the configurations of the client's and the server's workload changed.
+    pub fn start_with(
+        change: impl FnOnce(&mut WorkloadConfig, &mut WorkloadConfig),
+    ) -> Result<Self> {
+        let bed = Testbed::new(&["client", "server", "outsider"])?;
+        let mesh = Mesh::new(&bed.directory().join("mesh"))?;
+        let workload = |name| anyhow::Ok(WorkloadConfig::of(bed.host(name), &mesh.issue(name)?));
+        let (mut client, mut server) = (workload("client")?, workload("server")?);
+        change(&mut client, &mut server);
+        Ok(Self {
+            client_agent: Agent::start(&bed, vec![client])?,
+            server_agent: Agent::start(&bed, vec![server])?,
+            mesh,
+            bed,
+        })
+    }
+
+    /// The host whose programs connect.
+    pub fn client(&self) -> &Host {
+        self.bed.host("client")
+    }
+
+    /// The host whose programs listen.
+    pub fn server(&self) -> &Host {
+        self.bed.host("server")
+    }
+
+    /// The host without an agent.
+    pub fn outsider(&self) -> &Host {
+        self.bed.host("outsider")
+    }
+
+    /// Holds one conversation with these options of `peer`, and watches the wire meanwhile: what
+    /// the client saw, what the server saw, what was on the wire.
+    pub fn converse(&self, client: &str, server: &str) -> Result<(Closed, Closed, Capture)> {
+        let address = self.server().at(PORT);
+        let serving = Server::start(self.server(), &[address], server)?;
+        let sniffer = self.bed.sniff()?;
+        let said = Client::run(self.client(), address, client)?;
+        let heard = serving.closed(0)?;
+        Ok((said, heard, sniffer.finish()?))
+    }
+
+    /// The client sends `up` bytes and the server `down`: every byte arrives, none in clear.
+    pub fn assert_exact(&self, up: u64, down: u64, client: &str, server: &str) -> Result<()> {
+        let (said, heard, capture) = self.converse(
+            &format!("--send {up} --seed 11 --expect-seed 22 {client}"),
+            &format!("--send {down} --seed 22 --expect-seed 11 {server}"),
+        )?;
+        said.assert_exact(up, down);
+        heard.assert_exact(down, up);
+        capture.assert_only_ciphertext(up + down);
+        Ok(())
+    }
+
+    /// A short conversation works, protected.
+    pub fn assert_served(&self) -> Result<()> {
+        self.assert_exact(3000, 2000, "", "")
+    }
+}
+
+/// The port of [`Pair::converse`].
+pub const PORT: u16 = 4000;
