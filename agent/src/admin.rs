@@ -33,14 +33,14 @@ use listener::{Bounded, Slots};
 
 /// The loopback sockets of the admin interface. Nothing is answered before [`Admin::serve`].
 #[derive(Debug)]
-pub struct Admin {
+pub(crate) struct Admin {
     listeners: Vec<TcpListener>,
 }
 
 impl Admin {
     /// Binds 127.0.0.1 and, where the machine has it, `::1`. The namespace is that of the calling
     /// thread.
-    pub async fn bind(port: NonZeroU16) -> Result<Self, AdminError> {
+    pub(crate) async fn bind(port: NonZeroU16) -> Result<Self, AdminError> {
         let port = port.get();
         let failed = |address| move |source| AdminError::Bind { address, source };
         let v4 = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
@@ -56,7 +56,7 @@ impl Admin {
 
     /// Answers until the returned future drops. Listing many connections takes milliseconds, so it
     /// should not run on a worker's thread.
-    pub async fn serve(self, state: AdminState) {
+    pub(crate) async fn serve(self, state: AdminState) {
         let router = router(state);
         let slots = Slots::default();
         let mut servers = tokio::task::JoinSet::new();
@@ -87,7 +87,7 @@ pub enum AdminError {
 
 /// What the admin interface shows.
 #[derive(Clone, Debug)]
-pub struct AdminState {
+pub(crate) struct AdminState {
     /// For `/connections`.
     pub registry: Arc<Registry>,
     /// For `/metrics`.
@@ -100,21 +100,21 @@ pub struct AdminState {
 
 /// Whether connections can be served.
 #[derive(Clone, Debug, Default)]
-pub struct Readiness {
+pub(crate) struct Readiness {
     /// Each workload; none means that the agent is still starting.
     pub workloads: Vec<WorkloadReadiness>,
 }
 
 impl Readiness {
     /// Whether every workload is ready.
-    pub fn is_ready(&self) -> bool {
+    pub(crate) fn is_ready(&self) -> bool {
         !self.workloads.is_empty() && self.workloads.iter().all(|it| it.not_ready.is_none())
     }
 }
 
 /// Whether the connections of one workload can be served.
-#[derive(Clone, Debug)]
-pub struct WorkloadReadiness {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct WorkloadReadiness {
     /// The workload's name.
     pub name: WorkloadName,
     /// Who it is in the mesh; `None` without a certificate.
@@ -272,7 +272,7 @@ fn rfc3339(time: SystemTime) -> Option<String> {
 /// No `::1` on the interface, or no IPv6 at all.
 fn lacks_ipv6(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::AddrNotAvailable
-        || error.raw_os_error() == Some(nix::libc::EAFNOSUPPORT)
+        || error.raw_os_error() == Some(libc::EAFNOSUPPORT)
 }
 
 const JSON: &str = "application/json";

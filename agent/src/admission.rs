@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// The handshakes under way on one worker, by source address.
 #[derive(Debug)]
-pub struct Admission {
+pub(crate) struct Admission {
     at_once: usize,
     sources: RefCell<HashMap<IpAddr, Rc<Source>>>,
 }
@@ -25,7 +25,7 @@ struct Source {
 
 /// A place in a source's queue and then one of its slots; leaves both when dropped.
 #[derive(Debug)]
-pub struct Slot {
+pub(crate) struct Slot {
     admission: Weak<Admission>,
     address: IpAddr,
     source: Rc<Source>,
@@ -34,14 +34,14 @@ pub struct Slot {
 
 /// The source has too many connections waiting as it is.
 #[derive(Debug, PartialEq, Eq)]
-pub struct TooMany;
+pub(crate) struct TooMany;
 
 /// Connections of one source that may wait for a slot on one worker.
 const WAITING: usize = 4096;
 
 impl Admission {
     /// Room for `at_once` handshakes of each source.
-    pub fn new(at_once: usize) -> Rc<Self> {
+    pub(crate) fn new(at_once: usize) -> Rc<Self> {
         Rc::new(Self { at_once: at_once.max(1), sources: RefCell::default() })
     }
 
@@ -49,7 +49,7 @@ impl Admission {
     ///
     /// # Errors
     /// [`TooMany`] at once, where the source's queue is full.
-    pub async fn slot(self: &Rc<Self>, address: IpAddr) -> Result<Slot, TooMany> {
+    pub(crate) async fn slot(self: &Rc<Self>, address: IpAddr) -> Result<Slot, TooMany> {
         let source = self
             .sources
             .borrow_mut()
@@ -73,7 +73,7 @@ impl Admission {
     }
 
     /// How many sources have handshakes under way or waiting.
-    pub fn sources(&self) -> usize {
+    pub(crate) fn sources(&self) -> usize {
         self.sources.borrow().len()
     }
 }

@@ -31,7 +31,7 @@ use tokio::{
 use tracing::{info, warn};
 
 use crate::{
-    admin,
+    admin::{Admin, AdminError, AdminState},
     bpf::{
         BpfError, ConnectionMaps, ControlMaps, Heartbeat, KernelReports, Options, Pins, Steering,
     },
@@ -80,7 +80,7 @@ pub enum AgentError {
     NotRoot,
     /// The admin interface can't be had.
     #[error(transparent)]
-    Admin(#[from] admin::AdminError),
+    Admin(#[from] AdminError),
     /// Another call to the system failed.
     #[error("{what}: {source}")]
     System {
@@ -144,7 +144,7 @@ async fn start(config: Config, stop: watch::Receiver<Stop>) -> Result<Running, A
         keepers.push((CertificateFiles::new(workload.tls_dir.clone()), sender));
     }
     let admin = match config.admin_port {
-        Some(port) => Some(admin::bind(port).await?),
+        Some(port) => Some(Admin::bind(port).await?),
         None => None,
     };
     let pins = Pins::open(&config.pins.bpffs, config.pins.instance.as_str())?;
@@ -162,7 +162,7 @@ struct Parts<'a> {
     config: &'a Config,
     workloads: Vec<Arc<Workload>>,
     keepers: Vec<(CertificateFiles, watch::Sender<Credential>)>,
-    admin: Option<admin::Listeners>,
+    admin: Option<Admin>,
     stop: watch::Receiver<Stop>,
 }
 
@@ -178,7 +178,7 @@ impl Parts<'_> {
         let registry = Arc::new(Registry::new(
             NonZeroUsize::new(workers).unwrap_or(NonZeroUsize::MIN),
         ));
-        let board = ReadinessBoard::new(&workloads);
+        let board = ReadinessBoard::new();
 
         let mut starts: Vec<_> = (0..workers).map(|_| Vec::new()).collect();
         let mut owners = Vec::new();
@@ -196,7 +196,7 @@ impl Parts<'_> {
                 files,
                 sender,
                 state,
-                telemetry.clone(),
+                telemetry.workload(&workload.name),
                 board.clone(),
             );
             keeper.look(&mut maps, SystemTime::now());
@@ -241,7 +241,15 @@ impl Parts<'_> {
             workloads.clone(),
             telemetry.clone(),
         ));
-        let _ = admin;
+        if let Some(admin) = admin {
+            let state = AdminState {
+                registry,
+                metrics: telemetry.metrics().clone(),
+                readiness: board.watch(),
+                config_json: config_json(config)?,
+            };
+            tokio::task::spawn_local(admin.serve(state));
+        }
         let beating = Beating::start(Heartbeat::open(pins)?)
             .map_err(failed("starting the heartbeat"))?;
         info!(
@@ -300,6 +308,11 @@ async fn finished(workers: &[JoinHandle<()>]) {
     while !workers.iter().all(JoinHandle::is_finished) {
         sleep(Duration::from_millis(20)).await;
     }
+}
+
+fn config_json(config: &Config) -> Result<Arc<str>, AgentError> {
+    let json = serde_json::to_string_pretty(config).map_err(io::Error::from);
+    Ok(json.map_err(failed("writing the configuration as JSON"))?.into())
 }
 
 /// Enters a worker's listeners into the maps and into the workload's state.

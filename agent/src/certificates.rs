@@ -102,7 +102,7 @@ pub enum CertificateError {
 
 /// Watches one directory.
 #[derive(Debug)]
-pub struct CertificateFiles {
+pub(crate) struct CertificateFiles {
     directory: PathBuf,
     seen: Option<Stamp>,
 }
@@ -113,7 +113,7 @@ struct Stamp([Option<(u64, u64, i64, i64)>; 3]);
 
 impl CertificateFiles {
     /// Files under `directory`, of which nothing is loaded yet.
-    pub fn new(directory: PathBuf) -> Self {
+    pub(crate) fn new(directory: PathBuf) -> Self {
         Self { directory, seen: None }
     }
 
@@ -121,7 +121,7 @@ impl CertificateFiles {
     ///
     /// # Errors
     /// Names the file and what is wrong. What was loaded before stays in force.
-    pub fn poll(&mut self) -> Option<Result<MeshTls, CertificateError>> {
+    pub(crate) fn poll(&mut self) -> Option<Result<MeshTls, CertificateError>> {
         let stamp = Stamp::of(&self.directory);
         if self.seen.as_ref() == Some(&stamp) {
             return None;
@@ -161,9 +161,9 @@ const FILES: [CredentialsFile; 3] =
 
 /// How often the directory is looked at: soon enough for rotation, and it works on any file system
 /// and through any chain of symbolic links, which inotify does not.
-pub const POLL_INTERVAL: Duration = Duration::from_millis(500);
+pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// A channel that carries a workload's credential to the workers.
-pub fn channel() -> (watch::Sender<Credential>, watch::Receiver<Credential>) {
+pub(crate) fn channel() -> (watch::Sender<Credential>, watch::Receiver<Credential>) {
     watch::channel(Credential::Missing(Arc::new(CertificateError::NotConfigured)))
 }

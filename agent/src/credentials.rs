@@ -12,21 +12,22 @@ use tracing::{error, info, warn};
 use crate::{
     bpf::ControlMaps,
     certificates::{CertificateFiles, Credential, POLL_INTERVAL},
+    metrics::{ReloadResult, WorkloadMetrics},
     readiness::ReadinessBoard,
-    report::Telemetry,
+    report::certificate_loaded,
     workload::Workload,
 };
 
 /// One workload's credential.
 #[derive(Debug)]
-pub struct CredentialKeeper {
+pub(crate) struct CredentialKeeper {
     workload: Arc<Workload>,
     files: CertificateFiles,
     sender: watch::Sender<Credential>,
     /// What the hooks were told last.
     told: WorkloadState,
     is_told: bool,
-    telemetry: Arc<Telemetry>,
+    metrics: WorkloadMetrics,
     board: ReadinessBoard,
 }
 
@@ -35,30 +36,30 @@ const TOLERANCE: Duration = Duration::from_millis(200);
 
 impl CredentialKeeper {
     /// A keeper that has loaded nothing yet. `state` names the workload's listeners.
-    pub fn new(
+    pub(crate) fn new(
         workload: Arc<Workload>,
         files: CertificateFiles,
         sender: watch::Sender<Credential>,
         state: WorkloadState,
-        telemetry: Arc<Telemetry>,
+        metrics: WorkloadMetrics,
         board: ReadinessBoard,
     ) -> Self {
-        Self { workload, files, sender, told: state, is_told: false, telemetry, board }
+        Self { workload, files, sender, told: state, is_told: false, metrics, board }
     }
 
     /// Looks at the files and the clock once, and tells whoever must know.
-    pub fn look(&mut self, maps: &mut ControlMaps, now: SystemTime) {
+    pub(crate) fn look(&mut self, maps: &mut ControlMaps, now: SystemTime) {
         let name = &self.workload.name;
         match self.files.poll() {
             None => {}
             Some(Ok(tls)) => {
                 info!(workload = %name, identity = %tls.identity(), "certificate loaded");
-                self.telemetry.certificate_loaded(name, tls.validity());
+                certificate_loaded(&self.metrics, tls.validity());
                 self.sender.send_replace(Credential::Loaded(Arc::new(tls)));
             }
             Some(Err(error)) => {
                 warn!(workload = %name, %error, "the certificate files are not loaded");
-                self.telemetry.certificate_refused(name);
+                self.metrics.certificate_reloaded(ReloadResult::Refused);
                 self.sender.send_if_modified(|credential| match credential {
                     Credential::Missing(why) => {
                         *why = Arc::new(error);
@@ -74,7 +75,7 @@ impl CredentialKeeper {
     }
 
     /// Looks again and again until the agent ends.
-    pub async fn keep(mut self, mut maps: ControlMaps) {
+    pub(crate) async fn keep(mut self, mut maps: ControlMaps) {
         loop {
             sleep(POLL_INTERVAL).await;
             self.look(&mut maps, SystemTime::now());

@@ -17,7 +17,7 @@ use crate::bpf::Heartbeat;
 
 /// Beats on a thread of its own until stopped or dropped, and leaves the heart still.
 #[derive(Debug)]
-pub struct Beating {
+pub(crate) struct Beating {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -27,7 +27,7 @@ const INTERVAL: Duration = Duration::from_nanos(HEARTBEAT_LIFETIME_NS / 10);
 
 impl Beating {
     /// Beats once at once, then regularly.
-    pub fn start(mut heartbeat: Heartbeat) -> io::Result<Self> {
+    pub(crate) fn start(mut heartbeat: Heartbeat) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let thread = thread::Builder::new().name("heartbeat".into()).spawn(move || {

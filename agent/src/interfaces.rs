@@ -15,18 +15,19 @@ use nix::{
     },
 };
 use thiserror::Error;
-use tokio::{io::unix::AsyncFd, time::sleep};
+use tokio::time::sleep;
 use tracing::error;
 
 use crate::{
     bpf::{BpfError, ControlMaps, WorkloadPrograms},
     netns::Interfaces,
+    readable::readable,
     workload::Workload,
 };
 
 /// One workload's interfaces.
 #[derive(Debug)]
-pub struct InterfaceWatch {
+pub(crate) struct InterfaceWatch {
     workload: Arc<Workload>,
     changes: OwnedFd,
     programs: Option<WorkloadPrograms>,
@@ -59,7 +60,7 @@ const CHANGES: u32 = 0x1 | 0x10 | 0x40 | 0x100 | 0x400;
 impl InterfaceWatch {
     /// Begins to listen for changes and tells the hooks, which need not be attached yet, the
     /// addresses.
-    pub fn new(workload: Arc<Workload>, maps: &mut ControlMaps) -> Result<Self, InterfaceError> {
+    pub(crate) fn new(workload: Arc<Workload>, maps: &mut ControlMaps) -> Result<Self, InterfaceError> {
         let changes = workload.netns.run(listen).map_err(|source| InterfaceError::Read {
             workload: workload.name.to_string(),
             source,
@@ -70,7 +71,7 @@ impl InterfaceWatch {
     }
 
     /// Guards the devices, from now on also those that come.
-    pub fn guard(
+    pub(crate) fn guard(
         &mut self,
         programs: WorkloadPrograms,
         maps: &mut ControlMaps,
@@ -100,8 +101,8 @@ impl InterfaceWatch {
     }
 
     /// Follows changes until the agent ends.
-    pub async fn follow(mut self, mut maps: ControlMaps) {
-        let changes = self.changes.as_fd().try_clone_to_owned().and_then(AsyncFd::new);
+    pub(crate) async fn follow(mut self, mut maps: ControlMaps) {
+        let changes = self.changes.as_fd().try_clone_to_owned().and_then(readable);
         let changes = match changes {
             Ok(changes) => changes,
             Err(error) => {

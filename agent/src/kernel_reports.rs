@@ -1,26 +1,23 @@
 //! What the kernel side reports, told to the operator: refusals one by one, counters, tables.
 
-use std::{net::SocketAddr, os::fd::AsRawFd, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use ebpf_abi::{Direction as KernelDirection, KernelRefusal, RefusalEvent};
-use tokio::{
-    io::unix::AsyncFd,
-    time::{MissedTickBehavior, interval},
-};
+use tokio::time::{MissedTickBehavior, interval};
 use tracing::error;
 
-use crate::{bpf::KernelReports, policy::Direction, report::Telemetry, workload::Workload};
+use crate::{bpf::KernelReports, policy::Direction, readable::readable, report::Telemetry, workload::Workload};
 
 /// How often counters are read.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Passes reports on until the agent ends. What was refused while no agent was there comes first.
-pub async fn follow(
+pub(crate) async fn follow(
     mut reports: KernelReports,
     workloads: Vec<Arc<Workload>>,
     telemetry: Arc<Telemetry>,
 ) {
-    let events = match AsyncFd::new(reports.as_raw_fd()) {
+    let events = match reports.events().and_then(readable) {
         Ok(events) => events,
         Err(error) => {
             error!(%error, "refusals of the kernel side can't be followed");
@@ -55,8 +52,7 @@ fn tell(event: &RefusalEvent, workloads: &[Arc<Workload>], telemetry: &Telemetry
     telemetry.refused_by_kernel(
         workload.map_or("?", |workload| workload.name.as_str()),
         direction,
-        SocketAddr::from(event.from),
-        SocketAddr::from(event.to),
+        event,
         reason,
     );
 }

@@ -27,9 +27,13 @@ mod credentials;
 mod heartbeat;
 
 pub mod access_log;
-mod pending;
-use pending::{admin, readiness, registry, report};
+mod admin;
 mod kernel_reports;
+mod metrics;
+mod readiness;
+mod readable;
+mod registry;
+mod report;
 
 mod agent;
 

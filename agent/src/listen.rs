@@ -15,7 +15,7 @@ use crate::netns::Netns;
 /// The listeners of one worker in one workload. Ports are the kernel's choice: the eBPF maps carry
 /// them, so nothing that a program may want to bind is taken from it by name.
 #[derive(Debug)]
-pub struct Listeners {
+pub(crate) struct Listeners {
     /// For connections that the workload opens; on the loopback.
     pub egress: Vec<TcpListener>,
     /// For connections that others open to the workload. On the loopback too: only `sk_lookup` can
@@ -25,7 +25,7 @@ pub struct Listeners {
 
 impl Listeners {
     /// Makes the listeners; without IPv6 in the namespace those for IPv4 only.
-    pub fn open(netns: &Netns) -> io::Result<Self> {
+    pub(crate) fn open(netns: &Netns) -> io::Result<Self> {
         netns.run(|| {
             let mut listeners = Self { egress: Vec::new(), ingress: Vec::new() };
             for loopback in
@@ -46,7 +46,7 @@ impl Listeners {
     }
 
     /// The port of the egress listener of this family, if there is one.
-    pub fn egress_port(&self, ipv6: bool) -> Option<u16> {
+    pub(crate) fn egress_port(&self, ipv6: bool) -> Option<u16> {
         self.egress
             .iter()
             .filter_map(|listener| listener.local_addr().ok())
@@ -59,7 +59,7 @@ impl Listeners {
 /// the relay declares at the end, or by a reset, whatever happens to the agent before.
 ///
 /// Options that accepted sockets inherit from their listener.
-pub fn prepare(socket: &Socket) -> io::Result<()> {
+pub(crate) fn prepare(socket: &Socket) -> io::Result<()> {
     socket.set_linger(Some(Duration::ZERO))?;
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(

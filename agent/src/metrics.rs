@@ -20,7 +20,7 @@ use crate::policy::{Direction, Mode, WorkloadName};
 
 /// Every metric of the agent.
 #[derive(Debug)]
-pub struct Metrics {
+pub(crate) struct Metrics {
     exposition: Registry,
     connections: Family<EndedLabels, Counter>,
     open: Family<LaneLabels, Gauge>,
@@ -37,7 +37,7 @@ pub struct Metrics {
 
 impl Metrics {
     /// Metrics that are all zero, for the agent of this version.
-    pub fn new(version: &'static str) -> Self {
+    pub(crate) fn new(version: &'static str) -> Self {
         let handshakes = Family::new_with_constructor((|| Histogram::new(HANDSHAKE_BUCKETS)) as _);
         let mut metrics = Self {
             exposition: Registry::with_prefix("sealwire"),
@@ -58,7 +58,7 @@ impl Metrics {
     }
 
     /// The handles of one workload; its series exist, with zeroes, from now on.
-    pub fn workload(&self, name: &WorkloadName) -> WorkloadMetrics {
+    pub(crate) fn workload(&self, name: &WorkloadName) -> WorkloadMetrics {
         let workload = name.shared();
         let lane = |direction| Arc::new(self.lane(&workload, direction));
         let reloads = |result| {
@@ -80,18 +80,18 @@ impl Metrics {
     }
 
     /// What the eBPF programs have refused so far for `reason`.
-    pub fn set_kernel_refusals(&self, reason: &'static str, total: u64) {
+    pub(crate) fn set_kernel_refusals(&self, reason: &'static str, total: u64) {
         let counter = self.kernel_refusals.get_or_create(&ReasonLabel { reason });
         counter.inner().store(total, Ordering::Relaxed);
     }
 
     /// How many UDP datagrams the eBPF programs have seen so far, which are never protected.
-    pub fn set_udp_datagrams(&self, total: u64) {
+    pub(crate) fn set_udp_datagrams(&self, total: u64) {
         self.udp_datagrams.inner().store(total, Ordering::Relaxed);
     }
 
     /// How full an eBPF map is. A full map refuses connections.
-    pub fn set_map(&self, map: &'static str, entries: u64, capacity: u64) {
+    pub(crate) fn set_map(&self, map: &'static str, entries: u64, capacity: u64) {
         for (family, value) in [(&self.map_entries, entries), (&self.map_capacity, capacity)] {
             family
                 .get_or_create(&MapLabel { map })
@@ -100,7 +100,7 @@ impl Metrics {
     }
 
     /// Everything in the `OpenMetrics` text format.
-    pub fn encode(&self) -> String {
+    pub(crate) fn encode(&self) -> String {
         let mut text = String::new();
         // Only a writer can fail, and a `String` does not.
         let _ = text::encode(&mut text, &self.exposition);
@@ -205,7 +205,7 @@ impl Metrics {
 
 /// The handles of one workload. Cloning is cheap.
 #[derive(Clone, Debug)]
-pub struct WorkloadMetrics {
+pub(crate) struct WorkloadMetrics {
     ingress: Arc<LaneMetrics>,
     egress: Arc<LaneMetrics>,
     certificate_expiry: Gauge,
@@ -215,7 +215,7 @@ pub struct WorkloadMetrics {
 
 impl WorkloadMetrics {
     /// The handles of the workload's connections in one direction.
-    pub fn lane(&self, direction: Direction) -> &Arc<LaneMetrics> {
+    pub(crate) fn lane(&self, direction: Direction) -> &Arc<LaneMetrics> {
         match direction {
             Direction::Ingress => &self.ingress,
             Direction::Egress => &self.egress,
@@ -223,12 +223,12 @@ impl WorkloadMetrics {
     }
 
     /// When the certificate in use expires, in seconds of Unix time.
-    pub fn set_certificate_expiry(&self, unix_seconds: i64) {
+    pub(crate) fn set_certificate_expiry(&self, unix_seconds: i64) {
         self.certificate_expiry.set(unix_seconds);
     }
 
     /// An attempt to load the certificate ended.
-    pub fn certificate_reloaded(&self, result: ReloadResult) {
+    pub(crate) fn certificate_reloaded(&self, result: ReloadResult) {
         match result {
             ReloadResult::Loaded => self.reloads_loaded.inc(),
             ReloadResult::Refused => self.reloads_refused.inc(),
@@ -238,7 +238,7 @@ impl WorkloadMetrics {
 
 /// The handles of one workload's connections in one direction.
 #[derive(Debug)]
-pub struct LaneMetrics {
+pub(crate) struct LaneMetrics {
     labels: LaneLabels,
     open: Gauge,
     sent: Counter,
@@ -250,22 +250,22 @@ pub struct LaneMetrics {
 
 impl LaneMetrics {
     /// The workload's name.
-    pub fn workload(&self) -> &Arc<str> {
+    pub(crate) fn workload(&self) -> &Arc<str> {
         &self.labels.workload
     }
 
     /// Which direction.
-    pub fn direction(&self) -> Direction {
+    pub(crate) fn direction(&self) -> Direction {
         self.labels.direction
     }
 
     /// A handshake succeeded and took `duration`.
-    pub fn handshake(&self, duration: Duration) {
+    pub(crate) fn handshake(&self, duration: Duration) {
         self.handshakes.observe(duration.as_secs_f64());
     }
 
     /// A connection that was let through has ended for the reason `close`.
-    pub fn ended(&self, mode: Mode, close: &'static str) {
+    pub(crate) fn ended(&self, mode: Mode, close: &'static str) {
         let LaneLabels {
             workload,
             direction,
@@ -281,7 +281,7 @@ impl LaneMetrics {
     }
 
     /// A connection was refused.
-    pub fn refused(&self, reason: &'static str) {
+    pub(crate) fn refused(&self, reason: &'static str) {
         let LaneLabels {
             workload,
             direction,
@@ -311,7 +311,7 @@ impl LaneMetrics {
 
 /// How an attempt to load a certificate ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ReloadResult {
+pub(crate) enum ReloadResult {
     /// New connections use it.
     Loaded,
     /// It was not usable; the one before stays in use.

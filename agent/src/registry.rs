@@ -9,7 +9,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
@@ -22,14 +22,14 @@ use crate::policy::{Direction, Mode};
 
 /// The open connections of every worker.
 #[derive(Debug)]
-pub struct Registry {
+pub(crate) struct Registry {
     shards: Box<[Shard]>,
     next_id: AtomicU64,
 }
 
 impl Registry {
     /// An empty registry for this many workers.
-    pub fn new(workers: NonZeroUsize) -> Self {
+    pub(crate) fn new(workers: NonZeroUsize) -> Self {
         let shards = (0..workers.get()).map(|_| Shard::default()).collect();
         Self {
             shards,
@@ -38,7 +38,7 @@ impl Registry {
     }
 
     /// Lists a connection of the worker until the returned guard drops.
-    pub fn register(self: &Arc<Self>, worker: usize, opening: Opening) -> Registration {
+    pub(crate) fn register(self: &Arc<Self>, worker: usize, opening: Opening) -> Registration {
         let Opening {
             lane,
             mode,
@@ -57,7 +57,6 @@ impl Registry {
             to,
             opened,
             traffic,
-            state: AtomicU8::new(State::Handshaking as u8),
             established: OnceLock::new(),
             datapath: Mutex::new(None),
             counted_sent: AtomicU64::new(0),
@@ -73,7 +72,7 @@ impl Registry {
     }
 
     /// The open connections, oldest first.
-    pub fn connections(&self) -> Vec<Arc<Connection>> {
+    pub(crate) fn connections(&self) -> Vec<Arc<Connection>> {
         let mut connections: Vec<_> = self
             .shards
             .iter()
@@ -85,7 +84,7 @@ impl Registry {
 
     /// Adds the bytes of the open connections to the metrics, as far as they are not in them yet.
     /// To be called before the metrics are read.
-    pub fn count_bytes(&self) {
+    pub(crate) fn count_bytes(&self) {
         for connection in self.connections() {
             connection.count_bytes();
         }
@@ -94,7 +93,7 @@ impl Registry {
 
 /// What is known when a connection is intercepted.
 #[derive(Debug)]
-pub struct Opening {
+pub(crate) struct Opening {
     /// Whose connection it is, and which way it goes.
     pub lane: Arc<LaneMetrics>,
     /// How its bytes will travel.
@@ -111,7 +110,7 @@ pub struct Opening {
 
 /// Keeps a connection listed. When it drops, the connection's last bytes are counted.
 #[derive(Debug)]
-pub struct Registration {
+pub(crate) struct Registration {
     registry: Arc<Registry>,
     shard: usize,
     connection: Arc<Connection>,
@@ -135,7 +134,7 @@ impl Drop for Registration {
 
 /// An open connection.
 #[derive(Debug)]
-pub struct Connection {
+pub(crate) struct Connection {
     id: ConnectionId,
     lane: Arc<LaneMetrics>,
     mode: Mode,
@@ -143,7 +142,6 @@ pub struct Connection {
     to: SocketAddr,
     opened: Instant,
     traffic: Arc<Traffic>,
-    state: AtomicU8,
     established: OnceLock<Established>,
     datapath: Mutex<Option<Datapath>>,
     counted_sent: AtomicU64,
@@ -152,67 +150,62 @@ pub struct Connection {
 
 impl Connection {
     /// Its number, which no other connection of this agent's life has.
-    pub fn id(&self) -> ConnectionId {
+    pub(crate) fn id(&self) -> ConnectionId {
         self.id
     }
 
     /// The metrics of its workload and direction.
-    pub fn lane(&self) -> &LaneMetrics {
+    pub(crate) fn lane(&self) -> &LaneMetrics {
         &self.lane
     }
 
     /// How its bytes travel.
-    pub fn mode(&self) -> Mode {
+    pub(crate) fn mode(&self) -> Mode {
         self.mode
     }
 
     /// Who opened it.
-    pub fn from(&self) -> SocketAddr {
+    pub(crate) fn from(&self) -> SocketAddr {
         self.from
     }
 
     /// Where to, as the opener named it.
-    pub fn to(&self) -> SocketAddr {
+    pub(crate) fn to(&self) -> SocketAddr {
         self.to
     }
 
     /// When it was accepted.
-    pub fn opened(&self) -> Instant {
+    pub(crate) fn opened(&self) -> Instant {
         self.opened
     }
 
     /// The relay's counters.
-    pub fn traffic(&self) -> &Traffic {
+    pub(crate) fn traffic(&self) -> &Traffic {
         &self.traffic
     }
 
     /// What the handshake found; `None` before its end and in clear.
-    pub fn established(&self) -> Option<&Established> {
+    pub(crate) fn established(&self) -> Option<&Established> {
         self.established.get()
     }
 
     /// Which datapath moves the bytes; `None` before the first does.
-    pub fn datapath(&self) -> Option<Datapath> {
+    pub(crate) fn datapath(&self) -> Option<Datapath> {
         *self.datapath.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The handshake has ended well. Only the first call counts.
-    pub fn set_established(&self, established: Established) {
+    pub(crate) fn set_established(&self, established: Established) {
         let _ = self.established.set(established);
     }
 
     /// Another datapath moves the bytes from now on.
-    pub fn set_datapath(&self, datapath: Datapath) {
+    pub(crate) fn set_datapath(&self, datapath: Datapath) {
         *self.datapath.lock().unwrap_or_else(PoisonError::into_inner) = Some(datapath);
     }
 
-    /// It has come so far.
-    pub fn set_state(&self, state: State) {
-        self.state.store(state as u8, Ordering::Relaxed);
-    }
-
     /// What the admin interface shows of it.
-    pub fn view(&self, now: Instant) -> ConnectionView<'_> {
+    pub(crate) fn view(&self, now: Instant) -> ConnectionView<'_> {
         let established = self.established();
         let datapath = self.datapath();
         ConnectionView {
@@ -234,7 +227,7 @@ impl Connection {
             sent: self.traffic.sent.load(Ordering::Relaxed),
             received: self.traffic.received.load(Ordering::Relaxed),
             age_ms: now.saturating_duration_since(self.opened).as_millis() as u64,
-            state: State::of(self.state.load(Ordering::Relaxed)),
+            state: if datapath.is_some() { State::Open } else { State::Handshaking },
         }
     }
 
@@ -249,7 +242,7 @@ impl Connection {
 
 /// Counts from 1 for each agent's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-pub struct ConnectionId(u64);
+pub(crate) struct ConnectionId(u64);
 
 impl fmt::Display for ConnectionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -259,7 +252,7 @@ impl fmt::Display for ConnectionId {
 
 /// What a handshake found.
 #[derive(Clone, Debug)]
-pub struct Established {
+pub(crate) struct Established {
     /// The identity in the certificate that the workload showed.
     pub identity: SpiffeId,
     /// The peer's verified identity; `None` if it showed no certificate.
@@ -274,7 +267,7 @@ pub struct Established {
 
 /// Which datapath moves the bytes of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Datapath {
+pub(crate) struct Datapath {
     /// `in-place`, `kernel` or `userspace`.
     pub name: &'static str,
     /// Why that one.
@@ -284,30 +277,11 @@ pub struct Datapath {
 /// How far a connection has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-#[repr(u8)]
-pub enum State {
+pub(crate) enum State {
     /// Accepted, but the peers do not know each other yet.
     Handshaking,
-    /// Bytes flow both ways.
+    /// Bytes flow.
     Open,
-    /// One side has finished sending.
-    HalfClosed,
-    /// Both sides have, and the rest is being delivered.
-    Closing,
-}
-
-impl State {
-    fn of(number: u8) -> Self {
-        let all = [
-            Self::Handshaking,
-            Self::Open,
-            Self::HalfClosed,
-            Self::Closing,
-        ];
-        all.into_iter()
-            .find(|&state| state as u8 == number)
-            .unwrap_or(Self::Closing)
-    }
 }
 
 /// A connection as `/connections` shows it.
@@ -316,7 +290,7 @@ impl State {
     missing_docs,
     reason = "the keys of the JSON object, as the reference lists them"
 )]
-pub struct ConnectionView<'a> {
+pub(crate) struct ConnectionView<'a> {
     pub id: ConnectionId,
     pub workload: &'a str,
     pub direction: Direction,

@@ -33,7 +33,7 @@ use crate::{
 
 /// What a worker thread starts with.
 #[derive(Debug)]
-pub struct Start {
+pub(crate) struct Start {
     /// Its number, from 0.
     pub index: usize,
     /// How many there are.
@@ -54,7 +54,7 @@ pub struct Start {
 
 /// How far the agent's end has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Stop {
+pub(crate) enum Stop {
     /// Not at all.
     #[default]
     Running,
@@ -74,7 +74,7 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 ///
 /// # Errors
 /// Where the thread can't be made.
-pub fn spawn(start: Start) -> io::Result<thread::JoinHandle<()>> {
+pub(crate) fn spawn(start: Start) -> io::Result<thread::JoinHandle<()>> {
     thread::Builder::new().name(format!("worker-{}", start.index)).spawn(move || {
         let built = runtime::Builder::new_current_thread().enable_all().build();
         match built {

@@ -56,7 +56,7 @@ impl Agent {
     pub fn restart(&mut self) -> Result<()> {
         ensure!(self.running.is_none(), "the agent runs already");
         self.running = Some(self.command()?.spawn()?);
-        self.wait_for("it did not answer", |agent| Ok(agent.get("/ready").is_ok()))
+        self.wait_for("it did not answer", |agent| agent.get("/ready").map(|_| true))
     }
 
     /// Waits until all its workloads are ready.

@@ -1,18 +1,14 @@
 //! One TLS 1.3 handshake, read record by record: when it is done, not one byte behind its last record
 //! has been taken from the socket.
 
-use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use attestation::identity::SpiffeId;
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::crypto::SupportedKxGroup;
-use rustls::kernel::KernelConnection;
 use rustls::server::{Acceptor, ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
-use rustls::{
-    CipherSuite, CommonState, ConnectionTrafficSecrets, Error, ExtractedSecrets, NamedGroup,
-};
+use rustls::{CipherSuite, CommonState, Error, ExtractedSecrets, NamedGroup};
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
@@ -20,6 +16,7 @@ use crate::certificate::Facts;
 use crate::config::{ALPN_SEALWIRE_1, ClientAuth, MeshTls};
 use crate::records::{HEADER_LEN, MAX_CIPHERTEXT_LEN};
 use crate::refusal::HandshakeError;
+use crate::session::{KeySchedule, Session};
 use crate::verifier;
 
 /// Opens a TLS connection as the client.
@@ -31,7 +28,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     // Never sent and never matched, since peers are known by SPIFFE ID; rustls wants one.
-    let name = ServerName::from(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    let name = ServerName::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     let connection = UnbufferedClientConnection::new(tls.client(), name)
         .map_err(|error| HandshakeError::from_tls(error, None))?;
     drive(connection, stream, Incoming::default()).await
@@ -75,44 +72,6 @@ pub enum Alpn {
     Sealwire1,
     /// Any other.
     Other,
-}
-
-/// The keys of a connection and what makes the next ones.
-pub struct Session {
-    pub(crate) secrets: ExtractedSecrets,
-    pub(crate) keys: KeySchedule,
-    /// Records that one sending key may protect before it is replaced.
-    pub(crate) records_per_key: u64,
-}
-
-impl fmt::Debug for Session {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Session").finish_non_exhaustive()
-    }
-}
-
-/// rustls' key schedule after the handshake (RFC 8446 section 7.2).
-pub(crate) enum KeySchedule {
-    Client(Box<KernelConnection<ClientConnectionData>>),
-    Server(Box<KernelConnection<ServerConnectionData>>),
-}
-
-impl KeySchedule {
-    pub(crate) fn next_tx(&mut self) -> Result<ConnectionTrafficSecrets, Error> {
-        let (_, secrets) = match self {
-            Self::Client(connection) => connection.update_tx_secret(),
-            Self::Server(connection) => connection.update_tx_secret(),
-        }?;
-        Ok(secrets)
-    }
-
-    pub(crate) fn next_rx(&mut self) -> Result<ConnectionTrafficSecrets, Error> {
-        let (_, secrets) = match self {
-            Self::Client(connection) => connection.update_rx_secret(),
-            Self::Server(connection) => connection.update_rx_secret(),
-        }?;
-        Ok(secrets)
-    }
 }
 
 /// Reads records until the `ClientHello` is complete, keeps them, and says whether it offers
@@ -332,14 +291,15 @@ impl Handshaken {
         };
         let suite = common
             .negotiated_cipher_suite()
-            .and_then(|suite| suite.tls13());
-        let cipher = match suite.map(|suite| suite.common.suite) {
-            Some(CipherSuite::TLS13_AES_128_GCM_SHA256) => "AES-128-GCM",
-            Some(CipherSuite::TLS13_AES_256_GCM_SHA384) => "AES-256-GCM",
-            Some(CipherSuite::TLS13_CHACHA20_POLY1305_SHA256) => "CHACHA20-POLY1305",
+            .and_then(|suite| suite.tls13())
+            .ok_or_else(|| HandshakeError::Local("no TLS 1.3 cipher suite".to_owned()))?;
+        let cipher = match suite.common.suite {
+            CipherSuite::TLS13_AES_128_GCM_SHA256 => "AES-128-GCM",
+            CipherSuite::TLS13_AES_256_GCM_SHA384 => "AES-256-GCM",
+            CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 => "CHACHA20-POLY1305",
             _ => "unknown",
         };
-        let records_per_key = suite.map_or(0, |suite| suite.common.confidentiality_limit);
+        let records_per_key = suite.common.confidentiality_limit;
         let (secrets, keys) = connection
             .into_secrets()
             .map_err(|error| HandshakeError::from_tls(error, None))?;

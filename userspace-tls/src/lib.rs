@@ -19,6 +19,7 @@ mod handshake;
 mod records;
 mod refusal;
 mod relay;
+mod session;
 mod trust_anchors;
 mod verifier;
 
@@ -29,7 +30,8 @@ pub use alert::Alert;
 pub use certificate::IdentityProblem;
 pub use config::{ClientAuth, MeshTls};
 pub use credentials::{Credentials, CredentialsError, CredentialsFile, Validity};
-pub use handshake::{Alpn, Handshaken, Session, accept, connect};
+pub use handshake::{Alpn, Handshaken, accept, connect};
 pub use records::RecordError;
 pub use refusal::{HandshakeError, HandshakeRefusal, PresentedCertificate};
 pub use relay::{RelayEnd, Traffic, relay, relay_plaintext};
+pub use session::Session;

@@ -23,8 +23,8 @@ use tokio::io::AsyncWrite as _;
 use tokio::net::TcpStream;
 
 use crate::alert::Alert;
-use crate::handshake::Session;
 use crate::records::RecordError;
+use crate::session::Session;
 use backlog::Backlog;
 use batch::{Batch, with_batch};
 use plaintext::PlaintextWire;

@@ -3,7 +3,7 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
-    os::fd::AsRawFd,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     time::Duration,
 };
 
@@ -227,7 +227,9 @@ pub struct KernelReports {
     counters: PerCpuArray<MapData, u64>,
     refusals: RingBuf<MapData>,
     flows: HashMap<MapData, FlowKey, OriginalDestination>,
+    flow_capacity: u64,
     clients: HashMap<MapData, FlowKey, Endpoint>,
+    client_capacity: u64,
 }
 
 impl KernelReports {
@@ -237,7 +239,9 @@ impl KernelReports {
             counters: open(pins, "COUNTERS")?,
             refusals: open(pins, "REFUSALS")?,
             flows: open(pins, "FLOWS")?,
+            flow_capacity: capacity(pins, "FLOWS")?,
             clients: open(pins, "CLIENTS")?,
+            client_capacity: capacity(pins, "CLIENTS")?,
         })
     }
 
@@ -254,17 +258,29 @@ impl KernelReports {
         Some(refusal_from_bytes(bytes))
     }
 
-    /// The tables that fill with connections under way: name and number of entries.
-    pub fn table_entries(&self) -> [(&'static str, usize); 2] {
-        [("flows", self.flows.keys().count()), ("clients", self.clients.keys().count())]
+    /// A descriptor that becomes readable when a refusal waits.
+    pub fn events(&self) -> io::Result<OwnedFd> {
+        self.refusals.as_fd().try_clone_to_owned()
+    }
+
+    /// The tables that fill with connections under way.
+    pub fn tables(&self) -> [Table; 2] {
+        [
+            Table { name: "flows", entries: self.flows.keys().count() as u64, capacity: self.flow_capacity },
+            Table { name: "clients", entries: self.clients.keys().count() as u64, capacity: self.client_capacity },
+        ]
     }
 }
 
-impl AsRawFd for KernelReports {
-    /// Readable when a refusal waits.
-    fn as_raw_fd(&self) -> std::os::fd::RawFd {
-        self.refusals.as_raw_fd()
-    }
+/// How full a table is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Table {
+    /// What metrics call it.
+    pub name: &'static str,
+    /// Entries in it now.
+    pub entries: u64,
+    /// Entries it can hold.
+    pub capacity: u64,
 }
 
 /// `CLOCK_MONOTONIC` in nanoseconds, as `bpf_ktime_get_ns` reads it.
@@ -280,6 +296,13 @@ where
     let failed = |source| BpfError::Map { name, source };
     let data = MapData::from_pin(pins.map(name)).map_err(failed)?;
     T::try_from(aya::maps::Map::from_map_data(data).map_err(failed)?).map_err(failed)
+}
+
+fn capacity(pins: &Pins, name: &'static str) -> Result<u64, BpfError> {
+    MapData::from_pin(pins.map(name))
+        .and_then(|data| data.info())
+        .map(|info| info.max_entries().into())
+        .map_err(|source| BpfError::Map { name, source })
 }
 
 fn full(name: &'static str) -> impl Fn(MapError) -> BpfError {

@@ -7,7 +7,10 @@ use super::{
     intercept::{Ends, Intercepted},
     refusal::{Cause, Refusal, RefusalReason},
 };
-use crate::policy::{Direction, EgressMode, IngressMode, Mode, PeerSet, RuleRef};
+use crate::{
+    policy::{Direction, EgressMode, IngressMode, Mode, PeerSet, RuleRef},
+    registry::{Opening, Registration},
+};
 
 /// A connection that a rule lets through, with who the peer must be.
 #[derive(Debug)]
@@ -15,6 +18,7 @@ pub(super) struct Authorized<'a> {
     pub(super) intercepted: Intercepted,
     pub(super) rule: RuleRef,
     pub(super) protection: Protection<'a>,
+    pub(super) entry: Registration,
 }
 
 /// How the rule wants the bytes to travel.
@@ -43,7 +47,18 @@ impl Intercepted {
             Direction::Ingress => ingress(door, &self.ends),
         };
         match decided {
-            Ok((rule, protection)) => Ok(Authorized { intercepted: self, rule, protection }),
+            Ok((rule, protection)) => {
+                let opening = Opening {
+                    lane: door.reporter.lane().clone(),
+                    mode: protection.mode(),
+                    from: self.ends.from,
+                    to: self.ends.to,
+                    opened: self.since,
+                    traffic: Arc::default(),
+                };
+                let entry = door.worker.registry.register(door.worker.index, opening);
+                Ok(Authorized { intercepted: self, rule, protection, entry })
+            }
             Err(cause) => Err(cause.between(Some(self.ends.from), Some(self.ends.to))),
         }
     }

@@ -2,7 +2,7 @@ use userspace_tls::RelayEnd;
 
 /// How an established connection ended. The sockets were closed, or reset, accordingly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum CloseReason {
+pub(crate) enum CloseReason {
     /// Both sides ended their stream.
     Orderly,
     /// The program reset the connection.
@@ -24,7 +24,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// The code in logs, metrics and the documentation.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Orderly => "orderly",
             Self::AppReset => "app-reset",

@@ -1,9 +1,8 @@
 use std::{
     net::SocketAddr,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use attestation::identity::SpiffeId;
 use socket2::SockRef;
 use tokio::{
     net::TcpStream,
@@ -18,7 +17,10 @@ use super::{
     intercept::{Ends, Intercepted},
     refusal::{Cause, Refusal, RefusalReason},
 };
-use crate::policy::{Direction, Mode, PeerSet, RuleRef};
+use crate::{
+    policy::{Direction, Mode, PeerSet, RuleRef},
+    registry::{self, Registration},
+};
 
 /// How long a TLS handshake may take, the wait for a slot included.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
@@ -28,39 +30,20 @@ const REFUSED_LIFETIME: Duration = Duration::from_secs(1);
 
 /// Both sockets are connected and the peer has proved who it is, where the rule asks for it.
 #[derive(Debug)]
-pub(crate) struct Established {
+pub(super) struct Established {
     /// The program's side.
-    pub(crate) app: TcpStream,
+    pub(super) app: TcpStream,
     /// The network's side.
-    pub(crate) wire: TcpStream,
-    pub(crate) session: Option<Session>,
-    pub(crate) about: About,
-    pub(crate) client: Option<ClientName>,
-}
-
-/// What is told of a connection.
-#[derive(Debug)]
-pub(crate) struct About {
-    pub(crate) ends: Ends,
-    pub(crate) since: Instant,
-    pub(crate) mode: Mode,
-    pub(crate) rule: RuleRef,
-    pub(crate) identity: Option<SpiffeId>,
-    pub(crate) tls: Option<Negotiated>,
-}
-
-/// What a handshake agreed upon.
-#[derive(Debug)]
-pub(crate) struct Negotiated {
-    pub(crate) peer: Option<SpiffeId>,
-    pub(crate) cipher: &'static str,
-    pub(crate) key_exchange: &'static str,
-    pub(crate) application_protocol: Option<Alpn>,
+    pub(super) wire: TcpStream,
+    pub(super) session: Option<Session>,
+    pub(super) client: Option<ClientName>,
+    pub(super) rule: RuleRef,
+    pub(super) entry: Registration,
 }
 
 impl Authorized<'_> {
     /// Connects the second socket and lets the peer prove itself.
-    pub(crate) async fn establish(self, door: &Door) -> Result<Established, Refusal> {
+    pub(super) async fn establish(self, door: &Door) -> Result<Established, Refusal> {
         let Ends { from, to, .. } = self.intercepted.ends;
         let established = match door.direction {
             Direction::Egress => self.egress(door).await,
@@ -77,12 +60,12 @@ impl Authorized<'_> {
 
     /// The program is connected already: dial the destination, then shake hands with it.
     async fn egress(self, door: &Door) -> Result<Established, Cause> {
-        let Self { intercepted: Intercepted { stream: app, ends, since }, rule, protection } = self;
-        let mode = protection.mode();
+        let Self { intercepted, rule, protection, entry } = self;
+        let Intercepted { stream: app, ends, since } = intercepted;
         let source = ends.from_is_own.then_some(ends.from);
         let mut wire = dial::wire(door, ends.to, source).await?;
-        let (identity, tls, session) = match protection {
-            Protection::Plaintext => (None, None, None),
+        let session = match protection {
+            Protection::Plaintext => None,
             Protection::Tls { tls, peers, .. } => {
                 let deadline = TokioInstant::now() + HANDSHAKE_DEADLINE;
                 let shaken = timeout_at(deadline, connect(&tls, &mut wire))
@@ -90,34 +73,24 @@ impl Authorized<'_> {
                     .map_err(|_| Cause::timeout(HANDSHAKE_DEADLINE))?
                     .inspect_err(|_| let_alert_out(&wire))?;
                 door.reporter.handshake(since.elapsed());
-                let (negotiated, session) = admit(shaken, peers, rule, Mode::Mtls)?;
-                (Some(tls.identity().clone()), Some(negotiated), Some(session))
+                Some(admit(shaken, &tls, peers, rule, &entry)?)
             }
         };
-        let about = About { ends, since, mode, rule, identity, tls };
-        Ok(Established { app, wire, session, about, client: None })
+        Ok(Established { app, wire, session, client: None, rule, entry })
     }
 
     /// The peer proves itself before the program hears of it.
     async fn ingress(self, door: &Door) -> Result<Established, Cause> {
-        let Self { intercepted: Intercepted { stream: mut wire, ends, since }, rule, protection } =
-            self;
+        let Self { intercepted, rule, protection, entry } = self;
+        let Intercepted { stream: mut wire, ends, since } = intercepted;
         let Protection::Tls { mode, tls, peers } = protection else {
             return Err(Cause::new(RefusalReason::PlaintextPort, "nothing to prove"));
         };
         let shaken = shake(door, &tls, mode, ends.from, &mut wire).await?;
         door.reporter.handshake(since.elapsed());
-        let (negotiated, session) = admit(shaken, peers, rule, mode)?;
+        let session = Some(admit(shaken, &tls, peers, rule, &entry)?);
         let (app, client) = dial::program(door, ends.to, ends.from).await?;
-        let about = About {
-            ends,
-            since,
-            mode,
-            rule,
-            identity: Some(tls.identity().clone()),
-            tls: Some(negotiated),
-        };
-        Ok(Established { app, wire, session: Some(session), about, client: Some(client) })
+        Ok(Established { app, wire, session, client: Some(client), rule, entry })
     }
 }
 
@@ -147,25 +120,36 @@ async fn shake(
     shaken
 }
 
-/// Checks the peer against those the rule allows.
+/// Checks the peer against those the rule allows, and writes down who met whom.
 fn admit(
     shaken: Handshaken,
+    tls: &MeshTls,
     peers: &PeerSet,
     rule: RuleRef,
-    mode: Mode,
-) -> Result<(Negotiated, Session), Cause> {
+    entry: &Registration,
+) -> Result<Session, Cause> {
     let Handshaken { peer, application_protocol, cipher, key_exchange, session } = shaken;
-    let allowed = match (&peer, mode) {
-        (Some(peer), _) => peers.allows(peer),
+    let allowed = match &peer {
+        Some(peer) => peers.allows(peer),
         // A `tls` port authenticates the server alone, and its rule can't list peers.
-        (None, mode) => mode == Mode::Tls,
+        None => entry.mode() == Mode::Tls,
     };
     if !allowed {
         let who = peer.map_or_else(|| "a peer without an identity".into(), |peer| peer.to_string());
         let detail = format!("{who} is not among the peers of {rule}");
         return Err(Cause::new(RefusalReason::PeerNotAllowed, detail));
     }
-    Ok((Negotiated { peer, cipher, key_exchange, application_protocol }, session))
+    entry.set_established(registry::Established {
+        identity: tls.identity().clone(),
+        peer,
+        key_exchange,
+        cipher,
+        alpn: application_protocol.map(|protocol| match protocol {
+            Alpn::Sealwire1 => "sealwire/1",
+            Alpn::Other => "other",
+        }),
+    });
+    Ok(session)
 }
 
 /// The socket carries a fatal alert and nothing of any program's: a reset would overtake it.

@@ -14,24 +14,24 @@ use crate::policy::Direction;
 
 /// A connection that the kernel brought to the agent, with where it comes from and goes to.
 #[derive(Debug)]
-pub(crate) struct Intercepted {
-    pub(crate) stream: TcpStream,
-    pub(crate) ends: Ends,
-    pub(crate) since: Instant,
+pub(super) struct Intercepted {
+    pub(super) stream: TcpStream,
+    pub(super) ends: Ends,
+    pub(super) since: Instant,
 }
 
 /// The two ends of a connection as its programs take them to be.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Ends {
-    pub(crate) from: SocketAddr,
-    pub(crate) to: SocketAddr,
+pub(super) struct Ends {
+    pub(super) from: SocketAddr,
+    pub(super) to: SocketAddr,
     /// Whether `from` is an address that the connection can be continued from.
-    pub(crate) from_is_own: bool,
+    pub(super) from_is_own: bool,
 }
 
 impl Intercepted {
     /// Reads what the kernel knows of an accepted connection.
-    pub(crate) fn read(stream: TcpStream, door: &Door) -> Result<Self, Refusal> {
+    pub(super) fn read(stream: TcpStream, door: &Door) -> Result<Self, Refusal> {
         let since = Instant::now();
         let accepted = Accepted::of(&stream).map_err(|error| {
             let reason = RefusalReason::NoOriginalDestination;

@@ -18,11 +18,9 @@ use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use tokio::net::TcpStream;
 
-pub use close::CloseReason;
-pub(crate) use handshake::About;
-pub use offload::KernelTls;
-pub(crate) use offload::DatapathKind;
-pub use refusal::{Refusal, RefusalReason};
+pub(crate) use close::CloseReason;
+pub(crate) use offload::KernelTls;
+pub(crate) use refusal::{Refusal, RefusalReason};
 
 use crate::{
     admission::Admission, bpf::ConnectionMaps, policy::Direction, registry::Registry,
@@ -32,7 +30,7 @@ use intercept::Intercepted;
 
 /// What the connections of one worker thread share.
 #[derive(Debug)]
-pub struct Worker {
+pub(crate) struct Worker {
     /// Its number, from 0.
     pub index: usize,
     /// The kernel's maps, through file descriptors of its own.
@@ -47,7 +45,7 @@ pub struct Worker {
 
 /// One way into the agent: a worker's listener for one direction of one workload.
 #[derive(Clone, Debug)]
-pub struct Door {
+pub(crate) struct Door {
     /// Who accepts here.
     pub worker: Rc<Worker>,
     /// For whom.
@@ -59,7 +57,7 @@ pub struct Door {
 }
 
 /// Serves one accepted connection to its end.
-pub async fn serve(stream: TcpStream, door: Rc<Door>) {
+pub(crate) async fn serve(stream: TcpStream, door: Rc<Door>) {
     // The steps up to the relay need far more room than the relay, which may last for days.
     let established = Box::pin(async {
         let intercepted = Intercepted::read(stream, &door)?;

@@ -4,14 +4,14 @@ use super::{Door, handshake::Established};
 
 /// An established connection and the way its bytes will flow.
 #[derive(Debug)]
-pub(crate) struct Datapath {
-    pub(crate) established: Established,
-    pub(crate) kind: DatapathKind,
+pub(super) struct Datapath {
+    pub(super) established: Established,
+    pub(super) kind: DatapathKind,
 }
 
 /// Which way the bytes flow, and why not a better one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum DatapathKind {
+pub(super) enum DatapathKind {
     /// The agent encrypts.
     Userspace(WhyUserspace),
     /// Nobody encrypts, as the rule says.
@@ -20,7 +20,7 @@ pub(crate) enum DatapathKind {
 
 /// Why the kernel does not do the encryption.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum WhyUserspace {
+pub(super) enum WhyUserspace {
     /// This kernel has no TLS.
     NoConfigTls,
     /// The kernel has TLS, this version of the agent does not use it.
@@ -29,7 +29,7 @@ pub(crate) enum WhyUserspace {
 
 impl DatapathKind {
     /// Name and reason, as logs and the admin interface give them.
-    pub(crate) fn as_strs(self) -> (&'static str, &'static str) {
+    pub(super) fn as_strs(self) -> (&'static str, &'static str) {
         match self {
             Self::Userspace(WhyUserspace::NoConfigTls) => ("userspace", "no-config-tls"),
             Self::Userspace(WhyUserspace::NotSupported) => ("userspace", "not-supported"),
@@ -40,7 +40,7 @@ impl DatapathKind {
 
 /// Whether the kernel can do TLS on a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KernelTls {
+pub(crate) enum KernelTls {
     /// The upper-layer protocol `tls` is there.
     Available,
     /// It is not.
@@ -49,7 +49,7 @@ pub enum KernelTls {
 
 impl KernelTls {
     /// Asks the kernel. A module that is not loaded counts as absent.
-    pub fn probe() -> Self {
+    pub(crate) fn probe() -> Self {
         let protocols = fs::read_to_string("/proc/sys/net/ipv4/tcp_available_ulp");
         match protocols {
             Ok(names) if names.split_whitespace().any(|name| name == "tls") => Self::Available,
@@ -60,7 +60,7 @@ impl KernelTls {
 
 impl Established {
     /// Chooses the datapath.
-    pub(crate) fn offload(self, door: &Door) -> Datapath {
+    pub(super) fn offload(self, door: &Door) -> Datapath {
         let kind = match (&self.session, door.worker.kernel_tls) {
             (None, _) => DatapathKind::Plaintext,
             (Some(_), KernelTls::Absent) => DatapathKind::Userspace(WhyUserspace::NoConfigTls),

@@ -6,7 +6,7 @@ use crate::certificates::Unusable;
 
 /// A connection that the agent did not let through.
 #[derive(Debug)]
-pub struct Refusal {
+pub(crate) struct Refusal {
     /// Who connected, where that is known.
     pub from: Option<SocketAddr>,
     /// To where, where that is known.
@@ -19,7 +19,7 @@ pub struct Refusal {
 
 /// Why the agent refused a connection. The kernel's reasons are [`ebpf_abi::KernelRefusal`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum RefusalReason {
+pub(crate) enum RefusalReason {
     /// A connection to the egress listener that the connect hook did not turn there.
     NoOriginalDestination,
     /// The hook that turned the connection belongs to another workload than the listener.
@@ -52,7 +52,7 @@ pub enum RefusalReason {
 
 impl RefusalReason {
     /// The code in logs, metrics and the documentation.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::NoOriginalDestination => "no-original-destination",
             Self::WrongWorkload => "wrong-workload",

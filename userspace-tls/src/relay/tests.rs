@@ -7,10 +7,11 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::ClientAuth;
-use crate::handshake::{KeySchedule, accept, connect};
+use crate::handshake::{accept, connect};
 use crate::records::{
     ContentType, HEADER_LEN, MAX_CIPHERTEXT_LEN, OVERHEAD, Opened, Opener, Role, Sealer,
 };
+use crate::session::KeySchedule;
 use crate::testing::{Ca, Leaf};
 
 mod openssl;

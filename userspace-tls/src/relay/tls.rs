@@ -11,11 +11,11 @@ use super::batch::{BATCH_LEN, Batch};
 use super::wire::{Fetched, Tail, Wire};
 use super::{RelayEnd, app_error, wire_error};
 use crate::alert::Alert;
-use crate::handshake::{KeySchedule, Session};
 use crate::records::{
     ContentType, HEADER_LEN, KEY_UPDATE_MESSAGE, MAX_PLAINTEXT_LEN, OVERHEAD, Opened, Opener,
     RecordError, Role, Sealer, record_len,
 };
+use crate::session::{KeySchedule, Session};
 
 /// One connection's keys and the ciphertext that could not be opened yet.
 pub(super) struct TlsWire {

@@ -1,0 +1,177 @@
+//! Tells the operator how connections fared: log lines and metrics from the same facts.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant, SystemTime},
+};
+
+use ebpf_abi::{Counter, KernelRefusal, RefusalEvent};
+use userspace_tls::Validity;
+
+use crate::{
+    access_log::{ConnectionLine, RefusalLine, RefusalLog},
+    bpf::KernelReports,
+    connection::{CloseReason, Refusal},
+    metrics::{LaneMetrics, Metrics, ReloadResult, WorkloadMetrics},
+    policy::{Direction, RuleRef, WorkloadName},
+    registry::Connection,
+};
+
+/// What is told of all workloads. Shared by all threads.
+#[derive(Debug)]
+pub(crate) struct Telemetry {
+    metrics: Arc<Metrics>,
+    refusals: RefusalLog,
+}
+
+impl Telemetry {
+    pub(crate) fn new() -> Self {
+        Self {
+            metrics: Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"))),
+            refusals: RefusalLog::default(),
+        }
+    }
+
+    pub(crate) fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// The series of one workload.
+    pub(crate) fn workload(&self, name: &WorkloadName) -> WorkloadMetrics {
+        self.metrics.workload(name)
+    }
+
+    /// One refusal that the kernel side tells of.
+    pub(crate) fn refused_by_kernel(
+        &self,
+        workload: &str,
+        direction: Direction,
+        event: &RefusalEvent,
+        reason: KernelRefusal,
+    ) {
+        let line = RefusalLine {
+            workload,
+            direction,
+            from: event.from.into(),
+            to: event.to.into(),
+            reason: reason.as_str(),
+            detail: &kernel_detail(reason),
+        };
+        self.refusals.log(&line, Instant::now());
+    }
+
+    /// Takes over the kernel side's counters; to be called about every second.
+    pub(crate) fn kernel(&self, reports: &KernelReports) {
+        for reason in KernelRefusal::ALL {
+            let total = reports.counter(Counter::Refused(reason));
+            self.metrics.set_kernel_refusals(reason.as_str(), total);
+        }
+        self.metrics.set_udp_datagrams(reports.counter(Counter::UdpDatagrams));
+        for table in reports.tables() {
+            self.metrics.set_map(table.name, table.entries, table.capacity);
+        }
+        self.refusals.flush(Instant::now());
+    }
+}
+
+/// What is told of one workload's connections in one direction, by one worker.
+#[derive(Debug)]
+pub(crate) struct Reporter {
+    telemetry: Arc<Telemetry>,
+    lane: Arc<LaneMetrics>,
+}
+
+impl Reporter {
+    pub(crate) fn new(
+        telemetry: &Arc<Telemetry>,
+        workload: &WorkloadName,
+        direction: Direction,
+    ) -> Self {
+        let lane = telemetry.workload(workload).lane(direction).clone();
+        Self { telemetry: telemetry.clone(), lane }
+    }
+
+    /// The series that the connections count in.
+    pub(crate) fn lane(&self) -> &Arc<LaneMetrics> {
+        &self.lane
+    }
+
+    /// A handshake succeeded after this long.
+    pub(crate) fn handshake(&self, duration: Duration) {
+        self.lane.handshake(duration);
+    }
+
+    /// A connection was not let through.
+    pub(crate) fn refused(&self, refusal: &Refusal) {
+        let Refusal { from, to, reason, detail } = refusal;
+        self.lane.refused(reason.as_str());
+        let line = RefusalLine {
+            workload: self.lane.workload(),
+            direction: self.lane.direction(),
+            from: from.unwrap_or(UNKNOWN),
+            to: to.unwrap_or(UNKNOWN),
+            reason: reason.as_str(),
+            detail,
+        };
+        self.telemetry.refusals.log(&line, Instant::now());
+    }
+
+    /// A connection that was established has ended.
+    pub(crate) fn closed(&self, connection: &Connection, rule: RuleRef, close: CloseReason) {
+        let close = close.as_str();
+        self.lane.ended(connection.mode(), close);
+        let established = connection.established();
+        let datapath = connection.datapath();
+        let traffic = connection.traffic();
+        let line = ConnectionLine {
+            workload: self.lane.workload(),
+            direction: self.lane.direction(),
+            from: connection.from(),
+            to: connection.to(),
+            mode: connection.mode(),
+            rule,
+            identity: established.map(|found| &found.identity),
+            peer: established.and_then(|found| found.peer.as_ref()),
+            datapath: datapath.map_or("none", |datapath| datapath.name),
+            why: datapath.map_or("none", |datapath| datapath.why),
+            key_exchange: established.map(|found| found.key_exchange),
+            cipher: established.map(|found| found.cipher),
+            alpn: established.and_then(|found| found.alpn),
+            sent: traffic.sent.load(Ordering::Relaxed),
+            received: traffic.received.load(Ordering::Relaxed),
+            duration: connection.opened().elapsed(),
+            close,
+        };
+        line.log();
+    }
+}
+
+/// A new certificate is in force.
+pub(crate) fn certificate_loaded(metrics: &WorkloadMetrics, validity: Validity) {
+    let expiry = validity.not_after.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    metrics.set_certificate_expiry(expiry.as_secs().try_into().unwrap_or(i64::MAX));
+    metrics.certificate_reloaded(ReloadResult::Loaded);
+}
+
+const UNKNOWN: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
+/// What to make of a refusal that only the kernel side has seen.
+fn kernel_detail(reason: KernelRefusal) -> &'static str {
+    match reason {
+        KernelRefusal::AgentStale => "no agent was alive at that time",
+        KernelRefusal::NoCredential => "the workload has no valid certificate; see /ready",
+        KernelRefusal::CredentialExpired => "the workload's certificate has expired",
+        KernelRefusal::UnknownWorkload => "the agent does not know the workload",
+        KernelRefusal::NoListener => "the agent listens for no such address family",
+        KernelRefusal::FlowTableFull => "too many connections are waiting for the agent",
+        KernelRefusal::BoundDevice => {
+            "the socket is bound to a device (SO_BINDTODEVICE), so it can't be steered"
+        }
+        KernelRefusal::RefusedRecently => "the destination refused a moment ago",
+        KernelRefusal::UnsealedSegment => {
+            "a segment tried to leave the namespace past the agent and was dropped"
+        }
+    }
+}
