@@ -42,7 +42,10 @@ const WAITING: usize = 4096;
 impl Admission {
     /// Room for `at_once` handshakes of each source.
     pub(crate) fn new(at_once: usize) -> Rc<Self> {
-        Rc::new(Self { at_once: at_once.max(1), sources: RefCell::default() })
+        Rc::new(Self {
+            at_once: at_once.max(1),
+            sources: RefCell::default(),
+        })
     }
 
     /// A slot for a handshake with `address`, once one is free. The caller sets the deadline.
@@ -66,15 +69,14 @@ impl Admission {
         }
         source.waiting.set(source.waiting.get() + 1);
         let slots = source.slots.clone();
-        let mut slot =
-            Slot { admission: Rc::downgrade(self), address, source, permit: None };
+        let mut slot = Slot {
+            admission: Rc::downgrade(self),
+            address,
+            source,
+            permit: None,
+        };
         slot.permit = Some(slots.acquire_owned().await.map_err(|_| TooMany)?);
         Ok(slot)
-    }
-
-    /// How many sources have handshakes under way or waiting.
-    pub(crate) fn sources(&self) -> usize {
-        self.sources.borrow().len()
     }
 }
 
@@ -92,7 +94,12 @@ impl Drop for Slot {
 
 #[cfg(test)]
 mod tests {
-    use std::{future::Future, net::IpAddr, pin::pin, task::{Context, Poll, Waker}};
+    use std::{
+        future::Future,
+        net::IpAddr,
+        pin::pin,
+        task::{Context, Poll, Waker},
+    };
 
     use super::{Admission, TooMany, WAITING};
 
@@ -106,7 +113,9 @@ mod tests {
     #[test]
     fn a_source_at_its_limit_waits_and_another_does_not() {
         let admission = Admission::new(1);
-        let Poll::Ready(Ok(first)) = poll(pin!(admission.slot(A))) else { panic!("no slot") };
+        let Poll::Ready(Ok(first)) = poll(pin!(admission.slot(A))) else {
+            panic!("no slot")
+        };
         let mut second = pin!(admission.slot(A));
         assert!(poll(second.as_mut()).is_pending());
         assert!(matches!(poll(pin!(admission.slot(B))), Poll::Ready(Ok(_))));
@@ -119,16 +128,21 @@ mod tests {
         let admission = Admission::new(1);
         let mut waiting: Vec<_> = (0..WAITING).map(|_| Box::pin(admission.slot(A))).collect();
         let held: Vec<_> = waiting.iter_mut().map(|slot| poll(slot.as_mut())).collect();
-        assert!(matches!(poll(pin!(admission.slot(A))), Poll::Ready(Err(TooMany))));
+        assert!(matches!(
+            poll(pin!(admission.slot(A))),
+            Poll::Ready(Err(TooMany))
+        ));
         drop((held, waiting));
     }
 
     #[test]
     fn a_source_without_handshakes_is_forgotten() {
         let admission = Admission::new(1);
-        let Poll::Ready(Ok(slot)) = poll(pin!(admission.slot(A))) else { panic!("no slot") };
-        assert_eq!(admission.sources(), 1);
+        let Poll::Ready(Ok(slot)) = poll(pin!(admission.slot(A))) else {
+            panic!("no slot")
+        };
+        assert_eq!(admission.sources.borrow().len(), 1);
         drop(slot);
-        assert_eq!(admission.sources(), 0);
+        assert_eq!(admission.sources.borrow().len(), 0);
     }
 }

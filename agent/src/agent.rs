@@ -4,7 +4,7 @@
 use std::{
     fs::{self, File},
     io,
-    num::NonZeroUsize,
+    num::NonZeroU32,
     os::fd::AsFd,
     path::{Path, PathBuf},
     sync::Arc,
@@ -12,7 +12,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use ebpf_abi::{MAX_WORKERS, Workload as WorkloadState};
+use ebpf_abi::Workload as WorkloadState;
 use nix::{
     fcntl::{Flock, FlockArg},
     sys::{
@@ -67,8 +67,10 @@ pub enum AgentError {
     #[error(transparent)]
     Interface(#[from] InterfaceError),
     /// Another agent serves the instance.
-    #[error("another agent serves instance {instance} (it holds {path}); stop it, or give this \
-             one another --instance")]
+    #[error(
+        "another agent serves instance {instance} (it holds {path}); stop it, or give this \
+             one another --instance"
+    )]
     Running {
         /// The instance.
         instance: String,
@@ -149,7 +151,13 @@ async fn start(config: Config, stop: watch::Receiver<Stop>) -> Result<Running, A
     };
     let pins = Pins::open(&config.pins.bpffs, config.pins.instance.as_str())?;
     let fresh = pins.are_fresh();
-    let parts = Parts { config: &config, workloads, keepers, admin, stop };
+    let parts = Parts {
+        config: &config,
+        workloads,
+        keepers,
+        admin,
+        stop,
+    };
     let started = parts.start(pins);
     if started.is_err() && fresh {
         let _ = Pins::detach(&config.pins.bpffs, config.pins.instance.as_str());
@@ -169,22 +177,32 @@ struct Parts<'a> {
 impl Parts<'_> {
     /// Listeners, then maps, then links, then the heartbeat, without which nothing is let through.
     fn start(self, pins: Pins) -> Result<Running, AgentError> {
-        let Self { config, workloads, keepers, admin, stop } = self;
-        let options = Options { debug: config.ebpf_debug, ..Options::default() };
+        let Self {
+            config,
+            workloads,
+            keepers,
+            admin,
+            stop,
+        } = self;
+        let options = Options {
+            debug: config.ebpf_debug,
+            flow_table_entries: config.flow_table_entries.map(NonZeroU32::get),
+        };
         let steering = Steering::new(pins, options)?;
         let pins = steering.pins();
-        let workers = config.workers.get().min(MAX_WORKERS);
+        let workers = config.workers.get();
         let telemetry = Arc::new(Telemetry::new());
-        let registry = Arc::new(Registry::new(
-            NonZeroUsize::new(workers).unwrap_or(NonZeroUsize::MIN),
-        ));
+        let registry = Arc::new(Registry::new(config.workers));
         let board = ReadinessBoard::new();
 
         let mut starts: Vec<_> = (0..workers).map(|_| Vec::new()).collect();
         let mut owners = Vec::new();
         for (workload, (files, sender)) in workloads.iter().zip(keepers) {
             let mut maps = ControlMaps::open(pins)?;
-            let mut state = WorkloadState { workers: workers as u32, ..WorkloadState::default() };
+            let mut state = WorkloadState {
+                workers: workers as u32,
+                ..WorkloadState::default()
+            };
             for (index, start) in starts.iter_mut().enumerate() {
                 let listeners = Listeners::open(&workload.netns)
                     .map_err(failed("listening in a workload's namespace"))?;
@@ -205,8 +223,12 @@ impl Parts<'_> {
             let mut interfaces = InterfaceWatch::new(workload.clone(), &mut maps)?;
 
             let owner = workload.owner();
-            let programs =
-                steering.attach_workload(&owner, workload.id, &workload.cgroup, workload.netns.as_fd())?;
+            let programs = steering.attach_workload(
+                &owner,
+                workload.id,
+                &workload.cgroup,
+                workload.netns.as_fd(),
+            )?;
             interfaces.guard(programs, &mut maps)?;
             owners.push(owner);
             tokio::task::spawn_local(interfaces.follow(ControlMaps::open(pins)?));
@@ -250,15 +272,18 @@ impl Parts<'_> {
             };
             tokio::task::spawn_local(admin.serve(state));
         }
-        let beating = Beating::start(Heartbeat::open(pins)?)
-            .map_err(failed("starting the heartbeat"))?;
+        let beating =
+            Beating::start(Heartbeat::open(pins)?).map_err(failed("starting the heartbeat"))?;
         info!(
             workloads = workloads.len(),
             workers,
             instance = %config.pins.instance,
             "the agent serves"
         );
-        Ok(Running { beating, workers: threads })
+        Ok(Running {
+            beating,
+            workers: threads,
+        })
     }
 }
 
@@ -268,7 +293,10 @@ impl Running {
         let Self { beating, workers } = self;
         drop(beating);
         stop.send_replace(Stop::Draining);
-        info!(seconds = DRAIN.as_secs(), "draining; a second signal ends it at once");
+        info!(
+            seconds = DRAIN.as_secs(),
+            "draining; a second signal ends it at once"
+        );
         let deadline = Instant::now() + DRAIN;
         tokio::select! {
             () = finished(&workers) => {}
@@ -312,7 +340,9 @@ async fn finished(workers: &[JoinHandle<()>]) {
 
 fn config_json(config: &Config) -> Result<Arc<str>, AgentError> {
     let json = serde_json::to_string_pretty(config).map_err(io::Error::from);
-    Ok(json.map_err(failed("writing the configuration as JSON"))?.into())
+    Ok(json
+        .map_err(failed("writing the configuration as JSON"))?
+        .into())
 }
 
 /// Enters a worker's listeners into the maps and into the workload's state.
@@ -326,7 +356,10 @@ fn publish(
     state.egress_v4[index] = listeners.egress_port(false).unwrap_or(0);
     state.egress_v6[index] = listeners.egress_port(true).unwrap_or(0);
     for listener in &listeners.ingress {
-        let ipv6 = listener.local_addr().map_err(failed("asking a listener"))?.is_ipv6();
+        let ipv6 = listener
+            .local_addr()
+            .map_err(failed("asking a listener"))?
+            .is_ipv6();
         maps.set_listener(workload.id, index as u32, ipv6, listener)?;
     }
     Ok(())
@@ -352,8 +385,10 @@ fn lock(config: &Config) -> Result<Flock<File>, AgentError> {
     fs::create_dir_all(DIRECTORY).map_err(failed("making /run/sealwire"))?;
     let path = Path::new(DIRECTORY).join(format!("{instance}.lock"));
     let file = File::create(&path).map_err(failed("making the instance's lock"))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock)
-        .map_err(|_| AgentError::Running { instance: instance.to_owned(), path })
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| AgentError::Running {
+        instance: instance.to_owned(),
+        path,
+    })
 }
 
 /// Keys must not reach a disk by way of a core dump; and many connections need many descriptors.

@@ -39,8 +39,13 @@ pub enum Unusable {
 impl Credential {
     /// The TLS configuration, while its certificate is valid.
     pub fn usable(&self, now: SystemTime) -> Result<&Arc<MeshTls>, Unusable> {
-        let Self::Loaded(tls) = self else { return Err(Unusable::Missing) };
-        let Validity { not_before, not_after } = tls.validity();
+        let Self::Loaded(tls) = self else {
+            return Err(Unusable::Missing);
+        };
+        let Validity {
+            not_before,
+            not_after,
+        } = tls.validity();
         if now < not_before {
             Err(Unusable::NotYetValid)
         } else if now > not_after {
@@ -55,7 +60,11 @@ impl Credential {
     pub fn until_ns(&self, now: SystemTime) -> u64 {
         match (self.usable(now), self) {
             (Ok(tls), _) => {
-                let left = tls.validity().not_after.duration_since(now).unwrap_or_default();
+                let left = tls
+                    .validity()
+                    .not_after
+                    .duration_since(now)
+                    .unwrap_or_default();
                 monotonic_ns().saturating_add(left.as_nanos().try_into().unwrap_or(u64::MAX))
             }
             // Any moment that is over; the hooks tell it from zero.
@@ -114,7 +123,10 @@ struct Stamp([Option<(u64, u64, i64, i64)>; 3]);
 impl CertificateFiles {
     /// Files under `directory`, of which nothing is loaded yet.
     pub(crate) fn new(directory: PathBuf) -> Self {
-        Self { directory, seen: None }
+        Self {
+            directory,
+            seen: None,
+        }
     }
 
     /// Loads the files if they have changed since the last call; `None` where they have not.
@@ -138,7 +150,10 @@ impl CertificateFiles {
         let mesh_ca = self.read(CredentialsFile::MeshCa)?;
         Credentials::from_pem(&chain, &key, &mesh_ca)
             .and_then(MeshTls::new)
-            .map_err(|source| CertificateError::Content { directory: self.directory.clone(), source })
+            .map_err(|source| CertificateError::Content {
+                directory: self.directory.clone(),
+                source,
+            })
     }
 
     fn read(&self, file: CredentialsFile) -> Result<Vec<u8>, CertificateError> {
@@ -151,13 +166,21 @@ impl Stamp {
     fn of(directory: &Path) -> Self {
         Self(FILES.map(|file| {
             let metadata = fs::metadata(directory.join(file.to_string())).ok()?;
-            Some((metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec()))
+            Some((
+                metadata.ino(),
+                metadata.len(),
+                metadata.mtime(),
+                metadata.mtime_nsec(),
+            ))
         }))
     }
 }
 
-const FILES: [CredentialsFile; 3] =
-    [CredentialsFile::CertChain, CredentialsFile::Key, CredentialsFile::MeshCa];
+const FILES: [CredentialsFile; 3] = [
+    CredentialsFile::CertChain,
+    CredentialsFile::Key,
+    CredentialsFile::MeshCa,
+];
 
 /// How often the directory is looked at: soon enough for rotation, and it works on any file system
 /// and through any chain of symbolic links, which inotify does not.
@@ -165,5 +188,7 @@ pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// A channel that carries a workload's credential to the workers.
 pub(crate) fn channel() -> (watch::Sender<Credential>, watch::Receiver<Credential>) {
-    watch::channel(Credential::Missing(Arc::new(CertificateError::NotConfigured)))
+    watch::channel(Credential::Missing(Arc::new(
+        CertificateError::NotConfigured,
+    )))
 }

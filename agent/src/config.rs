@@ -12,10 +12,11 @@ mod rules;
 mod system;
 
 use std::fmt;
-use std::num::{NonZeroU16, NonZeroUsize};
+use std::num::{NonZeroU16, NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ebpf_abi::MAX_WORKERS;
 use serde::Serialize;
 
 use crate::access_log::{LogFormat, LogLevel};
@@ -44,6 +45,9 @@ pub struct Config {
     pub ebpf_debug: bool,
     /// How many worker threads serve connections.
     pub workers: NonZeroUsize,
+    /// How many connections may be on their way to the agent at once; `None` is the eBPF object's
+    /// own size.
+    pub flow_table_entries: Option<NonZeroU32>,
     /// Where the eBPF programs and maps outlive the agent.
     pub pins: Pins,
     /// The workloads, at least one, in the order of the file.
@@ -182,6 +186,10 @@ pub fn effective(
         Some(workers) => checker.workers(workers),
         None => cores(),
     };
+    let flow_table_entries = keys
+        .flow_table_entries
+        .map(Given::from)
+        .and_then(|entries| checker.flow_table_entries(entries));
     if keys.workload.is_empty() {
         checker.report(Origin::Nowhere, Problem::NoWorkload);
     }
@@ -197,6 +205,7 @@ pub fn effective(
         log_level,
         ebpf_debug,
         workers,
+        flow_table_entries,
         pins,
         workloads,
     })
@@ -209,7 +218,8 @@ fn named_file(flags: &Flags, environment: &Environment) -> Result<Option<ConfigF
 }
 
 fn cores() -> NonZeroUsize {
-    std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+    let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    NonZeroUsize::new(cores.get().min(MAX_WORKERS)).unwrap_or(NonZeroUsize::MIN)
 }
 
 #[cfg(test)]

@@ -44,7 +44,15 @@ impl CredentialKeeper {
         metrics: WorkloadMetrics,
         board: ReadinessBoard,
     ) -> Self {
-        Self { workload, files, sender, told: state, is_told: false, metrics, board }
+        Self {
+            workload,
+            files,
+            sender,
+            told: state,
+            is_told: false,
+            metrics,
+            board,
+        }
     }
 
     /// Looks at the files and the clock once, and tells whoever must know.

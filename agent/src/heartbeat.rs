@@ -30,18 +30,23 @@ impl Beating {
     pub(crate) fn start(mut heartbeat: Heartbeat) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
-        let thread = thread::Builder::new().name("heartbeat".into()).spawn(move || {
-            while !stopped.load(Ordering::Relaxed) {
-                if let Err(error) = heartbeat.beat() {
-                    error!(%error, "the heartbeat can't be written: connections are refused");
+        let thread = thread::Builder::new()
+            .name("heartbeat".into())
+            .spawn(move || {
+                while !stopped.load(Ordering::Relaxed) {
+                    if let Err(error) = heartbeat.beat() {
+                        error!(%error, "the heartbeat can't be written: connections are refused");
+                    }
+                    thread::park_timeout(INTERVAL);
                 }
-                thread::park_timeout(INTERVAL);
-            }
-            if let Err(error) = heartbeat.stop() {
-                error!(%error, "the heartbeat can't be stopped; it goes stale by itself");
-            }
-        })?;
-        Ok(Self { stop, thread: Some(thread) })
+                if let Err(error) = heartbeat.stop() {
+                    error!(%error, "the heartbeat can't be stopped; it goes stale by itself");
+                }
+            })?;
+        Ok(Self {
+            stop,
+            thread: Some(thread),
+        })
     }
 }
 

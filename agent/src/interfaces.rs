@@ -60,12 +60,23 @@ const CHANGES: u32 = 0x1 | 0x10 | 0x40 | 0x100 | 0x400;
 impl InterfaceWatch {
     /// Begins to listen for changes and tells the hooks, which need not be attached yet, the
     /// addresses.
-    pub(crate) fn new(workload: Arc<Workload>, maps: &mut ControlMaps) -> Result<Self, InterfaceError> {
-        let changes = workload.netns.run(listen).map_err(|source| InterfaceError::Read {
-            workload: workload.name.to_string(),
-            source,
-        })?;
-        let mut watch = Self { workload, changes, programs: None, known: None };
+    pub(crate) fn new(
+        workload: Arc<Workload>,
+        maps: &mut ControlMaps,
+    ) -> Result<Self, InterfaceError> {
+        let changes = workload
+            .netns
+            .run(listen)
+            .map_err(|source| InterfaceError::Read {
+                workload: workload.name.to_string(),
+                source,
+            })?;
+        let mut watch = Self {
+            workload,
+            changes,
+            programs: None,
+            known: None,
+        };
         watch.update(maps)?;
         Ok(watch)
     }
@@ -111,7 +122,9 @@ impl InterfaceWatch {
             }
         };
         loop {
-            let Ok(mut ready) = changes.readable().await else { return };
+            let Ok(mut ready) = changes.readable().await else {
+                return;
+            };
             sleep(SETTLE).await;
             drain(&changes);
             ready.clear_ready();

@@ -6,7 +6,10 @@ use ebpf_abi::{Direction as KernelDirection, KernelRefusal, RefusalEvent};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::error;
 
-use crate::{bpf::KernelReports, policy::Direction, readable::readable, report::Telemetry, workload::Workload};
+use crate::{
+    bpf::KernelReports, policy::Direction, readable::readable, report::Telemetry,
+    workload::Workload,
+};
 
 /// How often counters are read.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -42,8 +45,12 @@ pub(crate) async fn follow(
 }
 
 fn tell(event: &RefusalEvent, workloads: &[Arc<Workload>], telemetry: &Telemetry) {
-    let Some(reason) = KernelRefusal::from_code(event.reason) else { return };
-    let workload = workloads.iter().find(|workload| workload.id == event.workload);
+    let Some(reason) = KernelRefusal::from_code(event.reason) else {
+        return;
+    };
+    let workload = workloads
+        .iter()
+        .find(|workload| workload.id == event.workload);
     let direction = if event.direction == KernelDirection::Ingress as u32 {
         Direction::Ingress
     } else {

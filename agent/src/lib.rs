@@ -30,8 +30,8 @@ pub mod access_log;
 mod admin;
 mod kernel_reports;
 mod metrics;
-mod readiness;
 mod readable;
+mod readiness;
 mod registry;
 mod report;
 

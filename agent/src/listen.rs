@@ -27,10 +27,14 @@ impl Listeners {
     /// Makes the listeners; without IPv6 in the namespace those for IPv4 only.
     pub(crate) fn open(netns: &Netns) -> io::Result<Self> {
         netns.run(|| {
-            let mut listeners = Self { egress: Vec::new(), ingress: Vec::new() };
-            for loopback in
-                [SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), SocketAddr::from((Ipv6Addr::LOCALHOST, 0))]
-            {
+            let mut listeners = Self {
+                egress: Vec::new(),
+                ingress: Vec::new(),
+            };
+            for loopback in [
+                SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+                SocketAddr::from((Ipv6Addr::LOCALHOST, 0)),
+            ] {
                 match (listen(loopback), listen(loopback)) {
                     (Ok(egress), Ok(ingress)) => {
                         listeners.egress.push(egress);
@@ -63,7 +67,9 @@ pub(crate) fn prepare(socket: &Socket) -> io::Result<()> {
     socket.set_linger(Some(Duration::ZERO))?;
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(
-        &TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL),
+        &TcpKeepalive::new()
+            .with_time(KEEPALIVE_IDLE)
+            .with_interval(KEEPALIVE_INTERVAL),
     )
 }
 

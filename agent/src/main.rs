@@ -46,7 +46,10 @@ fn detach(flags: &Flags, environment: &Environment) -> ExitCode {
     };
     match PinDirectory::detach(&pins.bpffs, pins.instance.as_str()) {
         Ok(0) => {
-            println!("instance {} has no pins: nothing was attached", pins.instance);
+            println!(
+                "instance {} has no pins: nothing was attached",
+                pins.instance
+            );
             ExitCode::SUCCESS
         }
         Ok(removed) => {

@@ -36,7 +36,10 @@ impl Netns {
     /// # Errors
     /// Where the file can't be opened; whether it is a namespace shows when it is entered.
     pub fn open(path: &Path) -> io::Result<Self> {
-        Ok(Self(Arc::new(Handle { file: File::open(path)?, path: path.to_owned() })))
+        Ok(Self(Arc::new(Handle {
+            file: File::open(path)?,
+            path: path.to_owned(),
+        })))
     }
 
     /// The namespace this process was started in.
@@ -75,7 +78,11 @@ impl Netns {
             setns(self.as_fd(), CloneFlags::CLONE_NEWNET)?;
             CURRENT.set(this);
         }
-        let domain = if address.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+        let domain = if address.is_ipv4() {
+            Domain::IPV4
+        } else {
+            Domain::IPV6
+        };
         Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))
     }
 }
@@ -111,8 +118,18 @@ impl Interfaces {
                 .netmask
                 .and_then(|storage| ip(&storage))
                 .map_or(full, prefix_length);
-            interfaces.add(AddressPrefix { address, length: full, source: address, local: true });
-            let prefix = AddressPrefix { address, length, source: address, local: false };
+            interfaces.add(AddressPrefix {
+                address,
+                length: full,
+                source: address,
+                local: true,
+            });
+            let prefix = AddressPrefix {
+                address,
+                length,
+                source: address,
+                local: false,
+            };
             // Of several addresses in one prefix the kernel takes the first; /32 and /128 are the
             // address itself.
             if length < full {
@@ -124,8 +141,12 @@ impl Interfaces {
             (IpAddr::from(Ipv6Addr::UNSPECIFIED), IpAddr::from(PROBE_V6)),
         ] {
             if let Some(source) = source_towards(probe) {
-                let default =
-                    AddressPrefix { address: unspecified, length: 0, source, local: false };
+                let default = AddressPrefix {
+                    address: unspecified,
+                    length: 0,
+                    source,
+                    local: false,
+                };
                 interfaces.add(default);
             }
         }
@@ -142,7 +163,10 @@ impl Interfaces {
     }
 
     fn add(&mut self, prefix: AddressPrefix) {
-        let masked = AddressPrefix { address: mask(prefix.address, prefix.length), ..prefix };
+        let masked = AddressPrefix {
+            address: mask(prefix.address, prefix.length),
+            ..prefix
+        };
         let known = self
             .addresses
             .iter()

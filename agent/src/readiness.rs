@@ -29,7 +29,11 @@ impl ReadinessBoard {
     pub(crate) fn set(&self, name: &WorkloadName, credential: &Credential, now: SystemTime) {
         let current = readiness(name, credential, now);
         self.0.send_if_modified(|board| {
-            match board.workloads.iter_mut().find(|workload| workload.name == *name) {
+            match board
+                .workloads
+                .iter_mut()
+                .find(|workload| workload.name == *name)
+            {
                 Some(workload) if *workload == current => false,
                 Some(workload) => {
                     *workload = current;
@@ -45,12 +49,15 @@ impl ReadinessBoard {
 }
 
 fn readiness(name: &WorkloadName, credential: &Credential, now: SystemTime) -> WorkloadReadiness {
-    let not_ready = credential.usable(now).err().map(|unusable| match (unusable, credential) {
-        (Unusable::Missing, Credential::Missing(why)) => why.to_string(),
-        (Unusable::Missing, Credential::Loaded(_)) => unusable.as_str().to_owned(),
-        (Unusable::NotYetValid, _) => "the certificate's validity has not begun".to_owned(),
-        (Unusable::Expired, _) => "the certificate has expired".to_owned(),
-    });
+    let not_ready = credential
+        .usable(now)
+        .err()
+        .map(|unusable| match (unusable, credential) {
+            (Unusable::Missing, Credential::Missing(why)) => why.to_string(),
+            (Unusable::Missing, Credential::Loaded(_)) => unusable.as_str().to_owned(),
+            (Unusable::NotYetValid, _) => "the certificate's validity has not begun".to_owned(),
+            (Unusable::Expired, _) => "the certificate has expired".to_owned(),
+        });
     let tls = match credential {
         Credential::Loaded(tls) => Some(tls),
         Credential::Missing(_) => None,

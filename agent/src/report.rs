@@ -67,9 +67,11 @@ impl Telemetry {
             let total = reports.counter(Counter::Refused(reason));
             self.metrics.set_kernel_refusals(reason.as_str(), total);
         }
-        self.metrics.set_udp_datagrams(reports.counter(Counter::UdpDatagrams));
+        self.metrics
+            .set_udp_datagrams(reports.counter(Counter::UdpDatagrams));
         for table in reports.tables() {
-            self.metrics.set_map(table.name, table.entries, table.capacity);
+            self.metrics
+                .set_map(table.name, table.entries, table.capacity);
         }
         self.refusals.flush(Instant::now());
     }
@@ -89,7 +91,10 @@ impl Reporter {
         direction: Direction,
     ) -> Self {
         let lane = telemetry.workload(workload).lane(direction).clone();
-        Self { telemetry: telemetry.clone(), lane }
+        Self {
+            telemetry: telemetry.clone(),
+            lane,
+        }
     }
 
     /// The series that the connections count in.
@@ -104,7 +109,12 @@ impl Reporter {
 
     /// A connection was not let through.
     pub(crate) fn refused(&self, refusal: &Refusal) {
-        let Refusal { from, to, reason, detail } = refusal;
+        let Refusal {
+            from,
+            to,
+            reason,
+            detail,
+        } = refusal;
         self.lane.refused(reason.as_str());
         let line = RefusalLine {
             workload: self.lane.workload(),
@@ -149,13 +159,15 @@ impl Reporter {
 
 /// A new certificate is in force.
 pub(crate) fn certificate_loaded(metrics: &WorkloadMetrics, validity: Validity) {
-    let expiry = validity.not_after.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let expiry = validity
+        .not_after
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
     metrics.set_certificate_expiry(expiry.as_secs().try_into().unwrap_or(i64::MAX));
     metrics.certificate_reloaded(ReloadResult::Loaded);
 }
 
-const UNKNOWN: SocketAddr =
-    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+const UNKNOWN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 /// What to make of a refusal that only the kernel side has seen.
 fn kernel_detail(reason: KernelRefusal) -> &'static str {

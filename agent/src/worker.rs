@@ -1,12 +1,7 @@
 //! Worker threads: one event loop each. A connection lives on the worker that accepted it.
 
 use std::{
-    cell::RefCell,
-    io,
-    net::TcpListener as StdTcpListener,
-    rc::Rc,
-    sync::Arc,
-    thread,
+    cell::RefCell, io, net::TcpListener as StdTcpListener, rc::Rc, sync::Arc, thread,
     time::Duration,
 };
 
@@ -75,13 +70,15 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 /// # Errors
 /// Where the thread can't be made.
 pub(crate) fn spawn(start: Start) -> io::Result<thread::JoinHandle<()>> {
-    thread::Builder::new().name(format!("worker-{}", start.index)).spawn(move || {
-        let built = runtime::Builder::new_current_thread().enable_all().build();
-        match built {
-            Ok(runtime) => LocalSet::new().block_on(&runtime, run(start)),
-            Err(error) => error!(%error, "a worker's event loop can't be made"),
-        }
-    })
+    thread::Builder::new()
+        .name(format!("worker-{}", start.index))
+        .spawn(move || {
+            let built = runtime::Builder::new_current_thread().enable_all().build();
+            match built {
+                Ok(runtime) => LocalSet::new().block_on(&runtime, run(start)),
+                Err(error) => error!(%error, "a worker's event loop can't be made"),
+            }
+        })
 }
 
 async fn run(start: Start) {

@@ -76,11 +76,18 @@ impl Workload {
     ) -> Result<Self, WorkloadError> {
         let failed = |what, path: &Path| {
             let (workload, path) = (config.name.clone(), path.to_owned());
-            move |source| WorkloadError::System { workload, what, path, source }
+            move |source| WorkloadError::System {
+                workload,
+                what,
+                path,
+                source,
+            }
         };
         let cgroup = fs::canonicalize(&config.cgroup)
             .map_err(failed("opening the cgroup", &config.cgroup))?;
-        let id = fs::metadata(&cgroup).map_err(failed("opening the cgroup", &cgroup))?.ino();
+        let id = fs::metadata(&cgroup)
+            .map_err(failed("opening the cgroup", &cgroup))?
+            .ino();
         let own = own_cgroup().map_err(failed("reading", Path::new(OWN_CGROUP)))?;
         if own.starts_with(&cgroup) {
             return Err(WorkloadError::AgentInside(config.name.clone()));
@@ -89,12 +96,18 @@ impl Workload {
             Some(path) => Netns::open(path),
             None => Netns::own(),
         };
-        let path = config.netns.as_deref().unwrap_or(Path::new("/proc/self/ns/net"));
+        let path = config
+            .netns
+            .as_deref()
+            .unwrap_or(Path::new("/proc/self/ns/net"));
         let netns = netns.map_err(failed("opening the network namespace", path))?;
         let (netns_cookie, is_hosts) = netns
             .run(|| {
                 let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-                Ok((netns_cookie(&socket)?, Path::new(HOST_ONLY_SETTING).exists()))
+                Ok((
+                    netns_cookie(&socket)?,
+                    Path::new(HOST_ONLY_SETTING).exists(),
+                ))
             })
             .map_err(failed("entering the network namespace", path))?;
         if is_hosts {

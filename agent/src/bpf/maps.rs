@@ -58,7 +58,9 @@ impl ConnectionMaps {
     /// # Errors
     /// Where the table is full.
     pub fn name_client(&mut self, key: FlowKey, client: SocketAddr) -> io::Result<()> {
-        self.clients.insert(key, Endpoint::from(client), 0).map_err(io_error)
+        self.clients
+            .insert(key, Endpoint::from(client), 0)
+            .map_err(io_error)
     }
 
     /// Withdraws what [`Self::name_client`] published, where the kernel has not already.
@@ -68,7 +70,11 @@ impl ConnectionMaps {
 
     /// Makes the workload's next `connect()` to `destination` fail at once, for `lifetime`.
     pub fn refuse(&mut self, workload: WorkloadId, destination: SocketAddr, lifetime: Duration) {
-        let key = DestinationKey { workload, destination: destination.into(), reserved: 0 };
+        let key = DestinationKey {
+            workload,
+            destination: destination.into(),
+            reserved: 0,
+        };
         let until = monotonic_ns().saturating_add(lifetime.as_nanos() as u64);
         let _ = self.refused.insert(key, until, 0);
     }
@@ -95,7 +101,9 @@ impl ControlMaps {
 
     /// Tells the state of a workload.
     pub fn set_workload(&mut self, id: WorkloadId, state: Workload) -> Result<(), BpfError> {
-        self.workloads.insert(id, state, 0).map_err(full("WORKLOADS"))
+        self.workloads
+            .insert(id, state, 0)
+            .map_err(full("WORKLOADS"))
     }
 
     /// Makes `socket` the ingress listener of one worker in a workload.
@@ -108,7 +116,15 @@ impl ControlMaps {
     ) -> Result<(), BpfError> {
         let family = if ipv6 { IPV6 } else { IPV4 };
         self.listeners
-            .insert(ListenerKey { workload, family, worker }, socket.as_raw_fd(), 0)
+            .insert(
+                ListenerKey {
+                    workload,
+                    family,
+                    worker,
+                },
+                socket.as_raw_fd(),
+                0,
+            )
             .map_err(full("LISTENERS"))
     }
 
@@ -121,8 +137,18 @@ impl ControlMaps {
         default_is_plaintext: bool,
         ports: &[(u16, bool)],
     ) -> Result<(), BpfError> {
-        let key = |port| PortKey { workload, port, reserved: 0 };
-        let value = |plaintext| if plaintext { PortKey::PLAINTEXT } else { PortKey::STEERED };
+        let key = |port| PortKey {
+            workload,
+            port,
+            reserved: 0,
+        };
+        let value = |plaintext| {
+            if plaintext {
+                PortKey::PLAINTEXT
+            } else {
+                PortKey::STEERED
+            }
+        };
         let wanted: Vec<_> = ports
             .iter()
             .map(|(port, plaintext)| (key(u32::from(*port)), value(*plaintext)))
@@ -139,7 +165,9 @@ impl ControlMaps {
             let _ = self.ingress_ports.remove(&key);
         }
         for (key, value) in wanted {
-            self.ingress_ports.insert(key, value, 0).map_err(full("INGRESS_PORTS"))?;
+            self.ingress_ports
+                .insert(key, value, 0)
+                .map_err(full("INGRESS_PORTS"))?;
         }
         Ok(())
     }
@@ -151,10 +179,14 @@ impl ControlMaps {
         workload: WorkloadId,
         addresses: &[AddressPrefix],
     ) -> Result<(), BpfError> {
-        let wanted: Vec<_> =
-            addresses.iter().map(|prefix| (prefix.key(workload), prefix.entry())).collect();
+        let wanted: Vec<_> = addresses
+            .iter()
+            .map(|prefix| (prefix.key(workload), prefix.entry()))
+            .collect();
         for (key, entry) in &wanted {
-            self.addresses.insert(key, *entry, 0).map_err(full("ADDRESSES"))?;
+            self.addresses
+                .insert(key, *entry, 0)
+                .map_err(full("ADDRESSES"))?;
         }
         let same = |a: &Key<AddressKey>, b: &Key<AddressKey>| {
             a.prefix_len() == b.prefix_len() && a.data() == b.data()
@@ -198,7 +230,10 @@ impl AddressPrefix {
 
     fn entry(&self) -> AddressEntry {
         let source = Endpoint::from(SocketAddr::new(self.source, 0)).ip;
-        AddressEntry { source, local: self.local.into() }
+        AddressEntry {
+            source,
+            local: self.local.into(),
+        }
     }
 }
 
@@ -247,7 +282,9 @@ impl KernelReports {
 
     /// A counter's value, over all CPUs, since its map was made.
     pub fn counter(&self, counter: Counter) -> u64 {
-        self.counters.get(&counter.index(), 0).map_or(0, |values| values.iter().sum())
+        self.counters
+            .get(&counter.index(), 0)
+            .map_or(0, |values| values.iter().sum())
     }
 
     /// The next refusal that has not been read, if there is one.
@@ -266,8 +303,16 @@ impl KernelReports {
     /// The tables that fill with connections under way.
     pub fn tables(&self) -> [Table; 2] {
         [
-            Table { name: "flows", entries: self.flows.keys().count() as u64, capacity: self.flow_capacity },
-            Table { name: "clients", entries: self.clients.keys().count() as u64, capacity: self.client_capacity },
+            Table {
+                name: "flows",
+                entries: self.flows.keys().count() as u64,
+                capacity: self.flow_capacity,
+            },
+            Table {
+                name: "clients",
+                entries: self.clients.keys().count() as u64,
+                capacity: self.client_capacity,
+            },
         ]
     }
 }
@@ -285,8 +330,7 @@ pub struct Table {
 
 /// `CLOCK_MONOTONIC` in nanoseconds, as `bpf_ktime_get_ns` reads it.
 pub fn monotonic_ns() -> u64 {
-    clock_gettime(ClockId::CLOCK_MONOTONIC)
-        .map_or(0, |time| Duration::from(time).as_nanos() as u64)
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |time| Duration::from(time).as_nanos() as u64)
 }
 
 fn open<T>(pins: &Pins, name: &'static str) -> Result<T, BpfError>
@@ -317,7 +361,8 @@ fn io_error(error: MapError) -> io::Error {
 }
 
 fn refusal_from_bytes(bytes: &[u8; size_of::<RefusalEvent>()]) -> RefusalEvent {
-    let word = |at: usize| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+    let word =
+        |at: usize| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
     let long = |at: usize| u64::from(word(at)) | u64::from(word(at + 4)) << 32;
     let endpoint = |at: usize| Endpoint {
         ip: [word(at), word(at + 4), word(at + 8), word(at + 12)],

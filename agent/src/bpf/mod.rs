@@ -162,8 +162,10 @@ impl Steering {
         // move. Without it new connections are refused, so a moment of absence is safe.
         let pin = links.join("sockops_agent");
         if pin.exists() {
-            fs::remove_file(&pin)
-                .map_err(|source| BpfError::Pin { path: pin.clone(), source })?;
+            fs::remove_file(&pin).map_err(|source| BpfError::Pin {
+                path: pin.clone(),
+                source,
+            })?;
         }
         attach_sock_ops(&mut object, &links, "sockops_agent", cgroup.as_fd())
     }
@@ -185,9 +187,14 @@ impl Steering {
         let cgroup = cgroup.as_fd();
         attach_cgroup_skb(&mut object, &links, "guard_cgroup", cgroup)?;
         attach_sock_ops(&mut object, &links, "sockops_workload", cgroup)?;
-        for program in
-            ["getpeername4", "getpeername6", "getsockname4", "getsockname6", "connect4", "connect6"]
-        {
+        for program in [
+            "getpeername4",
+            "getpeername6",
+            "getsockname4",
+            "getsockname6",
+            "connect4",
+            "connect6",
+        ] {
             attach_sock_addr(&mut object, &links, program, cgroup)?;
         }
         attach_sk_lookup(&mut object, &links, "ingress", netns)?;
@@ -211,7 +218,11 @@ impl Steering {
     }
 
     fn load(&self, workload: WorkloadId) -> Result<Ebpf, BpfError> {
-        let level = if self.options.debug { LOG_ALL } else { LOG_NONE };
+        let level = if self.options.debug {
+            LOG_ALL
+        } else {
+            LOG_NONE
+        };
         let mut loader = EbpfLoader::new();
         loader
             .btf(Some(&self.btf))
@@ -223,7 +234,9 @@ impl Steering {
         if let Some(entries) = self.options.flow_table_entries {
             loader.map_max_entries("FLOWS", entries);
         }
-        let mut object = loader.load(OBJECT).map_err(|error| BpfError::Load(Box::new(error)))?;
+        let mut object = loader
+            .load(OBJECT)
+            .map_err(|error| BpfError::Load(Box::new(error)))?;
         if self.options.debug {
             // Each instance has a log of its own; the logger's task ends with the runtime.
             match EbpfLogger::init(&mut object) {
@@ -241,7 +254,9 @@ impl WorkloadPrograms {
     /// # Errors
     /// [`BpfError::Program`] where a device can't be guarded; one that is gone is passed over.
     pub fn guard_devices(&mut self, devices: &[Device]) -> Result<(), BpfError> {
-        devices.iter().try_for_each(|device| self.guard_device(device))
+        devices
+            .iter()
+            .try_for_each(|device| self.guard_device(device))
     }
 
     fn guard_device(&mut self, device: &Device) -> Result<(), BpfError> {
@@ -297,9 +312,12 @@ fn attach_sock_addr(
 ) -> Result<(), BpfError> {
     let program: &mut CgroupSockAddr = typed(object, name)?;
     attach(program, links, name, |program| {
-        let id =
-            program.attach(cgroup, LINK_MODE).map_err(refused(name))?;
-        program.take_link(id).map_err(refused(name))?.try_into().map_err(unlinkable(name))
+        let id = program.attach(cgroup, LINK_MODE).map_err(refused(name))?;
+        program
+            .take_link(id)
+            .map_err(refused(name))?
+            .try_into()
+            .map_err(unlinkable(name))
     })
 }
 
@@ -315,7 +333,11 @@ fn attach_cgroup_skb(
         let id = program
             .attach(cgroup, egress, LINK_MODE)
             .map_err(refused(name))?;
-        program.take_link(id).map_err(refused(name))?.try_into().map_err(unlinkable(name))
+        program
+            .take_link(id)
+            .map_err(refused(name))?
+            .try_into()
+            .map_err(unlinkable(name))
     })
 }
 
@@ -327,9 +349,12 @@ fn attach_sock_ops(
 ) -> Result<(), BpfError> {
     let program: &mut SockOps = typed(object, name)?;
     attach(program, links, name, |program| {
-        let id =
-            program.attach(cgroup, LINK_MODE).map_err(refused(name))?;
-        program.take_link(id).map_err(refused(name))?.try_into().map_err(unlinkable(name))
+        let id = program.attach(cgroup, LINK_MODE).map_err(refused(name))?;
+        program
+            .take_link(id)
+            .map_err(refused(name))?
+            .try_into()
+            .map_err(unlinkable(name))
     })
 }
 
@@ -362,7 +387,10 @@ fn attach<P: AttachableProgram>(
 
 /// Puts `program` behind the link pinned at `pin`; false where there is none that still holds.
 fn adopt(pin: &Path, program: BorrowedFd<'_>) -> Result<bool, BpfError> {
-    let failed = |source| BpfError::Pin { path: pin.to_owned(), source };
+    let failed = |source| BpfError::Pin {
+        path: pin.to_owned(),
+        source,
+    };
     let link: OwnedFd = match sys::object_get(pin) {
         Ok(link) => link,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -382,7 +410,10 @@ fn adopt(pin: &Path, program: BorrowedFd<'_>) -> Result<bool, BpfError> {
 fn pin_link(link: FdLink, pin: PathBuf) -> Result<(), BpfError> {
     match link.pin(&pin) {
         Ok(_) => Ok(()),
-        Err(error) => Err(BpfError::Pin { path: pin, source: io::Error::other(error) }),
+        Err(error) => Err(BpfError::Pin {
+            path: pin,
+            source: io::Error::other(error),
+        }),
     }
 }
 
@@ -428,7 +459,10 @@ fn load_program(program: &mut Program) -> Result<(), ProgramError> {
 }
 
 fn refused(program: &'static str) -> impl Fn(ProgramError) -> BpfError {
-    move |source| BpfError::Program { program, source: Box::new(source) }
+    move |source| BpfError::Program {
+        program,
+        source: Box::new(source),
+    }
 }
 
 fn unlinkable(program: &'static str) -> impl Fn(LinkError) -> BpfError {
@@ -436,7 +470,10 @@ fn unlinkable(program: &'static str) -> impl Fn(LinkError) -> BpfError {
 }
 
 fn open(path: &Path) -> Result<fs::File, BpfError> {
-    fs::File::open(path).map_err(|source| BpfError::Target { path: path.to_owned(), source })
+    fs::File::open(path).map_err(|source| BpfError::Target {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// Hands the programs' log lines to the agent's own log until the process ends.

@@ -33,11 +33,20 @@ impl Pins {
     /// # Errors
     /// [`BpfError::Bpffs`] where the directory can't be made or the mount is refused.
     pub fn open(bpffs: &Path, instance: &str) -> Result<Self, BpfError> {
-        let failed = |source| BpfError::Bpffs { path: bpffs.to_owned(), source };
+        let failed = |source| BpfError::Bpffs {
+            path: bpffs.to_owned(),
+            source,
+        };
         fs::create_dir_all(bpffs).map_err(failed)?;
         if !is_bpffs(bpffs).map_err(failed)? {
-            mount(Some("bpf"), bpffs, Some("bpf"), MsFlags::empty(), None::<&str>)
-                .map_err(|errno| failed(errno.into()))?;
+            mount(
+                Some("bpf"),
+                bpffs,
+                Some("bpf"),
+                MsFlags::empty(),
+                None::<&str>,
+            )
+            .map_err(|errno| failed(errno.into()))?;
         }
         let root = bpffs.join("sealwire").join(instance);
         let maps = root.join(format!("maps-{}", version()));
@@ -103,7 +112,10 @@ impl Pins {
     /// [`BpfError::Pin`] names the file that could not be removed.
     pub fn detach(bpffs: &Path, instance: &str) -> Result<usize, BpfError> {
         let root = bpffs.join("sealwire").join(instance);
-        let failed = |source| BpfError::Pin { path: root.clone(), source };
+        let failed = |source| BpfError::Pin {
+            path: root.clone(),
+            source,
+        };
         let entries = match fs::read_dir(&root) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
@@ -114,12 +126,15 @@ impl Pins {
             .collect::<io::Result<Vec<_>>>()
             .map_err(failed)?;
         directories.sort_by_key(|path| {
-            path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("maps-"))
+            path.file_name()
+                .is_some_and(|name| name.to_string_lossy().starts_with("maps-"))
         });
         let mut removed = 0;
         for directory in directories {
-            removed += remove_pins(&directory)
-                .map_err(|source| BpfError::Pin { path: directory.clone(), source })?;
+            removed += remove_pins(&directory).map_err(|source| BpfError::Pin {
+                path: directory.clone(),
+                source,
+            })?;
         }
         fs::remove_dir(&root).map_err(failed)?;
         Ok(removed)
@@ -139,7 +154,11 @@ pub(super) fn remove_pins(directory: &Path) -> io::Result<usize> {
 
 /// The version of the eBPF object and with it of the maps' layout: the beginning of its SHA-256.
 fn version() -> String {
-    Sha256::digest(OBJECT).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(OBJECT)
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 fn is_bpffs(path: &Path) -> io::Result<bool> {
@@ -148,6 +167,9 @@ fn is_bpffs(path: &Path) -> io::Result<bool> {
 
 /// Whoever can write here controls the guarantee, so the mode is set even where it exists.
 fn private_directory(path: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o700))
 }

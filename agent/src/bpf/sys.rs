@@ -24,7 +24,11 @@ pub(super) fn object_get(path: &Path) -> io::Result<OwnedFd> {
         file_flags: u32,
     }
     let path = CString::new(path.as_os_str().as_bytes())?;
-    let attributes = Attributes { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
+    let attributes = Attributes {
+        pathname: path.as_ptr() as u64,
+        bpf_fd: 0,
+        file_flags: 0,
+    };
     // SAFETY: BPF_OBJ_GET reads the attributes and the NUL-terminated path, both alive here.
     let fd = unsafe { bpf(BPF_OBJ_GET, &attributes) }?;
     // SAFETY: the call succeeded, so `fd` is a new descriptor that nobody else owns.
@@ -72,7 +76,11 @@ pub fn netns_cookie(socket: &impl AsFd) -> io::Result<u64> {
             &raw mut length,
         )
     };
-    if failed == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+    if failed == 0 {
+        Ok(cookie)
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 const BPF_OBJ_GET: libc::c_long = 7;
@@ -83,7 +91,16 @@ const BPF_LINK_UPDATE: libc::c_long = 29;
 unsafe fn bpf<T>(command: libc::c_long, attributes: &T) -> io::Result<RawFd> {
     // SAFETY: the caller's; the kernel reads size_of::<T>() bytes and no more.
     let result = unsafe {
-        libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<T>())
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            std::ptr::from_ref(attributes),
+            size_of::<T>(),
+        )
     };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as RawFd) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result as RawFd)
+    }
 }

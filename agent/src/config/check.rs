@@ -1,6 +1,6 @@
 //! From what was written to what is meant, with every mistake reported at once.
 
-use std::num::{NonZeroU16, NonZeroUsize};
+use std::num::{NonZeroU16, NonZeroU32, NonZeroUsize};
 use std::path::{Component, Path, PathBuf};
 
 use super::Workload;
@@ -145,6 +145,24 @@ impl<'a> Checker<'a> {
         })
     }
 
+    pub(super) fn flow_table_entries(&mut self, given: Given<String>) -> Option<NonZeroU32> {
+        let Given { value: got, origin } = given;
+        let entries = got
+            .parse()
+            .ok()
+            .filter(|entries: &NonZeroU32| entries.get() <= MOST_FLOWS);
+        if entries.is_none() {
+            self.report(
+                origin,
+                Problem::FlowTable {
+                    got,
+                    most: MOST_FLOWS,
+                },
+            );
+        }
+        entries
+    }
+
     fn workload(&mut self, index: usize, given: Given<WorkloadKeys>) -> Option<Workload> {
         let Given {
             value: keys,
@@ -270,7 +288,8 @@ const ADD_NAME: &str = "add name = \"...\", or give --name NAME";
 const ADD_CGROUP: &str = "add cgroup = \"/sys/fs/cgroup/...\", or give --cgroup PATH";
 
 /// Far above any machine's cores; a typing mistake must not exhaust it.
-const MOST_WORKERS: usize = 1024;
+const MOST_WORKERS: usize = ebpf_abi::MAX_WORKERS;
+const MOST_FLOWS: u32 = 1 << 22;
 
 /// Below it lies a directory for each workload that names no `tls_dir`.
 const TLS_DIRS: &str = "/etc/sealwire";

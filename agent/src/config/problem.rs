@@ -153,6 +153,8 @@ pub enum Problem {
     Path { key: &'static str, got: String },
     #[error("workers `{got}` is not a number of threads; write 1 to {most}, or leave it out")]
     Workers { got: String, most: usize },
+    #[error("flow_table_entries `{got}` is not a table's size; write 1 to {most}, or leave it out")]
+    FlowTable { got: String, most: u32 },
 
     #[error("name `{got}` is already the name of workload[{first}]; names must be unique")]
     DuplicateName { got: String, first: usize },

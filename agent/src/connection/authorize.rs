@@ -25,7 +25,11 @@ pub(super) struct Authorized<'a> {
 #[derive(Debug)]
 pub(super) enum Protection<'a> {
     /// TLS, with what the workload proves itself with and whom it accepts.
-    Tls { mode: Mode, tls: Arc<MeshTls>, peers: &'a PeerSet },
+    Tls {
+        mode: Mode,
+        tls: Arc<MeshTls>,
+        peers: &'a PeerSet,
+    },
     /// In clear.
     Plaintext,
 }
@@ -57,7 +61,12 @@ impl Intercepted {
                     traffic: Arc::default(),
                 };
                 let entry = door.worker.registry.register(door.worker.index, opening);
-                Ok(Authorized { intercepted: self, rule, protection, entry })
+                Ok(Authorized {
+                    intercepted: self,
+                    rule,
+                    protection,
+                    entry,
+                })
             }
             Err(cause) => Err(cause.between(Some(self.ends.from), Some(self.ends.to))),
         }
@@ -67,9 +76,11 @@ impl Intercepted {
 fn egress<'a>(door: &'a Door, ends: &Ends) -> Result<(RuleRef, Protection<'a>), Cause> {
     let decision = door.workload.egress.decide(ends.to);
     let protection = match decision.mode {
-        EgressMode::Mtls => {
-            Protection::Tls { mode: Mode::Mtls, tls: credential(door)?, peers: decision.peers }
-        }
+        EgressMode::Mtls => Protection::Tls {
+            mode: Mode::Mtls,
+            tls: credential(door)?,
+            peers: decision.peers,
+        },
         EgressMode::Plaintext => Protection::Plaintext,
         EgressMode::Deny => {
             let detail = format!("{} says deny", decision.rule);
@@ -85,11 +96,18 @@ fn ingress<'a>(door: &'a Door, ends: &Ends) -> Result<(RuleRef, Protection<'a>),
         IngressMode::Mtls => Mode::Mtls,
         IngressMode::Tls => Mode::Tls,
         IngressMode::Plaintext => {
-            let detail = format!("{} says plaintext, yet the kernel turned it here", decision.rule);
+            let detail = format!(
+                "{} says plaintext, yet the kernel turned it here",
+                decision.rule
+            );
             return Err(Cause::new(RefusalReason::PlaintextPort, detail));
         }
     };
-    let protection = Protection::Tls { mode, tls: credential(door)?, peers: decision.peers };
+    let protection = Protection::Tls {
+        mode,
+        tls: credential(door)?,
+        peers: decision.peers,
+    };
     Ok((decision.rule, protection))
 }
 

@@ -37,7 +37,9 @@ pub(super) async fn wire(
 ) -> Result<TcpStream, DialError> {
     if let Some(source) = source {
         let socket = wire_socket(door, destination)?;
-        let bound = socket.set_reuse_address(true).and_then(|()| socket.bind(&source.into()));
+        let bound = socket
+            .set_reuse_address(true)
+            .and_then(|()| socket.bind(&source.into()));
         if bound.is_ok() {
             match connect(socket, destination).await {
                 // The port leads to this destination already, or lately did.
@@ -66,7 +68,10 @@ pub(super) async fn program(
     // From the program's own address, so that the connection stays in the namespace and passes
     // `sk_lookup` untouched; the port must be known before the SYN.
     socket.bind(&SocketAddr::new(program.ip(), 0).into())?;
-    let own = socket.local_addr()?.as_socket().ok_or_else(|| io::Error::other("no address"))?;
+    let own = socket
+        .local_addr()?
+        .as_socket()
+        .ok_or_else(|| io::Error::other("no address"))?;
     let name = ClientName::publish(door, own, client)?;
     Ok((connect(socket, program).await?, name))
 }
@@ -82,7 +87,10 @@ impl ClientName {
     fn publish(door: &Door, own: SocketAddr, client: SocketAddr) -> io::Result<Self> {
         let key = FlowKey::new(door.workload.netns_cookie, own.into());
         door.worker.maps.borrow_mut().name_client(key, client)?;
-        Ok(Self { worker: door.worker.clone(), key })
+        Ok(Self {
+            worker: door.worker.clone(),
+            key,
+        })
     }
 }
 

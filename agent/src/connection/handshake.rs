@@ -1,7 +1,4 @@
-use std::{
-    net::SocketAddr,
-    time::Duration,
-};
+use std::{net::SocketAddr, time::Duration};
 
 use socket2::SockRef;
 use tokio::{
@@ -52,7 +49,10 @@ impl Authorized<'_> {
         established.map_err(|cause| {
             if door.direction == Direction::Egress && tells_of_destination(cause.reason) {
                 let workload = door.workload.id;
-                door.worker.maps.borrow_mut().refuse(workload, to, REFUSED_LIFETIME);
+                door.worker
+                    .maps
+                    .borrow_mut()
+                    .refuse(workload, to, REFUSED_LIFETIME);
             }
             cause.between(Some(from), Some(to))
         })
@@ -60,8 +60,17 @@ impl Authorized<'_> {
 
     /// The program is connected already: dial the destination, then shake hands with it.
     async fn egress(self, door: &Door) -> Result<Established, Cause> {
-        let Self { intercepted, rule, protection, entry } = self;
-        let Intercepted { stream: app, ends, since } = intercepted;
+        let Self {
+            intercepted,
+            rule,
+            protection,
+            entry,
+        } = self;
+        let Intercepted {
+            stream: app,
+            ends,
+            since,
+        } = intercepted;
         let source = ends.from_is_own.then_some(ends.from);
         let mut wire = dial::wire(door, ends.to, source).await?;
         let session = match protection {
@@ -76,13 +85,29 @@ impl Authorized<'_> {
                 Some(admit(shaken, &tls, peers, rule, &entry)?)
             }
         };
-        Ok(Established { app, wire, session, client: None, rule, entry })
+        Ok(Established {
+            app,
+            wire,
+            session,
+            client: None,
+            rule,
+            entry,
+        })
     }
 
     /// The peer proves itself before the program hears of it.
     async fn ingress(self, door: &Door) -> Result<Established, Cause> {
-        let Self { intercepted, rule, protection, entry } = self;
-        let Intercepted { stream: mut wire, ends, since } = intercepted;
+        let Self {
+            intercepted,
+            rule,
+            protection,
+            entry,
+        } = self;
+        let Intercepted {
+            stream: mut wire,
+            ends,
+            since,
+        } = intercepted;
         let Protection::Tls { mode, tls, peers } = protection else {
             return Err(Cause::new(RefusalReason::PlaintextPort, "nothing to prove"));
         };
@@ -90,7 +115,14 @@ impl Authorized<'_> {
         door.reporter.handshake(since.elapsed());
         let session = Some(admit(shaken, &tls, peers, rule, &entry)?);
         let (app, client) = dial::program(door, ends.to, ends.from).await?;
-        Ok(Established { app, wire, session, client: Some(client), rule, entry })
+        Ok(Established {
+            app,
+            wire,
+            session,
+            client: Some(client),
+            rule,
+            entry,
+        })
     }
 }
 
@@ -102,7 +134,11 @@ async fn shake(
     from: SocketAddr,
     wire: &mut TcpStream,
 ) -> Result<Handshaken, Cause> {
-    let client_auth = if mode == Mode::Tls { ClientAuth::Optional } else { ClientAuth::Required };
+    let client_auth = if mode == Mode::Tls {
+        ClientAuth::Optional
+    } else {
+        ClientAuth::Required
+    };
     let deadline = TokioInstant::now() + HANDSHAKE_DEADLINE;
     let within_deadline = timeout_at(deadline, async {
         let slot = door.worker.admission.slot(from.ip()).await.map_err(|_| {
@@ -113,7 +149,10 @@ async fn shake(
         drop(slot);
         Ok::<_, Cause>(shaken?)
     });
-    let shaken = within_deadline.await.map_err(|_| Cause::timeout(HANDSHAKE_DEADLINE)).flatten();
+    let shaken = within_deadline
+        .await
+        .map_err(|_| Cause::timeout(HANDSHAKE_DEADLINE))
+        .flatten();
     if shaken.is_err() {
         let_alert_out(wire);
     }
@@ -128,14 +167,23 @@ fn admit(
     rule: RuleRef,
     entry: &Registration,
 ) -> Result<Session, Cause> {
-    let Handshaken { peer, application_protocol, cipher, key_exchange, session } = shaken;
+    let Handshaken {
+        peer,
+        application_protocol,
+        cipher,
+        key_exchange,
+        session,
+    } = shaken;
     let allowed = match &peer {
         Some(peer) => peers.allows(peer),
         // A `tls` port authenticates the server alone, and its rule can't list peers.
         None => entry.mode() == Mode::Tls,
     };
     if !allowed {
-        let who = peer.map_or_else(|| "a peer without an identity".into(), |peer| peer.to_string());
+        let who = peer.map_or_else(
+            || "a peer without an identity".into(),
+            |peer| peer.to_string(),
+        );
         let detail = format!("{who} is not among the peers of {rule}");
         return Err(Cause::new(RefusalReason::PeerNotAllowed, detail));
     }
@@ -159,5 +207,8 @@ fn let_alert_out(wire: &TcpStream) {
 
 /// Whether the next `connect()` to the same destination would fare the same.
 fn tells_of_destination(reason: RefusalReason) -> bool {
-    matches!(reason, RefusalReason::DialRefused | RefusalReason::DeniedByRule)
+    matches!(
+        reason,
+        RefusalReason::DialRefused | RefusalReason::DeniedByRule
+    )
 }

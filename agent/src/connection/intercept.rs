@@ -43,7 +43,11 @@ impl Intercepted {
             Direction::Ingress => ingress(accepted),
         };
         match ends {
-            Ok(ends) => Ok(Self { stream, ends, since }),
+            Ok(ends) => Ok(Self {
+                stream,
+                ends,
+                since,
+            }),
             Err(cause) => Err(cause.between(Some(accepted.peer), Some(accepted.local))),
         }
     }
@@ -58,7 +62,10 @@ struct Accepted {
 
 impl Accepted {
     fn of(stream: &TcpStream) -> io::Result<Self> {
-        Ok(Self { peer: canonical(stream.peer_addr()?), local: canonical(stream.local_addr()?) })
+        Ok(Self {
+            peer: canonical(stream.peer_addr()?),
+            local: canonical(stream.local_addr()?),
+        })
     }
 }
 
@@ -86,7 +93,10 @@ fn egress(stream: &TcpStream, door: &Door) -> Result<Ends, Cause> {
 }
 
 fn ingress(accepted: Accepted) -> Result<Ends, Cause> {
-    let Accepted { peer: from, local: to } = accepted;
+    let Accepted {
+        peer: from,
+        local: to,
+    } = accepted;
     if to.ip() == from.ip() || to.ip().is_loopback() {
         return Err(Cause::new(
             RefusalReason::OwnAddressLoop,
@@ -94,7 +104,11 @@ fn ingress(accepted: Accepted) -> Result<Ends, Cause> {
              just changed, or the program dialled the listener itself",
         ));
     }
-    Ok(Ends { from, to, from_is_own: false })
+    Ok(Ends {
+        from,
+        to,
+        from_is_own: false,
+    })
 }
 
 /// IPv4 as IPv4, also where it came in its mapped form.

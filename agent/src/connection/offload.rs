@@ -66,6 +66,9 @@ impl Established {
             (Some(_), KernelTls::Absent) => DatapathKind::Userspace(WhyUserspace::NoConfigTls),
             (Some(_), KernelTls::Available) => DatapathKind::Userspace(WhyUserspace::NotSupported),
         };
-        Datapath { established: self, kind }
+        Datapath {
+            established: self,
+            kind,
+        }
     }
 }

@@ -81,7 +81,10 @@ pub(super) struct Cause {
 
 impl Cause {
     pub(super) fn new(reason: RefusalReason, detail: impl Into<String>) -> Self {
-        Self { reason, detail: detail.into() }
+        Self {
+            reason,
+            detail: detail.into(),
+        }
     }
 
     pub(super) fn timeout(limit: Duration) -> Self {
@@ -91,7 +94,12 @@ impl Cause {
 
     /// The refusal of the connection between these two.
     pub(super) fn between(self, from: Option<SocketAddr>, to: Option<SocketAddr>) -> Refusal {
-        Refusal { from, to, reason: self.reason, detail: self.detail }
+        Refusal {
+            from,
+            to,
+            reason: self.reason,
+            detail: self.detail,
+        }
     }
 }
 

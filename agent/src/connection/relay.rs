@@ -7,7 +7,14 @@ impl Datapath {
     /// Moves the connection's bytes until it ends, and tells how it ended.
     pub(super) async fn run(self, door: &Door) {
         let Self { established, kind } = self;
-        let Established { app, wire, session, client, rule, entry } = established;
+        let Established {
+            app,
+            wire,
+            session,
+            client,
+            rule,
+            entry,
+        } = established;
         let (name, why) = kind.as_strs();
         entry.set_datapath(registry::Datapath { name, why });
         let end = match session {
