@@ -35,7 +35,7 @@ impl Listeners {
                 SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
                 SocketAddr::from((Ipv6Addr::LOCALHOST, 0)),
             ] {
-                match (listen(loopback), listen(loopback)) {
+                match (listen(loopback, prepare_local), listen(loopback, prepare)) {
                     (Ok(egress), Ok(ingress)) => {
                         listeners.egress.push(egress);
                         listeners.ingress.push(ingress);
@@ -73,6 +73,14 @@ pub(crate) fn prepare(socket: &Socket) -> io::Result<()> {
     )
 }
 
+/// As [`prepare`], for a socket towards a program on the same machine.
+///
+/// Nothing is lost there, and a congestion control that paces (BBR) would only slow it down.
+pub(crate) fn prepare_local(socket: &Socket) -> io::Result<()> {
+    prepare(socket)?;
+    socket.set_tcp_congestion(b"reno")
+}
+
 /// A peer that vanished is found after about four minutes (with the kernel's nine probes), rather
 /// than never.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
@@ -81,7 +89,7 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 /// Connections that wait to be accepted; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+fn listen(address: SocketAddr, prepare: fn(&Socket) -> io::Result<()>) -> io::Result<TcpListener> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM.nonblocking(),
@@ -90,6 +98,9 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
+    // Accepted sockets count as bound to the port they were meant for: without this, a server could
+    // not bind its port again while a connection to it is open.
+    socket.set_reuse_address(true)?;
     prepare(&socket)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;

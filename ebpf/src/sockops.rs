@@ -13,13 +13,14 @@ use aya_ebpf::{
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
         BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, bpf_sock_ops,
     },
+    helpers::generated::bpf_setsockopt,
     macros::sock_ops,
     programs::SockOpsContext,
 };
 use ebpf_abi::{Direction, KernelRefusal};
 
 use crate::{
-    context::{own_flow, peers_flow, read},
+    context::{IPPROTO_TCP, own_flow, peers_flow, read},
     maps::{ACCEPTED, CLIENTS, FLOWS, ORIGINALS, PERMITTED, TRUE_PEERS},
     ports::is_plaintext,
     refuse::record,
@@ -99,6 +100,7 @@ fn open_flow(ctx: &SockOpsContext) {
             );
             return;
         }
+        unpace(ops);
         let flags = read!((*ops).bpf_sock_ops_cb_flags) | BPF_SOCK_OPS_STATE_CB_FLAG;
         let _ = ctx.set_cb_flags(flags as i32);
     }
@@ -118,6 +120,7 @@ fn name_client(ops: *mut bpf_sock_ops) {
         if let Some(client) = CLIENTS.get_ptr(&key) {
             let client = *client;
             TRUE_PEERS.set(sk.cast(), &client);
+            unpace(ops);
             let _ = CLIENTS.remove(&key);
             return;
         }
@@ -126,3 +129,26 @@ fn name_client(ops: *mut bpf_sock_ops) {
         }
     }
 }
+
+/// Takes a congestion control that doesn't pace for the way between program and agent.
+///
+/// Nothing is ever lost on the loopback, and pacing by BBR, where that is the default, halves the
+/// rate there. The connection on the wire keeps the machine's own.
+#[inline(always)]
+fn unpace(ops: *mut bpf_sock_ops) {
+    let mut name = *b"reno";
+    // SAFETY: the program's context; the helper reads the four bytes of the name, which every
+    // kernel knows.
+    unsafe {
+        bpf_setsockopt(
+            ops.cast(),
+            IPPROTO_TCP as i32,
+            TCP_CONGESTION,
+            name.as_mut_ptr().cast(),
+            name.len() as i32,
+        );
+    }
+}
+
+/// `TCP_CONGESTION` of tcp(7).
+const TCP_CONGESTION: i32 = 13;

@@ -17,8 +17,8 @@ use crate::admin::{Answer, Metrics};
 use crate::program::{Finished, HostCommand, Running, tail};
 use crate::testbed::{Host, Testbed};
 
-/// A running agent. Dropping it kills the agent and leaves its pins to the testbed; if it died by
-/// itself, or the test fails, its log is printed.
+/// A running agent. Dropping it kills the agent and leaves its pins to the testbed; a test whose
+/// agent died by itself fails.
 pub struct Agent {
     config: AgentConfig,
     config_file: PathBuf,
@@ -56,7 +56,9 @@ impl Agent {
     pub fn restart(&mut self) -> Result<()> {
         ensure!(self.running.is_none(), "the agent runs already");
         self.running = Some(self.command()?.spawn()?);
-        self.wait_for("it did not answer", |agent| agent.get("/ready").map(|_| true))
+        self.wait_for("it did not answer", |agent| {
+            agent.get("/ready").map(|_| true)
+        })
     }
 
     /// Waits until all its workloads are ready.
@@ -254,14 +256,10 @@ impl Drop for Agent {
             .running
             .as_mut()
             .and_then(|running| running.try_wait().ok().flatten());
-        if thread::panicking() {
-            eprintln!("the agent's log:\n{}", tail(&log));
-        } else {
-            assert!(
-                died.is_none(),
-                "the agent died by itself, {died:?}:\n{}",
-                tail(&log)
-            );
+        // Shown only of a test that fails.
+        eprintln!("the log of {}:\n{}", self.instance, tail(&log));
+        if !thread::panicking() {
+            assert!(died.is_none(), "the agent died by itself, {died:?}");
         }
     }
 }

@@ -195,6 +195,9 @@ impl Running {
     }
 
     fn complaint(&self, what: &str) -> anyhow::Error {
+        if self.has_ended() {
+            self.stderr.whole(OUTPUT_DEADLINE);
+        }
         let (stdout, stderr) = (self.stdout.text(), self.stderr.text());
         anyhow!(
             "{} {what}\nstdout: {}\nstderr: {}",

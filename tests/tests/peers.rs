@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
@@ -143,7 +143,7 @@ fn a_client_whose_handshake_takes_too_long_is_refused() -> Result<()> {
         let mut silent = TcpStream::connect(address)?;
         let mut dripping = TcpStream::connect(address)?;
         let mut drip = dripping.try_clone()?;
-        let started = std::time::Instant::now();
+        let started = Instant::now();
         // A byte now and then must not prolong it.
         let dripper = thread::spawn(move || {
             for byte in hello {
@@ -176,19 +176,22 @@ fn a_client_whose_handshake_takes_too_long_is_refused() -> Result<()> {
 }
 
 #[test]
-fn one_source_cannot_hold_every_handshake() -> Result<()> {
+fn a_source_that_holds_hundreds_of_handshakes_keeps_nobody_else_waiting() -> Result<()> {
     require!();
     let pair = Pair::start()?;
     let address = pair.server().at(PORT);
     let held = pair
         .outsider()
         .run_in_thread(|| -> Result<Vec<TcpStream>> {
-            (0..2000)
-                .map(|_| Ok(TcpStream::connect(address)?))
-                .collect()
+            (0..800).map(|_| Ok(TcpStream::connect(address)?)).collect()
         })??;
-    pair.server_agent.refusal("too-many-handshakes")?;
+    let started = Instant::now();
     pair.assert_served()?;
+    assert!(
+        started.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        started.elapsed()
+    );
     drop(held);
     Ok(())
 }
@@ -299,7 +302,7 @@ fn a_server_that_never_answers_is_given_up() -> Result<()> {
     require!();
     let pair = Pair::start()?;
     let address = pair.outsider().at(PORT);
-    let _silent = Server::start(pair.outsider(), &[address], "")?;
+    let _silent = Server::start(pair.outsider(), &[address], "--no-half-close")?;
     let client = Client::start(pair.client(), address, "--send 3000")?;
     let closed = client.closed()?;
     assert!(closed.was_reset(), "{closed:?}");

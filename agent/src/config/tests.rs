@@ -22,7 +22,7 @@ const BAD: &[(&str, &str)] = &[
     ),
     (
         "admin_prt = 1",
-        "agent.toml:1:1: unknown field `admin_prt`, expected one of `admin_port`, `log_format`, `log_level`, `workload`",
+        "agent.toml:1:1: unknown field `admin_prt`, expected one of `admin_port`, `log_format`, `log_level`, `flow_table_entries`, `workload`",
     ),
     (
         "admin_port = 0
@@ -435,7 +435,7 @@ fn a_wrong_option_or_variable_is_named() {
             &[("SEALWIRE_LOG_FORMAT", "xml")][..],
             Some("WEB"),
             "--admin-port: admin_port `-1` is not a port; ports are 1 to 65535\n\
-             --workers: workers `0` is not a number of threads; write 1 to 1024, or leave it out\n\
+             --workers: workers `0` is not a number of threads; write 1 to 32, or leave it out\n\
              SEALWIRE_LOG_FORMAT: log_format `xml` is unknown; write text or json",
         ),
         (
@@ -559,7 +559,7 @@ fn the_effective_configuration_is_json() {
     assert_eq!(
         serde_json::to_value(&config).unwrap(),
         serde_json::json!({
-            "admin_port": null, "log_format": "text", "log_level": "info", "ebpf_debug": false,
+            "admin_port": null, "log_format": "text", "log_level": "info", "ebpf_debug": false, "flow_table_entries": null,
             "workers": 2, "pins": { "bpffs": "/sys/fs/bpf", "instance": "default" },
             "workloads": [{
                 "name": "web", "cgroup": "/sys/fs/cgroup/web", "netns": "/run/netns/web",

@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::{Door, RefusalReason};
-use crate::listen::prepare;
+use crate::listen::{prepare, prepare_local};
 
 /// How long a destination may take to answer.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -52,7 +52,8 @@ pub(super) async fn wire(
 }
 
 fn wire_socket(door: &Door, destination: SocketAddr) -> Result<Socket, DialError> {
-    let socket = socket(door, destination)?;
+    let socket = door.workload.netns.tcp_socket(&destination.ip())?;
+    prepare(&socket)?;
     door.worker.maps.borrow_mut().permit(&socket)?;
     Ok(socket)
 }
@@ -64,7 +65,8 @@ pub(super) async fn program(
     program: SocketAddr,
     client: SocketAddr,
 ) -> Result<(TcpStream, ClientName), DialError> {
-    let socket = socket(door, program)?;
+    let socket = door.workload.netns.tcp_socket(&program.ip())?;
+    prepare_local(&socket)?;
     // From the program's own address, so that the connection stays in the namespace and passes
     // `sk_lookup` untouched; the port must be known before the SYN.
     socket.bind(&SocketAddr::new(program.ip(), 0).into())?;
@@ -100,12 +102,6 @@ impl Drop for ClientName {
     fn drop(&mut self) {
         self.worker.maps.borrow_mut().forget_client(self.key);
     }
-}
-
-fn socket(door: &Door, destination: SocketAddr) -> Result<Socket, DialError> {
-    let socket = door.workload.netns.tcp_socket(&destination.ip())?;
-    prepare(&socket)?;
-    Ok(socket)
 }
 
 async fn connect(socket: Socket, destination: SocketAddr) -> Result<TcpStream, DialError> {
