@@ -258,6 +258,7 @@ impl Drop for Agent {
             .and_then(|running| running.try_wait().ok().flatten());
         // Shown only of a test that fails.
         eprintln!("the log of {}:\n{}", self.instance, tail(&log));
+        eprintln!("what went wrong in it:\n{}", tail(&complaints(&log)));
         if !thread::panicking() {
             assert!(died.is_none(), "the agent died by itself, {died:?}");
         }
@@ -383,6 +384,19 @@ fn fields(line: &str, target: &str) -> Option<Value> {
             line
         }
     })
+}
+
+/// The lines of a log that are not about connections that came to an orderly end.
+fn complaints(log: &str) -> String {
+    let is_complaint = |line: &&str| {
+        fields(line, "access").map_or(!line.contains("\"INFO\""), |line| {
+            line["close"] != "orderly"
+        })
+    };
+    log.lines()
+        .filter(is_complaint)
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// The agent's binary: in the directory that `SEALWIRE_BIN_DIR` names, or in `target/release`.

@@ -2,6 +2,15 @@
 //! between them, and a guard around the agent: what the tests in `tests/` stand on.
 //!
 //! Links nothing of the agent: it meets the product as its users do, through the binary.
+//!
+//! ```text
+//! cargo build --release && cargo test -p testbed                       # all, as root
+//! cargo test -p testbed --test leaks segments_of_a_raw_socket -- --nocapture
+//! ```
+//!
+//! `SEALWIRE_BIN_DIR` names another directory of binaries than `target/release`,
+//! `SEALWIRE_SKIP_LOG` a file for the tests that could not run, and `SEALWIRE_LONG=1` makes the
+//! churn of `scale` last a minute.
 
 #![deny(unsafe_code)]
 #![expect(

@@ -128,6 +128,8 @@ pub struct Many {
     pub failures: std::collections::BTreeMap<String, u64>,
     /// How long it all took.
     pub milliseconds: u64,
+    /// Its ends of the connections, in the order in which it made them; only with `--in-order`.
+    pub ports: Vec<u16>,
 }
 
 /// `peer serve` on a host. Dropping it kills the program.

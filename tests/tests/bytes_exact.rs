@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use testbed::pair::PORT;
-use testbed::{Client, End, Pair, Server, Testbed, require};
+use testbed::{Client, End, Pair, Server, Testbed, peer, require};
 
 #[test]
 fn without_an_agent_the_sniffer_sees_the_plaintext() -> Result<()> {
@@ -183,6 +183,34 @@ fn each_connection_is_counted_and_logged_with_its_bytes() -> Result<()> {
         assert_eq!(metrics.sum("sealwire_connections_total", &labels), 1);
         assert_eq!(metrics.sum("sealwire_bytes_total", &labels), 12_000);
     }
+    Ok(())
+}
+
+#[test]
+fn connections_are_accepted_in_the_order_in_which_they_were_made() -> Result<()> {
+    require!();
+    let pair = Pair::start()?;
+    assert_in_order(&pair.bed)
+}
+
+#[test]
+fn without_an_agent_connections_are_accepted_in_order_too() -> Result<()> {
+    require!();
+    assert_in_order(&Testbed::new(&["client", "server"])?)
+}
+
+/// Some programs tell their connections apart by nothing else: iperf3 does, in both directions.
+fn assert_in_order(bed: &Testbed) -> Result<()> {
+    let address = bed.host("server").at(PORT);
+    let serving = Server::start(bed.host("server"), &[address], "--echo")?;
+    let many = peer::many(bed.host("client"), address, "--in-order --connections 50")?;
+    assert_eq!(many.exact, 50, "{many:?}");
+    let accepted = (0..50).map(|nth| Ok(serving.accepted(nth)?.accepted_from));
+    let accepted = accepted
+        .collect::<Result<Option<Vec<_>>>>()?
+        .unwrap_or_default();
+    let ports: Vec<_> = accepted.iter().map(std::net::SocketAddr::port).collect();
+    assert_eq!(ports, many.ports);
     Ok(())
 }
 

@@ -190,7 +190,7 @@ fn nothing_is_in_clear_while_an_agent_is_killed_and_comes_back() -> Result<()> {
     require!();
     let mut pair = Pair::start()?;
     let address = pair.server().at(PORT);
-    let _serving = Server::start(pair.server(), &[address], "--echo --quiet")?;
+    let serving = Server::start(pair.server(), &[address], "--echo --quiet")?;
     // Ephemeral ports run out where each is kept for a minute after use.
     pair.client().sysctl("net/ipv4/tcp_tw_reuse", "1")?;
     let sniffer = pair.bed.sniff()?;
@@ -227,6 +227,7 @@ fn nothing_is_in_clear_while_an_agent_is_killed_and_comes_back() -> Result<()> {
         "a connection ended as if it were complete: {many:?}"
     );
     sniffer.finish()?.assert_only_ciphertext(1000);
+    drop(serving); // of the same port
     pair.assert_served()
 }
 

@@ -112,11 +112,14 @@ impl Resources {
     fn of(agent: &Agent) -> Result<Self> {
         agent.wait_until_idle()?;
         let metrics = agent.metrics()?;
-        // An entry of the refused destinations is a cache's; those of a flow must go with it.
-        let entries = |map: &str| metrics.sum("sealwire_map_entries", &[("map", map)]);
+        let entries = |map| metrics.sum("sealwire_map_entries", &[("map", map)]);
+        ensure!(
+            metrics.sum("sealwire_map_capacity", &[("map", "flows")]) > 0,
+            "the agent does not say how full its maps are"
+        );
         Ok(Self {
             files: agent.open_files()?,
-            flows: entries("flows") + entries("clients") + entries("FLOWS") + entries("CLIENTS"),
+            flows: entries("flows") + entries("clients"),
             memory: agent.resident_bytes()?,
         })
     }

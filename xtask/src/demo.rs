@@ -5,7 +5,7 @@ use std::{os::unix::process::CommandExt as _, process::Command};
 use anyhow::{Context as _, Result};
 use clap::Args;
 
-use crate::{kernel, packages, release};
+use crate::{kernel, packages, release, workspace};
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -16,10 +16,11 @@ pub(crate) struct Options {
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     kernel::require()?;
-    packages::ensure(&["nginx-light", "curl", "iproute2", "openssl"])?;
+    packages::ensure(&["nginx-light", "curl", "iproute2"])?;
     release::build(&["testbed"])?;
     let demo = release::binary("demo");
     let mut command = Command::new(&demo);
+    command.env("SEALWIRE_BIN_DIR", workspace::target().join("release"));
     if options.json {
         command.arg("--json");
     }

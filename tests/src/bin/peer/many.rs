@@ -27,6 +27,9 @@ pub(crate) struct ManyConnections {
     /// Make new ones for so many seconds, instead of one each that stays open until all are.
     #[arg(long)]
     churn: Option<u64>,
+    /// Make them one after the other, and say from which ports.
+    #[arg(long, conflicts_with = "churn")]
+    in_order: bool,
     /// Bytes to send on each.
     #[arg(long, default_value_t = 1024)]
     send: usize,
@@ -34,6 +37,9 @@ pub(crate) struct ManyConnections {
 
 impl ManyConnections {
     pub(crate) fn run(&self) -> Result<()> {
+        if self.in_order {
+            return self.run_in_order();
+        }
         let started = Instant::now();
         let tally = Tally::default();
         thread::scope(|scope| {
@@ -67,6 +73,32 @@ impl ManyConnections {
                 .into_inner()
                 .unwrap_or_else(PoisonError::into_inner),
             milliseconds: started.elapsed().as_millis() as u64,
+            ports: Vec::new(),
+        }))
+    }
+
+    fn run_in_order(&self) -> Result<()> {
+        let started = Instant::now();
+        let connections = (0..self.connections)
+            .map(|_| TcpStream::connect(self.to))
+            .collect::<io::Result<Vec<_>>>()?;
+        let ports = connections
+            .iter()
+            .map(|connection| Ok(connection.local_addr()?.port()))
+            .collect::<io::Result<Vec<_>>>()?;
+        let tally = Tally::default();
+        for (seed, connection) in (0..).zip(connections) {
+            tally.count(self.talk(connection, seed));
+        }
+        report(&Report::Many(Many {
+            exact: tally.exact.into_inner(),
+            open_at_once: self.connections,
+            failures: tally
+                .failures
+                .into_inner()
+                .unwrap_or_else(PoisonError::into_inner),
+            milliseconds: started.elapsed().as_millis() as u64,
+            ports,
         }))
     }
 
@@ -94,12 +126,12 @@ impl ManyConnections {
 
     /// Connects, sends, and reads all of it back.
     fn one(&self, seed: u64, connected: impl FnOnce()) -> Result<(), String> {
-        let named = |step: &str| {
-            let step = step.to_owned();
-            move |error: io::Error| format!("{step}: {}", errno(&error))
-        };
-        let mut connection = TcpStream::connect(self.to).map_err(named("connect"))?;
+        let connection = TcpStream::connect(self.to).map_err(named("connect"))?;
         connected();
+        self.talk(connection, seed)
+    }
+
+    fn talk(&self, mut connection: TcpStream, seed: u64) -> Result<(), String> {
         connection
             .set_read_timeout(Some(SILENCE))
             .map_err(named("timeout"))?;
@@ -123,6 +155,10 @@ impl ManyConnections {
             ))
         }
     }
+}
+
+fn named(step: &'static str) -> impl Fn(io::Error) -> String {
+    move |error| format!("{step}: {}", errno(&error))
 }
 
 #[derive(Default)]

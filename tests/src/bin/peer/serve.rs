@@ -35,10 +35,13 @@ impl Serve {
                 report(&Report::Listening { address: *address })?;
                 scope.spawn(move || {
                     loop {
-                        let spawned = listener.accept().and_then(|connection| {
+                        let spawned = listener.accept().and_then(|(connection, from)| {
+                            // Here, and not on its thread: the order of the reports is that in
+                            // which connections were accepted.
+                            let ends = self.accepted(&connection, from);
                             thread::Builder::new()
                                 .stack_size(STACK)
-                                .spawn_scoped(scope, move || self.converse(connection))
+                                .spawn_scoped(scope, move || self.converse(connection, ends))
                         });
                         if let Err(error) = spawned {
                             eprintln!("could not serve a connection: {error}");
@@ -71,21 +74,26 @@ impl Serve {
         Ok(socket.into())
     }
 
-    fn converse(&self, (connection, from): (TcpStream, SocketAddr)) {
+    fn accepted(&self, connection: &TcpStream, from: SocketAddr) -> Ends {
         let ends = Ends {
             accepted_from: Some(from),
             peer: connection.peer_addr().ok(),
             local: connection.local_addr().ok(),
         };
-        let say = |event: &Report| {
-            if !self.quiet {
-                let _ = report(event); // nobody reads it any more
-            }
-        };
-        say(&Report::Accepted(ends));
+        self.say(&Report::Accepted(ends));
+        ends
+    }
+
+    fn converse(&self, connection: TcpStream, ends: Ends) {
         let closed = self.conversation.hold(&connection, ends, 0);
         drop(connection);
-        say(&Report::Closed(closed));
+        self.say(&Report::Closed(closed));
+    }
+
+    fn say(&self, event: &Report) {
+        if !self.quiet {
+            let _ = report(event); // nobody reads it any more
+        }
     }
 }
 
