@@ -1,11 +1,14 @@
 //! `cgroup/connect4` and `cgroup/connect6`: a connection that would leave the namespace goes to the
 //! agent's egress listener on the loopback instead.
 //!
-//! Minimum kernel version: 5.18 (`bpf_set_retval`).
+//! Minimum kernel version: 5.18 (`bpf_set_retval`); 6.1 for `SO_REUSEADDR` by `bpf_setsockopt`.
 
 use aya_ebpf::{
-    bindings::bpf_sock_addr, helpers::generated::bpf_set_retval, macros::cgroup_sock_addr,
-    maps::lpm_trie::Key, programs::SockAddrContext,
+    bindings::bpf_sock_addr,
+    helpers::generated::{bpf_set_retval, bpf_setsockopt},
+    macros::cgroup_sock_addr,
+    maps::lpm_trie::Key,
+    programs::SockAddrContext,
 };
 use aya_log_ebpf::debug;
 use ebpf_abi::{
@@ -99,6 +102,7 @@ fn steer(ctx: &SockAddrContext, destination: Endpoint) -> Steered {
                 "egress to port {} turned to {}", destination.port, listener.port
             );
             count(Counter::EgressSteered);
+            share_port(ctx);
             Steered::To(listener)
         }
         Err(reason) => {
@@ -107,6 +111,26 @@ fn steer(ctx: &SockAddrContext, destination: Endpoint) -> Steered {
         }
     }
 }
+
+/// Lets the agent continue the connection from the address and port that the program has bound its
+/// socket to, if it has.
+#[inline(always)]
+fn share_port(ctx: &SockAddrContext) {
+    let mut on = 1_i32;
+    // SAFETY: the program's context; the helper reads the four bytes of the option's value.
+    unsafe {
+        bpf_setsockopt(
+            ctx.sock_addr.cast(),
+            SOL_SOCKET,
+            SO_REUSEADDR,
+            (&raw mut on).cast(),
+            size_of::<i32>() as i32,
+        );
+    }
+}
+
+const SOL_SOCKET: i32 = 1;
+const SO_REUSEADDR: i32 = 2;
 
 /// Remembers the destination on the socket and picks the listener.
 #[inline(always)]

@@ -128,7 +128,8 @@ pub(crate) unsafe fn own_flow(ops: *mut bpf_sock_ops) -> FlowKey {
             read_ipv6!((*ops).local_ip6),
             read!((*ops).local_port),
         );
-        FlowKey::new(bpf_get_netns_cookie(ops.cast()), source)
+        let listener = u32::from_be(read!((*ops).remote_port));
+        FlowKey::new(bpf_get_netns_cookie(ops.cast()), source, listener)
     }
 }
 
@@ -146,7 +147,11 @@ pub(crate) unsafe fn peers_flow(ops: *mut bpf_sock_ops) -> FlowKey {
             read_ipv6!((*ops).remote_ip6),
             u32::from_be(read!((*ops).remote_port)),
         );
-        FlowKey::new(bpf_get_netns_cookie(ops.cast()), source)
+        FlowKey::new(
+            bpf_get_netns_cookie(ops.cast()),
+            source,
+            read!((*ops).local_port),
+        )
     }
 }
 

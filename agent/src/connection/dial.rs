@@ -74,7 +74,7 @@ pub(super) async fn program(
         .local_addr()?
         .as_socket()
         .ok_or_else(|| io::Error::other("no address"))?;
-    let name = ClientName::publish(door, own, client)?;
+    let name = ClientName::publish(door, own, program, client)?;
     Ok((connect(socket, program).await?, name))
 }
 
@@ -86,8 +86,17 @@ pub(super) struct ClientName {
 }
 
 impl ClientName {
-    fn publish(door: &Door, own: SocketAddr, client: SocketAddr) -> io::Result<Self> {
-        let key = FlowKey::new(door.workload.netns_cookie, own.into());
+    fn publish(
+        door: &Door,
+        own: SocketAddr,
+        program: SocketAddr,
+        client: SocketAddr,
+    ) -> io::Result<Self> {
+        let key = FlowKey::new(
+            door.workload.netns_cookie,
+            own.into(),
+            program.port().into(),
+        );
         door.worker.maps.borrow_mut().name_client(key, client)?;
         Ok(Self {
             worker: door.worker.clone(),

@@ -1,6 +1,10 @@
 use crate::{Endpoint, WorkloadId, pod};
 
-/// One end of a connection on a workload's loopback, unique while that connection lives.
+/// A connection between a program and the agent, seen from the side that opened it; unique while
+/// that connection lives.
+///
+/// The port at the other end belongs to it: two connections may leave from one port if they lead to
+/// different ones.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FlowKey {
@@ -8,21 +12,22 @@ pub struct FlowKey {
     pub netns: u64,
     /// The connecting socket's own address and port.
     pub source: Endpoint,
-    /// Always zero.
-    pub reserved: u32,
+    /// The port it connects to, in host byte order.
+    pub listener: u32,
 }
 
 pod!(FlowKey);
 const _: () = assert!(size_of::<FlowKey>() == 32);
 
 impl FlowKey {
-    /// The key of the connection that `source` opened in the namespace with this cookie.
+    /// The key of the connection that `source` opened to the port `listener`, in the namespace with
+    /// this cookie.
     #[inline(always)]
-    pub const fn new(netns: u64, source: Endpoint) -> Self {
+    pub const fn new(netns: u64, source: Endpoint, listener: u32) -> Self {
         Self {
             netns,
             source,
-            reserved: 0,
+            listener,
         }
     }
 }
