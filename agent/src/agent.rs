@@ -35,7 +35,7 @@ use crate::{
     bpf::{
         BpfError, ConnectionMaps, ControlMaps, Heartbeat, KernelReports, Options, Pins, Steering,
     },
-    certificates::{self, CertificateFiles, Credential},
+    certificates::{self, CertificateError, CertificateFiles, Credential},
     config::Config,
     connection::KernelTls,
     credentials::CredentialKeeper,
@@ -43,7 +43,7 @@ use crate::{
     interfaces::{InterfaceError, InterfaceWatch},
     kernel_reports,
     listen::Listeners,
-    policy::IngressMode,
+    policy::{IngressMode, WorkloadName},
     readiness::ReadinessBoard,
     registry::Registry,
     report::Telemetry,
@@ -80,6 +80,14 @@ pub enum AgentError {
     /// The process has too few rights.
     #[error("the agent must run as root: it loads eBPF programs and enters network namespaces")]
     NotRoot,
+    /// The certificate files that are there can't serve.
+    #[error("workload {workload}: {source}")]
+    Certificate {
+        /// The workload.
+        workload: WorkloadName,
+        /// What is wrong with which file.
+        source: CertificateError,
+    },
     /// The admin interface can't be had.
     #[error(transparent)]
     Admin(#[from] AdminError),
@@ -98,7 +106,10 @@ impl AgentError {
     /// can't do it.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Workload(_) | Self::Running { .. } | Self::Admin(_) => 2,
+            Self::Workload(_)
+            | Self::Certificate { .. }
+            | Self::Running { .. }
+            | Self::Admin(_) => 2,
             Self::Bpf(_) | Self::NotRoot => 3,
             Self::Interface(InterfaceError::Bpf(_)) => 3,
             Self::Interface(_) | Self::System { .. } => 1,
@@ -143,7 +154,12 @@ async fn start(config: Config, stop: watch::Receiver<Stop>) -> Result<Running, A
     for workload in &config.workloads {
         let (sender, receiver) = certificates::channel();
         workloads.push(Arc::new(Workload::find(workload, receiver)?));
-        keepers.push((CertificateFiles::new(workload.tls_dir.clone()), sender));
+        let files = CertificateFiles::new(workload.tls_dir.clone());
+        files.check().map_err(|source| AgentError::Certificate {
+            workload: workload.name.clone(),
+            source,
+        })?;
+        keepers.push((files, sender));
     }
     let admin = match config.admin_port {
         Some(port) => Some(Admin::bind(port).await?),
@@ -234,6 +250,8 @@ impl Parts<'_> {
             tokio::task::spawn_local(interfaces.follow(ControlMaps::open(pins)?));
             tokio::task::spawn_local(keeper.keep(maps));
         }
+        ControlMaps::open(pins)?
+            .forget_all_but(&workloads.iter().map(|it| it.id).collect::<Vec<_>>())?;
         steering.attach_agent(&own_cgroup().map_err(failed("finding the agent's cgroup"))?)?;
         for stranger in steering.strangers(&owners) {
             warn!(

@@ -129,6 +129,22 @@ impl CertificateFiles {
         }
     }
 
+    /// Tells files that can't serve, which the operator must mend, from files that are yet to come.
+    ///
+    /// # Errors
+    /// Names the file and what is wrong with it.
+    pub(crate) fn check(&self) -> Result<(), CertificateError> {
+        match self.load() {
+            Err(CertificateError::Read { source, .. })
+                if source.kind() == io::ErrorKind::NotFound =>
+            {
+                Ok(())
+            }
+            Err(error) => Err(error),
+            Ok(_) => Ok(()),
+        }
+    }
+
     /// Loads the files if they have changed since the last call; `None` where they have not.
     ///
     /// # Errors

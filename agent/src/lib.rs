@@ -20,6 +20,8 @@ mod listen;
 
 mod admission;
 mod connection;
+mod order;
+mod strangers;
 mod worker;
 
 mod certificates;

@@ -176,7 +176,7 @@ impl Metrics {
         exposition.register("bytes", "Bytes of the programs, without TLS", bytes.clone());
         exposition.register(
             "handshake_seconds",
-            "From the first byte of a TLS handshake to the peer's verified identity",
+            "TLS handshakes, from the first step to the peer's verified identity",
             handshakes.clone(),
         );
         exposition.register(

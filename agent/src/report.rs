@@ -176,7 +176,9 @@ fn kernel_detail(reason: KernelRefusal) -> &'static str {
         KernelRefusal::NoCredential => "the workload has no valid certificate; see /ready",
         KernelRefusal::CredentialExpired => "the workload's certificate has expired",
         KernelRefusal::UnknownWorkload => "the agent does not know the workload",
-        KernelRefusal::NoListener => "the agent listens for no such address family",
+        KernelRefusal::NoListener => {
+            "the agent has no listener for this workload and address family (any more)"
+        }
         KernelRefusal::FlowTableFull => "too many connections are waiting for the agent",
         KernelRefusal::BoundDevice => {
             "the socket is bound to a device (SO_BINDTODEVICE), so it can't be steered"

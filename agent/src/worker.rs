@@ -23,6 +23,7 @@ use crate::{
     policy::Direction,
     registry::Registry,
     report::{Reporter, Telemetry},
+    strangers::Strangers,
     workload::Workload,
 };
 
@@ -86,6 +87,8 @@ async fn run(start: Start) {
         index: start.index,
         maps: RefCell::new(start.maps),
         admission: Admission::new(HANDSHAKES_PER_SOURCE / start.workers),
+        order: Rc::default(),
+        strangers: Strangers::default(),
         registry: start.registry,
         kernel_tls: start.kernel_tls,
     });

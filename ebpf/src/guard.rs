@@ -30,7 +30,7 @@ use crate::{
 fn guard_cgroup(ctx: SkBuffContext) -> i32 {
     let skb = ctx.skb.skb;
     // SAFETY: the program's context.
-    if unsafe { read!((*skb).ifindex) } == LOOPBACK_IFINDEX || passes(skb) {
+    if unsafe { read!((*skb).ifindex) } == LOOPBACK_IFINDEX || passes::<false>(skb) {
         1
     } else {
         0
@@ -39,7 +39,7 @@ fn guard_cgroup(ctx: SkBuffContext) -> i32 {
 
 #[classifier]
 fn guard_device(ctx: TcContext) -> i32 {
-    if passes(ctx.as_ptr().cast()) {
+    if passes::<true>(ctx.as_ptr().cast()) {
         TC_ACT_UNSPEC
     } else {
         TC_ACT_SHOT
@@ -51,7 +51,7 @@ const ETH_P_IP: u16 = 0x0800;
 const ETH_P_IPV6: u16 = 0x86dd;
 
 #[inline(always)]
-fn passes(skb: *mut __sk_buff) -> bool {
+fn passes<const AT_DEVICE: bool>(skb: *mut __sk_buff) -> bool {
     // SAFETY: the program's context.
     let protocol = u16::from_be(unsafe { read!((*skb).protocol) } as u16);
     let packet = match protocol {
@@ -62,7 +62,10 @@ fn passes(skb: *mut __sk_buff) -> bool {
     };
     match packet {
         Packet::Udp => {
-            count(Counter::UdpDatagrams);
+            // Once: what leaves the workload's cgroup leaves by a device as well.
+            if AT_DEVICE {
+                count(Counter::UdpDatagrams);
+            }
             true
         }
         Packet::Other => true,

@@ -16,6 +16,8 @@ impl Alert {
     pub(crate) const PROTOCOL_VERSION: Self = Self(70);
     pub(crate) const INTERNAL_ERROR: Self = Self(80);
     pub(crate) const USER_CANCELED: Self = Self(90);
+    /// The server knows none of the protocols that the client offered.
+    pub const NO_APPLICATION_PROTOCOL: Self = Self(120);
 }
 
 impl fmt::Display for Alert {

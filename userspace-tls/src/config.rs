@@ -21,6 +21,7 @@ pub struct MeshTls {
     identity: SpiffeId,
     validity: Validity,
     client: Arc<ClientConfig>,
+    client_without_alpn: Arc<ClientConfig>,
     required: ServerConfigs,
     optional: ServerConfigs,
 }
@@ -52,14 +53,16 @@ impl MeshTls {
             .dangerous()
             .with_custom_certificate_verifier(Arc::clone(&verifier) as _)
             .with_client_cert_resolver(Arc::clone(&certificate) as _);
-        client.alpn_protocols = vec![ALPN_SEALWIRE_1.to_vec()];
         client.resumption = Resumption::disabled();
         client.enable_secret_extraction = true;
         client.enable_sni = false;
+        let client_without_alpn = Arc::new(client.clone());
+        client.alpn_protocols = vec![ALPN_SEALWIRE_1.to_vec()];
         Ok(Self {
             identity,
             validity,
             client: Arc::new(client),
+            client_without_alpn,
             required: server(ClientAuth::Required)?,
             optional: server(ClientAuth::Optional)?,
         })
@@ -75,8 +78,11 @@ impl MeshTls {
         self.validity
     }
 
-    pub(crate) fn client(&self) -> Arc<ClientConfig> {
-        Arc::clone(&self.client)
+    pub(crate) fn client(&self, offer: Offer) -> Arc<ClientConfig> {
+        Arc::clone(match offer {
+            Offer::Sealwire1 => &self.client,
+            Offer::Nothing => &self.client_without_alpn,
+        })
     }
 
     pub(crate) fn server(
@@ -94,6 +100,15 @@ impl MeshTls {
             &configs.foreign
         })
     }
+}
+
+/// Which application protocols a client offers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offer {
+    /// `sealwire/1`, by which two agents know each other.
+    Sealwire1,
+    /// None: for a server that refuses what it does not know (RFC 7301 section 3.2), such as nginx.
+    Nothing,
 }
 
 /// Whether a client must present a mesh certificate.

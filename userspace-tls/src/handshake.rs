@@ -13,7 +13,7 @@ use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use crate::certificate::Facts;
-use crate::config::{ALPN_SEALWIRE_1, ClientAuth, MeshTls};
+use crate::config::{ALPN_SEALWIRE_1, ClientAuth, MeshTls, Offer};
 use crate::records::{HEADER_LEN, MAX_CIPHERTEXT_LEN};
 use crate::refusal::HandshakeError;
 use crate::session::{KeySchedule, Session};
@@ -23,13 +23,17 @@ use crate::verifier;
 ///
 /// In TLS 1.3 the client is done before the server has judged the client's certificate: a refusal
 /// arrives as an alert afterwards ([`crate::RelayEnd::PeerAlert`]).
-pub async fn connect<S>(tls: &MeshTls, stream: &mut S) -> Result<Handshaken, HandshakeError>
+pub async fn connect<S>(
+    tls: &MeshTls,
+    offer: Offer,
+    stream: &mut S,
+) -> Result<Handshaken, HandshakeError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     // Never sent and never matched, since peers are known by SPIFFE ID; rustls wants one.
     let name = ServerName::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-    let connection = UnbufferedClientConnection::new(tls.client(), name)
+    let connection = UnbufferedClientConnection::new(tls.client(offer), name)
         .map_err(|error| HandshakeError::from_tls(error, None))?;
     drive(connection, stream, Incoming::default()).await
 }

@@ -28,7 +28,7 @@ mod testing;
 
 pub use alert::Alert;
 pub use certificate::IdentityProblem;
-pub use config::{ClientAuth, MeshTls};
+pub use config::{ClientAuth, MeshTls, Offer};
 pub use credentials::{Credentials, CredentialsError, CredentialsFile, Validity};
 pub use handshake::{Alpn, Handshaken, accept, connect};
 pub use records::RecordError;

@@ -99,6 +99,19 @@ impl ControlMaps {
         })
     }
 
+    /// Forgets the workloads that are not served any more: the hooks refuse what they don't know.
+    pub fn forget_all_but(&mut self, served: &[WorkloadId]) -> Result<(), BpfError> {
+        let stale: Vec<_> = self
+            .workloads
+            .keys()
+            .filter_map(Result::ok)
+            .filter(|id| !served.contains(id))
+            .collect();
+        stale
+            .iter()
+            .try_for_each(|id| self.workloads.remove(id).map_err(full("WORKLOADS")))
+    }
+
     /// Tells the state of a workload.
     pub fn set_workload(&mut self, id: WorkloadId, state: Workload) -> Result<(), BpfError> {
         self.workloads

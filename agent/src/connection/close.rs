@@ -20,6 +20,8 @@ pub(crate) enum CloseReason {
     AppError,
     /// The wire's socket failed otherwise.
     WireError,
+    /// The agent stopped and reset the connection.
+    AgentStopped,
 }
 
 impl CloseReason {
@@ -34,6 +36,7 @@ impl CloseReason {
             Self::BadRecord => "bad-record",
             Self::AppError => "app-error",
             Self::WireError => "wire-error",
+            Self::AgentStopped => "agent-stopped",
         }
     }
 }

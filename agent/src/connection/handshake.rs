@@ -3,9 +3,11 @@ use std::{net::SocketAddr, time::Duration};
 use socket2::SockRef;
 use tokio::{
     net::TcpStream,
-    time::{Instant as TokioInstant, timeout_at},
+    time::{Instant, timeout},
 };
-use userspace_tls::{Alpn, ClientAuth, Handshaken, MeshTls, Session, accept, connect};
+use userspace_tls::{
+    Alert, Alpn, ClientAuth, HandshakeError, Handshaken, MeshTls, Offer, Session, accept, connect,
+};
 
 use super::{
     Door,
@@ -67,22 +69,14 @@ impl Authorized<'_> {
             entry,
         } = self;
         let Intercepted {
-            stream: app,
-            ends,
-            since,
+            stream: app, ends, ..
         } = intercepted;
         let source = ends.from_is_own.then_some(ends.from);
-        let mut wire = dial::wire(door, ends.to, source).await?;
-        let session = match protection {
-            Protection::Plaintext => None,
+        let (wire, session) = match protection {
+            Protection::Plaintext => (dial::wire(door, ends.to, source).await?, None),
             Protection::Tls { tls, peers, .. } => {
-                let deadline = TokioInstant::now() + HANDSHAKE_DEADLINE;
-                let shaken = timeout_at(deadline, connect(&tls, &mut wire))
-                    .await
-                    .map_err(|_| Cause::timeout(HANDSHAKE_DEADLINE))?
-                    .inspect_err(|_| let_alert_out(&wire))?;
-                door.reporter.handshake(since.elapsed());
-                Some(admit(shaken, &tls, peers, rule, &entry)?)
+                let (wire, shaken) = call(door, &tls, ends.to, source).await?;
+                (wire, Some(admit(shaken, &tls, peers, rule, &entry)?))
             }
         };
         Ok(Established {
@@ -106,14 +100,15 @@ impl Authorized<'_> {
         let Intercepted {
             stream: mut wire,
             ends,
-            since,
+            ..
         } = intercepted;
         let Protection::Tls { mode, tls, peers } = protection else {
             return Err(Cause::new(RefusalReason::PlaintextPort, "nothing to prove"));
         };
-        let shaken = shake(door, &tls, mode, ends.from, &mut wire).await?;
-        door.reporter.handshake(since.elapsed());
+        let mut turn = door.worker.order.turn(ends.from.ip(), ends.to);
+        let shaken = answer(door, &tls, mode, ends.from, &mut wire).await?;
         let session = Some(admit(shaken, &tls, peers, rule, &entry)?);
+        turn.come().await;
         let (app, client) = dial::program(door, ends.to, ends.from).await?;
         Ok(Established {
             app,
@@ -126,8 +121,44 @@ impl Authorized<'_> {
     }
 }
 
+/// Dials a destination and makes the client's side of a handshake with it.
+///
+/// A server that knows its protocols and not ours refuses the offer; it is dialled once more, and
+/// from then on at once, without one.
+async fn call(
+    door: &Door,
+    tls: &MeshTls,
+    to: SocketAddr,
+    source: Option<SocketAddr>,
+) -> Result<(TcpStream, Handshaken), Cause> {
+    let mut offer = door.worker.strangers.offer(to);
+    loop {
+        let mut wire = dial::wire(door, to, source).await?;
+        let began = Instant::now();
+        let shaken = timeout(HANDSHAKE_DEADLINE, connect(tls, offer, &mut wire))
+            .await
+            .map_err(|_| Cause::timeout(HANDSHAKE_DEADLINE))?;
+        match shaken {
+            Ok(shaken) => {
+                door.reporter.handshake(began.elapsed());
+                return Ok((wire, shaken));
+            }
+            Err(HandshakeError::PeerAlert(Alert::NO_APPLICATION_PROTOCOL))
+                if offer == Offer::Sealwire1 =>
+            {
+                door.worker.strangers.add(to);
+                offer = Offer::Nothing;
+            }
+            Err(error) => {
+                let_alert_out(&wire);
+                return Err(error.into());
+            }
+        }
+    }
+}
+
 /// The server's side of a handshake, within the source's share and the deadline.
-async fn shake(
+async fn answer(
     door: &Door,
     tls: &MeshTls,
     mode: Mode,
@@ -139,15 +170,16 @@ async fn shake(
     } else {
         ClientAuth::Required
     };
-    let deadline = TokioInstant::now() + HANDSHAKE_DEADLINE;
-    let within_deadline = timeout_at(deadline, async {
+    let within_deadline = timeout(HANDSHAKE_DEADLINE, async {
         let slot = door.worker.admission.slot(from.ip()).await.map_err(|_| {
             let detail = format!("{} has too many connections waiting", from.ip());
             Cause::new(RefusalReason::TooManyHandshakes, detail)
         })?;
-        let shaken = accept(tls, client_auth, wire).await;
+        let began = Instant::now();
+        let shaken = accept(tls, client_auth, wire).await?;
+        door.reporter.handshake(began.elapsed());
         drop(slot);
-        Ok::<_, Cause>(shaken?)
+        Ok::<_, Cause>(shaken)
     });
     let shaken = within_deadline
         .await

@@ -23,8 +23,8 @@ pub(crate) use offload::KernelTls;
 pub(crate) use refusal::{Refusal, RefusalReason};
 
 use crate::{
-    admission::Admission, bpf::ConnectionMaps, policy::Direction, registry::Registry,
-    report::Reporter, workload::Workload,
+    admission::Admission, bpf::ConnectionMaps, order::Order, policy::Direction, registry::Registry,
+    report::Reporter, strangers::Strangers, workload::Workload,
 };
 use intercept::Intercepted;
 
@@ -37,6 +37,10 @@ pub(crate) struct Worker {
     pub maps: RefCell<ConnectionMaps>,
     /// Handshakes under way, by source.
     pub admission: Rc<Admission>,
+    /// Connections on their way to a program, in their order.
+    pub order: Rc<Order>,
+    /// Destinations that are no agents.
+    pub strangers: Strangers,
     /// The live connections, for the admin interface.
     pub registry: Arc<Registry>,
     /// Whether this kernel can take over a connection's cryptography.

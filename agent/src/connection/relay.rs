@@ -1,7 +1,10 @@
 use userspace_tls::{relay, relay_plaintext};
 
 use super::{Door, close::CloseReason, handshake::Established, offload::Datapath};
-use crate::registry;
+use crate::{
+    policy::RuleRef,
+    registry::{self, Registration},
+};
 
 impl Datapath {
     /// Moves the connection's bytes until it ends, and tells how it ended.
@@ -17,11 +20,31 @@ impl Datapath {
         } = established;
         let (name, why) = kind.as_strs();
         entry.set_datapath(registry::Datapath { name, why });
-        let end = match session {
+        let mut end = End {
+            door,
+            rule,
+            entry: &entry,
+            close: CloseReason::AgentStopped,
+        };
+        let ended = match session {
             Some(session) => relay(app, wire, session, entry.traffic()).await,
             None => relay_plaintext(app, wire, entry.traffic()).await,
         };
         drop(client);
-        door.reporter.closed(&entry, rule, CloseReason::from(end));
+        end.close = CloseReason::from(ended);
+    }
+}
+
+/// Tells how a connection ended when it is dropped: also when the agent ends it.
+struct End<'a> {
+    door: &'a Door,
+    rule: RuleRef,
+    entry: &'a Registration,
+    close: CloseReason,
+}
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.door.reporter.closed(self.entry, self.rule, self.close);
     }
 }

@@ -10,6 +10,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::Offer;
 use crate::alert::Alert;
 use crate::refusal::HandshakeRefusal;
 use crate::testing::{Ca, Leaf, spiffe_id};
@@ -42,7 +43,7 @@ async fn not_one_byte_behind_the_handshake_is_taken() {
     );
     let (mut near, mut far) = duplex(1 << 20);
     let client = async {
-        connect(&client, &mut near).await.unwrap();
+        connect(&client, Offer::Sealwire1, &mut near).await.unwrap();
         near.write_all(b"behind").await.unwrap();
         near.shutdown().await.unwrap();
     };
@@ -227,7 +228,9 @@ async fn a_server_that_speaks_only_tls_1_2_is_refused() {
     let client = ca.mesh_tls(&Leaf::workload("a"));
     let (mut near, mut far) = duplex(1 << 20);
     far.write_all(&[21, 3, 3, 0, 2, 2, 70]).await.unwrap();
-    let error = connect(&client, &mut near).await.unwrap_err();
+    let error = connect(&client, Offer::Sealwire1, &mut near)
+        .await
+        .unwrap_err();
     assert_eq!(error.reason(), HandshakeRefusal::PeerTlsVersion, "{error}");
 }
 
@@ -284,7 +287,7 @@ async fn handshake(
 ) {
     let (mut near, mut far) = duplex(1 << 20);
     tokio::join!(
-        connect(client, &mut near),
+        connect(client, Offer::Sealwire1, &mut near),
         accept(server, client_auth, &mut far)
     )
 }

@@ -6,13 +6,13 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::*;
-use crate::ClientAuth;
 use crate::handshake::{accept, connect};
 use crate::records::{
     ContentType, HEADER_LEN, MAX_CIPHERTEXT_LEN, OVERHEAD, Opened, Opener, Role, Sealer,
 };
 use crate::session::KeySchedule;
 use crate::testing::{Ca, Leaf};
+use crate::{ClientAuth, Offer};
 
 mod openssl;
 
@@ -205,7 +205,7 @@ async fn a_client_learns_after_its_handshake_that_it_was_refused() {
             .unwrap_err();
         drop(far);
     };
-    let (connected, ()) = tokio::join!(connect(&client, &mut near), refused);
+    let (connected, ()) = tokio::join!(connect(&client, Offer::Sealwire1, &mut near), refused);
     let (_app, inner) = tcp_pair(None).await;
     let end = relay(inner, near, connected.unwrap().session, &Traffic::default()).await;
     assert_eq!(end, RelayEnd::PeerAlert(Alert(48)));
@@ -475,7 +475,7 @@ async fn wire_pair(ca: &Ca) -> [Secured; 2] {
     );
     let (mut near, mut far) = tcp_pair(None).await;
     let (connected, accepted) = tokio::join!(
-        connect(&client, &mut near),
+        connect(&client, Offer::Sealwire1, &mut near),
         accept(&server, ClientAuth::Required, &mut far),
     );
     [

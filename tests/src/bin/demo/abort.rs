@@ -1,11 +1,10 @@
 //! Why the demonstration ends before its end.
 
-use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 /// What is no fault of Sealwire, and has an exit code of its own.
@@ -28,10 +27,10 @@ impl fmt::Display for Abort {
     }
 }
 
-impl Error for Abort {}
+impl std::error::Error for Abort {}
 
 /// Whether Ctrl-C was pressed, or the terminal or a service manager asked for the end.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
@@ -43,6 +42,12 @@ impl Interrupt {
                 .context("could not listen for signals")?;
         }
         Ok(Self(seen))
+    }
+
+    /// The interruption if there was one, as it reaches the programs too and they fail of it;
+    /// otherwise the error.
+    pub(crate) fn or(&self, error: Error) -> Error {
+        self.check().err().unwrap_or(error)
     }
 
     /// Fails once there was a signal.

@@ -84,7 +84,8 @@ impl Visit {
     fn watched(stage: &Stage, agent: &NodeAgent) -> Result<Self> {
         let wire = stage.watch()?;
         let film = stage.slow_film()?;
-        film.wait_until_it_flows()?;
+        film.wait_until_it_flows()
+            .map_err(|error| agent.explain(error))?;
         let listed = agent.connections()?;
         drop(film);
         Ok(Self {

@@ -42,8 +42,10 @@ struct Options {
 fn main() -> ExitCode {
     let options = Options::parse();
     let outcome = Interrupt::listen().and_then(|interrupt| {
-        let mut report = Report::new(options.json, interrupt);
-        let played = machine::require().and_then(|()| acts::play(&mut report));
+        let mut report = Report::new(options.json, interrupt.clone());
+        let played = machine::require()
+            .and_then(|()| acts::play(&mut report))
+            .map_err(|error| interrupt.or(error));
         let ok = report.finish(played.as_ref().err());
         played.map(|()| ok)
     });

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use nix::unistd::Pid;
 use serde_json::Value;
 use testbed::admin::Answer;
@@ -56,6 +56,7 @@ impl NodeAgent {
 
     /// Starts it, again if it was killed, and waits until both workloads are ready.
     pub(crate) fn restart(&mut self) -> Result<()> {
+        self.running = None;
         let running = agent::command(Some(&self.cgroup))?
             .arg("--config")
             .arg(&self.config)
@@ -90,6 +91,26 @@ impl NodeAgent {
         self.line("refused", from, |_| true)
     }
 
+    /// The error, with what the agent refused last, which may be why.
+    pub(crate) fn explain(&self, error: Error) -> Error {
+        let refused = self
+            .log()
+            .into_iter()
+            .rfind(|line| line["target"] == "refused");
+        match refused {
+            Some(line) => error.context(format!(
+                "the agent refused a connection from {} to {}, {}: {}",
+                line["from"], line["to"], line["reason"], line["detail"],
+            )),
+            None => error,
+        }
+    }
+
+    /// What it leaves behind if it is killed.
+    pub(crate) fn files(&self) -> [PathBuf; 2] {
+        [traces::pins(&self.instance), traces::lock(&self.instance)]
+    }
+
     /// The process, if it runs.
     pub(crate) fn pid(&self) -> Option<Pid> {
         self.running.as_ref().map(Running::pid)
@@ -101,14 +122,12 @@ impl NodeAgent {
         from: SocketAddr,
         matches: impl Fn(&Value) -> bool,
     ) -> Result<Value> {
-        let running = self.running.as_ref().context("the agent does not run")?;
         let from = from.to_string();
         let deadline = Instant::now() + LOG_LIMIT;
         loop {
-            let log = running.stderr();
-            let found = log
-                .lines()
-                .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+            let found = self
+                .log()
+                .into_iter()
                 .find(|line| line["target"] == target && line["from"] == *from && matches(line));
             if let Some(line) = found {
                 return Ok(line);
@@ -121,15 +140,18 @@ impl NodeAgent {
         }
     }
 
-    /// What it leaves behind if it is killed.
-    pub(crate) fn files(&self) -> [PathBuf; 2] {
-        [traces::pins(&self.instance), traces::lock(&self.instance)]
+    /// The lines of JSON that it has written since it was started.
+    fn log(&self) -> Vec<Value> {
+        let log = self.running.as_ref().map(Running::stderr);
+        log.unwrap_or_default()
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect()
     }
 }
 
 impl Drop for NodeAgent {
     fn drop(&mut self) {
-        if let (Ok(p), Some(r)) = (std::env::var("DBG"), &self.running) { let _ = fs::write(p, r.stderr()); }
         self.running = None;
         let _ = fs::remove_file(traces::lock(&self.instance)); // there is none before it starts
     }

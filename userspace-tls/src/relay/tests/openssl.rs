@@ -4,6 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::process::{Child, Command, Stdio};
 
 use super::*;
+use crate::Offer;
 use crate::testing::Issued;
 
 #[tokio::test]
@@ -43,7 +44,7 @@ async fn openssl_as_server_may_update_keys_and_send_tickets() {
             Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
         }
     };
-    let connected = connect(&client, &mut wire).await.unwrap();
+    let connected = connect(&client, Offer::Sealwire1, &mut wire).await.unwrap();
     assert_eq!(connected.cipher, "AES-128-GCM");
     talk(&mut openssl, wire, connected.session).await;
 }
