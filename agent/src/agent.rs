@@ -110,8 +110,7 @@ impl AgentError {
             | Self::Certificate { .. }
             | Self::Running { .. }
             | Self::Admin(_) => 2,
-            Self::Bpf(_) | Self::NotRoot => 3,
-            Self::Interface(InterfaceError::Bpf(_)) => 3,
+            Self::Bpf(_) | Self::NotRoot | Self::Interface(InterfaceError::Bpf(_)) => 3,
             Self::Interface(_) | Self::System { .. } => 1,
         }
     }

@@ -28,16 +28,20 @@ const INTERVAL: Duration = Duration::from_nanos(HEARTBEAT_LIFETIME_NS / 10);
 impl Beating {
     /// Beats once at once, then regularly.
     pub(crate) fn start(mut heartbeat: Heartbeat) -> io::Result<Self> {
+        heartbeat.beat().map_err(io::Error::other)?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let thread = thread::Builder::new()
             .name("heartbeat".into())
             .spawn(move || {
-                while !stopped.load(Ordering::Relaxed) {
+                loop {
+                    thread::park_timeout(INTERVAL);
+                    if stopped.load(Ordering::Relaxed) {
+                        break;
+                    }
                     if let Err(error) = heartbeat.beat() {
                         error!(%error, "the heartbeat can't be written: connections are refused");
                     }
-                    thread::park_timeout(INTERVAL);
                 }
                 if let Err(error) = heartbeat.stop() {
                     error!(%error, "the heartbeat can't be stopped; it goes stale by itself");

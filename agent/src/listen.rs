@@ -83,7 +83,7 @@ pub(crate) fn prepare_local(socket: &Socket) -> io::Result<()> {
 
 /// A peer that vanished is found after about four minutes (with the kernel's nine probes), rather
 /// than never.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_IDLE: Duration = Duration::from_mins(1);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 
 /// Connections that wait to be accepted; the kernel caps it at `net.core.somaxconn`.

@@ -117,7 +117,9 @@ mod tests {
     }
 
     fn is_pending<F: Future>(future: Pin<&mut F>) -> bool {
-        future.poll(&mut Context::from_waker(Waker::noop())).is_pending()
+        future
+            .poll(&mut Context::from_waker(Waker::noop()))
+            .is_pending()
     }
 
     #[tokio::test(start_paused = true)]

@@ -30,7 +30,12 @@ pub struct Agent {
 impl Agent {
     /// Starts an agent and waits until all its workloads are ready.
     pub fn start(bed: &Testbed, workloads: Vec<WorkloadConfig>) -> Result<Self> {
-        let agent = Self::start_unready(bed, AgentConfig::new(workloads)?)?;
+        Self::start_with(bed, AgentConfig::new(workloads)?)
+    }
+
+    /// Starts an agent with this configuration and waits until all its workloads are ready.
+    pub fn start_with(bed: &Testbed, config: AgentConfig) -> Result<Self> {
+        let agent = Self::start_unready(bed, config)?;
         agent.wait_until_ready()?;
         Ok(agent)
     }
@@ -241,7 +246,10 @@ impl Agent {
     }
 
     fn command(&self) -> Result<HostCommand> {
-        let command = command(Some(&self.cgroup))?;
+        let mut command = command(Some(&self.cgroup))?;
+        if let Some(workers) = self.config.workers {
+            command = command.args(["--workers", &workers.to_string()]);
+        }
         Ok(command
             .arg("--config")
             .arg(&self.config_file)
@@ -289,6 +297,8 @@ pub struct AgentConfig {
     admin_port: u16,
     log_format: &'static str,
     workload: Vec<WorkloadConfig>,
+    #[serde(skip)]
+    workers: Option<u16>,
 }
 
 impl AgentConfig {
@@ -298,7 +308,17 @@ impl AgentConfig {
             admin_port: free_port()?,
             log_format: "json",
             workload: workloads,
+            workers: None,
         })
+    }
+
+    /// With this many workers in place of one for each core.
+    #[must_use]
+    pub fn with_workers(self, workers: u16) -> Self {
+        Self {
+            workers: Some(workers),
+            ..self
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use crate::agent::{Agent, WorkloadConfig};
+use crate::agent::{Agent, AgentConfig, WorkloadConfig};
 use crate::peer::{Client, Closed, Server};
 use crate::pki::Mesh;
 use crate::sniffer::Capture;
@@ -32,14 +32,26 @@ impl Pair {
     pub fn start_with(
         change: impl FnOnce(&mut WorkloadConfig, &mut WorkloadConfig),
     ) -> Result<Self> {
+        Self::build(change, |config| config)
+    }
+
+    /// With agents of one worker each, which keep connections in their order.
+    pub fn start_in_order() -> Result<Self> {
+        Self::build(|_, _| {}, |config| config.with_workers(1))
+    }
+
+    fn build(
+        change: impl FnOnce(&mut WorkloadConfig, &mut WorkloadConfig),
+        tune: impl Fn(AgentConfig) -> AgentConfig,
+    ) -> Result<Self> {
         let bed = Testbed::new(&["client", "server", "outsider"])?;
         let mesh = Mesh::new(&bed.directory().join("mesh"))?;
         let workload = |name| anyhow::Ok(WorkloadConfig::of(bed.host(name), &mesh.issue(name)?));
         let (mut client, mut server) = (workload("client")?, workload("server")?);
         change(&mut client, &mut server);
         Ok(Self {
-            client_agent: Agent::start(&bed, vec![client])?,
-            server_agent: Agent::start(&bed, vec![server])?,
+            client_agent: Agent::start_with(&bed, tune(AgentConfig::new(vec![client])?))?,
+            server_agent: Agent::start_with(&bed, tune(AgentConfig::new(vec![server])?))?,
             mesh,
             bed,
         })

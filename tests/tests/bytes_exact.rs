@@ -187,9 +187,9 @@ fn each_connection_is_counted_and_logged_with_its_bytes() -> Result<()> {
 }
 
 #[test]
-fn connections_are_accepted_in_the_order_in_which_they_were_made() -> Result<()> {
+fn one_worker_keeps_connections_in_the_order_in_which_they_were_made() -> Result<()> {
     require!();
-    let pair = Pair::start()?;
+    let pair = Pair::start_in_order()?;
     assert_in_order(&pair.bed)
 }
 

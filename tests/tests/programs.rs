@@ -48,8 +48,9 @@ fn iperf3_sends_up_down_and_both_ways() -> Result<()> {
     let bed = Testbed::new(&["client", "server"])?;
     iperf3(bed.host("client"), bed.host("server"))?;
 
-    // iperf3 sends no marker of ours, but the parameters of its test in clear.
-    let pair = Pair::start()?;
+    // iperf3 sends no marker of ours, but the parameters of its test in clear. With --bidir it tells
+    // its streams apart by the order in which they are accepted.
+    let pair = Pair::start_in_order()?;
     let sniffer = pair
         .bed
         .sniff_for(&[b"iperf", b"cpu_util_total", b"congestion_used"])?;

@@ -53,7 +53,7 @@ pub enum HandshakeError {
     #[error("peer does not speak TLS 1.3, the only version served: {0}")]
     TlsVersion(String),
     /// The first bytes are not a TLS record.
-    #[error("peer does not speak TLS: its first bytes are {0:02x?}")]
+    #[error("peer does not speak TLS: its first bytes are \"{bytes}\"", bytes = .0.escape_ascii())]
     NotTls([u8; 5]),
     /// The peer refused us.
     #[error("peer refused the handshake with the alert {0}")]

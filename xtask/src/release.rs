@@ -21,7 +21,12 @@ pub(crate) fn build(besides: &[&str]) -> Result<()> {
 
 /// Where a release build puts a binary.
 pub(crate) fn binary(name: &str) -> PathBuf {
-    workspace::target().join("release").join(name)
+    directory().join(name)
+}
+
+/// Where a release build puts its binaries.
+pub(crate) fn directory() -> PathBuf {
+    workspace::target().join("release")
 }
 
 /// The packages of `sealwire-agent` and `sealwire`.

@@ -154,11 +154,14 @@ pub(super) fn remove_pins(directory: &Path) -> io::Result<usize> {
 
 /// The version of the eBPF object and with it of the maps' layout: the beginning of its SHA-256.
 fn version() -> String {
-    Sha256::digest(OBJECT)
-        .iter()
-        .take(8)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    let digest = Sha256::digest(OBJECT);
+    format!(
+        "{:016x}",
+        digest
+            .iter()
+            .take(8)
+            .fold(0_u64, |hex, byte| hex << 8 | u64::from(*byte))
+    )
 }
 
 fn is_bpffs(path: &Path) -> io::Result<bool> {

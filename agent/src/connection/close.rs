@@ -9,7 +9,7 @@ pub(crate) enum CloseReason {
     AppReset,
     /// The peer, or its host, reset the connection.
     WireReset,
-    /// The peer's stream ended without close_notify: it may have been cut, so the program saw a
+    /// The peer's stream ended without `close_notify`: it may have been cut, so the program saw a
     /// reset.
     WireTruncated,
     /// The peer ended the connection with an alert.

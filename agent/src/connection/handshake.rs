@@ -1,7 +1,8 @@
-use std::{net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, time::Duration};
 
 use socket2::SockRef;
 use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     time::{Instant, timeout},
 };
@@ -150,7 +151,7 @@ async fn call(
                 offer = Offer::Nothing;
             }
             Err(error) => {
-                let_alert_out(&wire);
+                let_alert_out(&mut wire).await;
                 return Err(error.into());
             }
         }
@@ -186,7 +187,7 @@ async fn answer(
         .map_err(|_| Cause::timeout(HANDSHAKE_DEADLINE))
         .flatten();
     if shaken.is_err() {
-        let_alert_out(wire);
+        let_alert_out(wire).await;
     }
     shaken
 }
@@ -232,10 +233,28 @@ fn admit(
     Ok(session)
 }
 
-/// The socket carries a fatal alert and nothing of any program's: a reset would overtake it.
-fn let_alert_out(wire: &TcpStream) {
-    let _ = SockRef::from(wire).set_linger(None);
+/// Lets the alert that ends a failed handshake reach the peer: a reset would overtake it, and so
+/// would one that the kernel sends for what the peer has sent and nobody read.
+async fn let_alert_out(wire: &mut TcpStream) {
+    let _ = SockRef::from(&*wire).set_linger(None);
+    let _ = timeout(LAST_WORDS, async {
+        wire.shutdown().await?;
+        let mut unread = [0; 1024];
+        for _ in 0..MOST_UNREAD / unread.len() {
+            if wire.read(&mut unread).await? == 0 {
+                break;
+            }
+        }
+        Ok::<_, io::Error>(())
+    })
+    .await;
 }
+
+/// How long a refused peer may take to hang up.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// How much of what it sends meanwhile is read.
+const MOST_UNREAD: usize = 64 * 1024;
 
 /// Whether the next `connect()` to the same destination would fare the same.
 fn tells_of_destination(reason: RefusalReason) -> bool {
