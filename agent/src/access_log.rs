@@ -1,6 +1,6 @@
 //! What the operator reads: one line a connection, one line a refusal, text or JSON.
 //!
-//! Counts nothing; that is [`crate::metrics`]'s. Lines of refusals are limited in rate, so that who
+//! Counts nothing; that is the metrics' business. Lines of refusals are limited in rate, so that who
 //! is refused often cannot fill the disk.
 
 use std::collections::HashMap;

@@ -30,16 +30,12 @@ impl Idle {
             .map(connection_limit)
             .try_fold(self.connections, |least, limit| anyhow::Ok(least.min(limit?)))?;
 
-        let address = site.server().at(PORT).to_string();
-        let serving = Site::load(site.server())?.args(["accept", &address]).spawn()?;
-        serving.wait_for(LIMIT, |line| line.contains("listening").then_some(()))?;
         // What is made on first use, is made.
-        let warming = hold(&site, &address, WARM_UP)?;
-        drop(warming);
+        drop(Holding::start(&site, WARM_UP)?);
         thread::sleep(SETTLE);
 
         let before = agents.try_map(Memory::of)?;
-        let _holding = hold(&site, &address, connections)?;
+        let _holding = Holding::start(&site, connections)?;
         thread::sleep(SETTLE);
         let after = agents.try_map(Memory::of)?;
 
@@ -79,15 +75,31 @@ impl Idle {
     }
 }
 
-/// Opens connections and keeps them until it is dropped.
-fn hold(site: &Site, address: &str, connections: usize) -> Result<Running> {
-    let holding = Site::load(site.client())?
-        .args(["hold", address, &connections.to_string()])
-        .with_stdin()
-        .spawn()?;
-    let held: Held = holding.wait_for(LIMIT, |line| serde_json::from_str(line).ok())?;
-    ensure!(held.open == connections, "only {} are open", held.open);
-    Ok(holding)
+/// Connections that are open until it is dropped.
+#[derive(Debug)]
+struct Holding {
+    _client: Running,
+    _server: Running,
+}
+
+impl Holding {
+    fn start(site: &Site, connections: usize) -> Result<Self> {
+        let address = site.server().at(PORT).to_string();
+        let server = Site::load(site.server())?
+            .args(["accept", &address])
+            .spawn()?;
+        server.wait_for(LIMIT, |line| line.contains("listening").then_some(()))?;
+        let client = Site::load(site.client())?
+            .args(["hold", &address, &connections.to_string()])
+            .with_stdin()
+            .spawn()?;
+        let held: Held = client.wait_for(LIMIT, |line| serde_json::from_str(line).ok())?;
+        ensure!(held.open == connections, "only {} are open", held.open);
+        Ok(Self {
+            _client: client,
+            _server: server,
+        })
+    }
 }
 
 /// The memory of a process, in KiB.

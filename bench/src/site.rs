@@ -2,7 +2,6 @@
 //! beside each.
 
 use std::fs;
-use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -159,7 +158,7 @@ fn join(bed: &Testbed) -> Result<()> {
              route replace {NETWORK} dev eth0 src {address} congctl cubic\n"
         ))?;
         // Programs reach the agent through these.
-        for local in [LOOPBACK, &Ipv4Addr::LOCALHOST.to_string()] {
+        for local in ["127.0.0.0/8", "127.0.0.1"] {
             host.ip(&local_route(local, "lo", "127.0.0.1"))?;
         }
         let address = address.to_string();
@@ -184,7 +183,6 @@ fn local_route(destination: &str, device: &str, source: &str) -> String {
 const ENTER_AND_LOG: &str = r#"echo 0 > "$1/cgroup.procs" && exec 2> "$2" && shift 2 && exec "$@""#;
 
 const NETWORK: &str = "10.77.0.0/24";
-const LOOPBACK: &str = "127.0.0.0/8";
 const ADMIN_PORT: u16 = 9464;
 const READY_DEADLINE: Duration = Duration::from_secs(10);
 

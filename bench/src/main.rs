@@ -1,0 +1,56 @@
+//! Measures what Sealwire costs unmodified programs: bytes in bulk, requests, new connections,
+//! memory for idle ones; each against the same programs without it, in alternating rounds.
+//!
+//! Measures no other proxy: what is known of rivals is quoted, see [`rivals`].
+//!
+//! ```text
+//! cargo xtask bench all --json all.json --markdown all.md      # minutes, as root, machine idle
+//! cargo xtask bench requests --quick
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod bulk;
+mod connections;
+mod cost;
+mod figure;
+mod idle;
+mod load;
+mod machine;
+mod nginx;
+mod report;
+mod requests;
+mod rivals;
+mod run;
+mod scenario;
+mod site;
+mod statistics;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(name = "bench", about, args_conflicts_with_subcommands = true)]
+struct Arguments {
+    #[command(flatten)]
+    options: Option<run::Options>,
+
+    #[command(subcommand)]
+    internal: Option<Internal>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Internal {
+    /// The harness's own programs
+    #[command(subcommand, hide = true)]
+    Load(load::Load),
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    match (arguments.internal, arguments.options) {
+        (Some(Internal::Load(load)), _) => load.run(),
+        (None, Some(options)) => run::run(&options),
+        (None, None) => unreachable!("clap requires a suite"),
+    }
+}
