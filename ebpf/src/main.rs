@@ -2,7 +2,7 @@
 //! both sides true addresses, and let nothing unsealed out of the workload's network namespace.
 //!
 //! They decide nothing about peers or rules: that is the agent's work. Each workload gets its own
-//! instance of the programs, which knows the workload by the global [`WORKLOAD`]; the maps are
+//! instance of the programs, which knows the workload by the global `WORKLOAD`; the maps are
 //! shared. The modules stand in the order a connection meets them. On the host the crate is empty.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
