@@ -16,7 +16,7 @@ use crate::failure::Failure;
 
 /// Issue a certificate with a fresh key to a workload.
 ///
-/// The SPIFFE ID is spiffe://<trust domain>/ns/<namespace>/sa/<name>, unless --spiffe-id gives
+/// The SPIFFE ID is `spiffe://<trust domain>/ns/<namespace>/sa/<name>`, unless --spiffe-id gives
 /// another one of the same trust domain. A certificate in the same directory is replaced;
 /// a running agent takes up the new one.
 #[derive(Args)]
