@@ -215,6 +215,7 @@ impl Parts<'_> {
         for (workload, (files, sender)) in workloads.iter().zip(keepers) {
             let mut maps = ControlMaps::open(pins)?;
             let mut state = WorkloadState {
+                netns: workload.netns_cookie,
                 workers: workers as u32,
                 ..WorkloadState::default()
             };

@@ -184,6 +184,9 @@ fn kernel_detail(reason: KernelRefusal) -> &'static str {
             "the socket is bound to a device (SO_BINDTODEVICE), so it can't be steered"
         }
         KernelRefusal::RefusedRecently => "the destination refused a moment ago",
+        KernelRefusal::ForeignNamespace => {
+            "the socket is in another network namespace than the workload's"
+        }
         KernelRefusal::UnsealedSegment => {
             "a segment tried to leave the namespace past the agent and was dropped"
         }

@@ -139,7 +139,13 @@ mod tests {
         let stat = "cpu  100 20 30 9999 8888 4 6 7777 50 10\n\
                     cpu0 50 10 15 0 0 2 3 0 0 0\ncpu1 50 10 15 0 0 2 3 0 0 0\nintr 5 cpu\n";
         let machine = Machine::parse(stat).unwrap();
-        assert_eq!(machine, Machine { busy: 1.6, cores: 2 });
+        assert_eq!(
+            machine,
+            Machine {
+                busy: 1.6,
+                cores: 2
+            }
+        );
         assert_eq!(Machine::parse("intr 5\n"), None);
     }
 

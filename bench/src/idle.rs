@@ -28,7 +28,9 @@ impl Idle {
         let connections = [agents.client, agents.server]
             .into_iter()
             .map(connection_limit)
-            .try_fold(self.connections, |least, limit| anyhow::Ok(least.min(limit?)))?;
+            .try_fold(self.connections, |least, limit| {
+                anyhow::Ok(least.min(limit?))
+            })?;
 
         // What is made on first use, is made.
         drop(Holding::start(&site, WARM_UP)?);
@@ -39,9 +41,8 @@ impl Idle {
         thread::sleep(SETTLE);
         let after = agents.try_map(Memory::of)?;
 
-        let kibibytes = |before: u64, after: u64| {
-            (after as f64 - before as f64) / connections as f64
-        };
+        let kibibytes =
+            |before: u64, after: u64| (after as f64 - before as f64) / connections as f64;
         let private = Sides {
             client: kibibytes(before.client.private, after.client.private),
             server: kibibytes(before.server.private, after.server.private),
@@ -57,8 +58,8 @@ impl Idle {
                 SERVER_PRIVATE.of(private.server),
                 Quantity::less("PSS, client's agent", PER_CONNECTION).of(proportional.client),
                 Quantity::less("PSS, server's agent", PER_CONNECTION).of(proportional.server),
-                CLIENT_START.of(before.client.private as f64 / 1024.0),
-                SERVER_START.of(before.server.private as f64 / 1024.0),
+                CLIENT_BASE.of(before.client.private as f64 / 1024.0),
+                SERVER_BASE.of(before.server.private as f64 / 1024.0),
             ],
             congestion_controls: BTreeSet::new(),
             remarks: (connections < self.connections)
@@ -153,13 +154,13 @@ pub(crate) const CLIENT_PRIVATE: Quantity =
     Quantity::less("private memory, client's agent", PER_CONNECTION);
 pub(crate) const SERVER_PRIVATE: Quantity =
     Quantity::less("private memory, server's agent", PER_CONNECTION);
-pub(crate) const CLIENT_START: Quantity = Quantity::less("private at start, client's agent", "MiB");
-pub(crate) const SERVER_START: Quantity = Quantity::less("private at start, server's agent", "MiB");
+pub(crate) const CLIENT_BASE: Quantity = Quantity::less("private without connections, client's agent", "MiB");
+pub(crate) const SERVER_BASE: Quantity = Quantity::less("private without connections, server's agent", "MiB");
 
 const PORT: u16 = 9000;
 const WARM_UP: usize = 64;
 const SETTLE: Duration = Duration::from_secs(1);
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_mins(2);
 
 /// Files that an agent has open besides its connections', and room for those that close.
 const OTHER_FILES: usize = 200;

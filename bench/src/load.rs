@@ -163,7 +163,11 @@ fn open(address: SocketAddr, connections: usize) -> Result<Vec<TcpStream>> {
         let openers: Vec<_> = (0..OPENERS)
             .map(|index| {
                 let share = connections / OPENERS + usize::from(index < connections % OPENERS);
-                scope.spawn(move || (0..share).map(|_| exchange()).collect::<io::Result<Vec<_>>>())
+                scope.spawn(move || {
+                    (0..share)
+                        .map(|_| exchange())
+                        .collect::<io::Result<Vec<_>>>()
+                })
             })
             .collect();
         for opener in openers {

@@ -9,6 +9,10 @@
 //! ```
 
 #![forbid(unsafe_code)]
+#![expect(
+    clippy::cast_precision_loss,
+    reason = "counts become figures of three digits"
+)]
 
 mod bulk;
 mod connections;

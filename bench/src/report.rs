@@ -178,7 +178,11 @@ impl Report {
             if figure.scenario != scenario {
                 scenario = &figure.scenario;
                 let _ = writeln!(page, "\n## {}\n", capitalized(scenario));
-                let _ = writeln!(page, "| {} |\n|---|--:|--:|--:|--:|--:|---|", HEADER.join(" | "));
+                let _ = writeln!(
+                    page,
+                    "| {} |\n|---|--:|--:|--:|--:|--:|---|",
+                    HEADER.join(" | ")
+                );
             }
             let _ = writeln!(page, "| {} |", row.join(" | "));
         }
@@ -312,7 +316,11 @@ fn joined(words: &BTreeSet<String>) -> String {
     if words.is_empty() {
         return "not looked at".to_owned();
     }
-    words.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
+    words
+        .iter()
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 fn capitalized(text: &str) -> String {
@@ -393,7 +401,16 @@ mod tests {
         let table = report().table();
         let row = table.lines().find(|line| line.contains("requests, 1/s"));
         let words: Vec<_> = row.unwrap().split_whitespace().collect();
-        let expected = ["requests,", "1/s", "100", "50.0", "0.50", "40.0..60.0", "40", "%"];
+        let expected = [
+            "requests,",
+            "1/s",
+            "100",
+            "50.0",
+            "0.50",
+            "40.0..60.0",
+            "40",
+            "%",
+        ];
         assert_eq!(words, expected);
         assert!(table.contains("! a remark"));
     }
@@ -427,7 +444,9 @@ mod tests {
     #[test]
     fn numbers_have_three_digits_and_commas() {
         let texts = [0.0, 0.0123, 0.75, 9.949, 12.34, 644.4, 206_000.0, -1234.5].map(number);
-        let expected = ["0.00", "0.012", "0.75", "9.95", "12.3", "644", "206,000", "-1,234"];
+        let expected = [
+            "0.00", "0.012", "0.75", "9.95", "12.3", "644", "206,000", "-1,234",
+        ];
         assert_eq!(texts, expected);
     }
 }

@@ -1,4 +1,4 @@
-//! The best of Envoy, HAProxy, nginx, stunnel and ztunnel, figure by figure, measured on another
+//! The best of Envoy, `HAProxy`, nginx, stunnel and ztunnel, figure by figure, measured on another
 //! machine on another day: for orientation, never for a ratio.
 //!
 //! Two-hop mutual TLS on two cores of kernel 6.18 with cubic, as here; TLS 1.3, X25519,
@@ -76,8 +76,8 @@ const BEST: [(&str, &str, &str, f64, Option<f64>); 25] = [
     (ONE_BY_ONE, connections::FIRST_BYTE_P50.name, ENVOY_1, 900.0, Some(75.0)),
     (IDLE, idle::CLIENT_PRIVATE.name, ENVOY_1, 27.6, None),
     (IDLE, idle::SERVER_PRIVATE.name, HAPROXY, 23.4, None),
-    (IDLE, idle::CLIENT_START.name, STUNNEL, 2.4, None),
-    (IDLE, idle::SERVER_START.name, STUNNEL, 2.4, None),
+    (IDLE, idle::CLIENT_BASE.name, STUNNEL, 2.4, None),
+    (IDLE, idle::SERVER_BASE.name, STUNNEL, 2.4, None),
 ];
 
 #[cfg(test)]

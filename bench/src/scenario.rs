@@ -95,9 +95,7 @@ impl Scenario {
             Self::Connections(Connections::Churn { clients }) => {
                 format!("connections, {}", counted(clients, "client"))
             }
-            Self::Connections(Connections::OneByOne) => {
-                "connections, one after another".to_owned()
-            }
+            Self::Connections(Connections::OneByOne) => "connections, one after another".to_owned(),
             Self::Idle(_) => "idle connections".to_owned(),
         }
     }

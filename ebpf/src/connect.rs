@@ -5,7 +5,7 @@
 
 use aya_ebpf::{
     bindings::bpf_sock_addr,
-    helpers::generated::{bpf_set_retval, bpf_setsockopt},
+    helpers::generated::{bpf_get_netns_cookie, bpf_set_retval, bpf_setsockopt},
     macros::cgroup_sock_addr,
     maps::lpm_trie::Key,
     programs::SockAddrContext,
@@ -95,7 +95,15 @@ fn steer(ctx: &SockAddrContext, destination: Endpoint) -> Steered {
         return Steered::Untouched;
     }
     let source = Endpoint::v6(known.map_or([0; 4], |entry| entry.source), 0);
-    match turn(sk.cast(), bound_device(ctx.sock_addr), destination, source) {
+    // SAFETY: the program's context.
+    let netns = unsafe { bpf_get_netns_cookie(ctx.sock_addr.cast()) };
+    match turn(
+        sk.cast(),
+        netns,
+        bound_device(ctx.sock_addr),
+        destination,
+        source,
+    ) {
         Ok(listener) => {
             debug!(
                 ctx,
@@ -136,11 +144,16 @@ const SO_REUSEADDR: i32 = 2;
 #[inline(always)]
 fn turn(
     sk: *mut core::ffi::c_void,
+    netns: u64,
     bound_device: u32,
     destination: Endpoint,
     source: Endpoint,
 ) -> Result<Endpoint, KernelRefusal> {
     let state = admit()?;
+    // SAFETY: the map's value, which stays in place while the program runs.
+    if netns != unsafe { (*state).netns } {
+        return Err(KernelRefusal::ForeignNamespace);
+    }
     if bound_device > LOOPBACK_IFINDEX {
         return Err(KernelRefusal::BoundDevice);
     }

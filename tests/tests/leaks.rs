@@ -1,6 +1,7 @@
 //! Ways around `connect`: none puts a byte of plaintext on the wire.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use anyhow::Result;
 use testbed::pair::PORT;
@@ -55,6 +56,24 @@ fn a_socket_bound_to_a_device_is_refused() -> Result<()> {
     let delivered = sent(&pair, Way::BoundToDevice)?;
     assert_eq!(delivered, 0);
     pair.client_agent.refusal("bound-device")?;
+    Ok(())
+}
+
+#[test]
+fn a_process_of_the_workload_in_another_namespace_is_refused() -> Result<()> {
+    require!();
+    let pair = Pair::start()?;
+    let address = pair.server().at(PORT);
+    let _serving = serve(pair.server(), address)?;
+    let namespace = format!("--net={}", pair.outsider().netns().display());
+    let connect = format!("exec 3<>/dev/tcp/{}/{}", address.ip(), address.port());
+    let strayed = pair
+        .client()
+        .command("nsenter")
+        .args([namespace.as_str(), "bash", "-c", &connect])
+        .run(Duration::from_secs(10))?;
+    assert!(strayed.success().is_err());
+    pair.client_agent.refusal("foreign-namespace")?;
     Ok(())
 }
 

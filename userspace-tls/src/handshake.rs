@@ -65,7 +65,7 @@ pub struct Handshaken {
     pub cipher: &'static str,
     /// The key exchange group, for example `X25519MLKEM768`.
     pub key_exchange: &'static str,
-    /// What [`crate::relay`] needs.
+    /// What [`crate::relay()`] needs.
     pub session: Session,
 }
 

@@ -8,7 +8,7 @@
 //! 1. [`Credentials`]: the PEM files of one workload, parsed and checked against each other.
 //! 2. [`MeshTls`]: the rustls configurations and the peer verifier made from them.
 //! 3. [`connect`] or [`accept`]: one handshake, which ends in a [`Session`].
-//! 4. [`relay`]: both directions until both have ended, which ends in a [`RelayEnd`].
+//! 4. [`relay()`]: both directions until both have ended, which ends in a [`RelayEnd`].
 #![forbid(unsafe_code)]
 
 mod alert;

@@ -22,11 +22,13 @@ pub enum KernelRefusal {
     UnsealedSegment = 7,
     /// The workload's certificate has expired.
     CredentialExpired = 8,
+    /// The socket is in another network namespace than the workload's, where no agent listens.
+    ForeignNamespace = 9,
 }
 
 impl KernelRefusal {
     /// Every reason, in the order of its value.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::AgentStale,
         Self::NoCredential,
         Self::UnknownWorkload,
@@ -36,6 +38,7 @@ impl KernelRefusal {
         Self::RefusedRecently,
         Self::UnsealedSegment,
         Self::CredentialExpired,
+        Self::ForeignNamespace,
     ];
 
     /// The reason's code, as logs, metrics and the documentation name it.
@@ -50,6 +53,7 @@ impl KernelRefusal {
             Self::RefusedRecently => "refused-recently",
             Self::UnsealedSegment => "unsealed-segment",
             Self::CredentialExpired => "credential-expired",
+            Self::ForeignNamespace => "foreign-namespace",
         }
     }
 

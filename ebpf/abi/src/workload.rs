@@ -23,6 +23,8 @@ pub struct Workload {
     /// `CLOCK_MONOTONIC` nanoseconds until which the workload's certificate is valid; zero while
     /// there is none whose validity has begun.
     pub credential_until: u64,
+    /// The cookie of its network namespace (`SO_NETNS_COOKIE`).
+    pub netns: u64,
     /// How many of the ports below are in use.
     pub workers: u32,
     /// Counts connections, to spread them over the workers.
@@ -34,7 +36,7 @@ pub struct Workload {
 }
 
 pod!(Workload);
-const _: () = assert!(size_of::<Workload>() == 16 + 4 * MAX_WORKERS);
+const _: () = assert!(size_of::<Workload>() == 24 + 4 * MAX_WORKERS);
 
 /// Names an ingress listener in the socket map.
 #[repr(C)]
