@@ -154,8 +154,10 @@ pub(crate) const CLIENT_PRIVATE: Quantity =
     Quantity::less("private memory, client's agent", PER_CONNECTION);
 pub(crate) const SERVER_PRIVATE: Quantity =
     Quantity::less("private memory, server's agent", PER_CONNECTION);
-pub(crate) const CLIENT_BASE: Quantity = Quantity::less("private without connections, client's agent", "MiB");
-pub(crate) const SERVER_BASE: Quantity = Quantity::less("private without connections, server's agent", "MiB");
+pub(crate) const CLIENT_BASE: Quantity =
+    Quantity::less("private without connections, client's agent", "MiB");
+pub(crate) const SERVER_BASE: Quantity =
+    Quantity::less("private without connections, server's agent", "MiB");
 
 const PORT: u16 = 9000;
 const WARM_UP: usize = 64;

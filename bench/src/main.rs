@@ -22,6 +22,8 @@ mod idle;
 mod load;
 mod machine;
 mod nginx;
+mod page;
+mod readings;
 mod report;
 mod requests;
 mod rivals;

@@ -1,19 +1,20 @@
 //! A run: rounds of trials, without and with agents in turn.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use std::{env, fs};
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use signal_hook::consts::TERM_SIGNALS;
 use testbed::skip;
 
 use crate::machine::Machine;
-use crate::report::{Readings, Report, Route};
+use crate::readings::{Readings, Route};
+use crate::report::Report;
 use crate::scenario::{Scenario, Suite, Trial};
 use crate::site::Site;
 
@@ -68,7 +69,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let idle = if options.quick { 1_000 } else { 10_000 };
     run.measure(&options.suite.scenarios(idle))?;
 
-    let report = run.report(machine);
+    let report = run.report(options.suite, machine);
     print!("{}", report.table());
     if let Some(path) = &options.json {
         write(path, &serde_json::to_string_pretty(&report)?)?;
@@ -138,13 +139,18 @@ impl Run {
         Ok(())
     }
 
-    fn report(self, machine: Machine) -> Report {
-        let arguments: Vec<String> = env::args().skip(1).collect();
+    fn report(self, suite: Suite, machine: Machine) -> Report {
+        let suite = suite
+            .to_possible_value()
+            .map_or_else(String::new, |value| value.get_name().to_owned());
+        let Self {
+            rounds, seconds, ..
+        } = self;
         Report {
-            command: format!("bench {}", arguments.join(" ")),
+            command: format!("bench {suite} --rounds {rounds} --seconds {seconds}"),
             machine,
-            rounds: self.rounds,
-            seconds: self.seconds,
+            rounds,
+            seconds,
             congestion_controls: self.congestion_controls,
             remarks: self.remarks,
             figures: self.readings.figures(),

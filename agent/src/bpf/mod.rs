@@ -3,31 +3,25 @@
 //! It knows workloads by their cgroup and namespace only; rules and peers are the agent's business.
 //! All use of aya is here.
 
+mod attach;
 mod maps;
 mod pins;
 mod sys;
 
 use std::{
     fs, io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd},
     path::{Path, PathBuf},
 };
 
-use aya::{
-    Btf, Ebpf, EbpfError, EbpfLoader,
-    maps::MapError,
-    programs::{
-        CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSockAddr, LinkOrder, Program,
-        ProgramError, SchedClassifier, SkLookup, SockOps, TcAttachType,
-        links::{FdLink, LinkError},
-        tc::TcAttachOptions,
-    },
-};
+use aya::{Btf, Ebpf, EbpfError, EbpfLoader, maps::MapError};
 use aya_log::EbpfLogger;
 use ebpf_abi::WorkloadId;
-use nix::errno::Errno;
 use thiserror::Error;
 
+use attach::{Target, attach};
+
+pub use attach::AttachError;
 pub use maps::{
     AddressPrefix, ConnectionMaps, ControlMaps, Heartbeat, KernelReports, monotonic_ns,
 };
@@ -87,23 +81,14 @@ pub enum BpfError {
     /// The object could not be loaded.
     #[error("loading the eBPF object")]
     Load(#[source] Box<EbpfError>),
-    /// The verifier or the attach call refused a program.
+    /// A program could not be loaded or attached.
     #[error("attaching {program}; Sealwire needs Linux 6.6 or newer with CONFIG_CGROUP_BPF")]
-    Program {
+    Attach {
         /// The program.
         program: &'static str,
         /// What the kernel said.
         #[source]
-        source: Box<ProgramError>,
-    },
-    /// The kernel attached a program, but not by a link that can be pinned.
-    #[error("{program} can't be attached so that it outlives the agent; Sealwire needs Linux 6.6")]
-    Link {
-        /// The program.
-        program: &'static str,
-        /// What aya said.
-        #[source]
-        source: LinkError,
+        source: AttachError,
     },
     /// The object lacks a program: it is not the one this agent was built with.
     #[error("the eBPF object has no program {0}")]
@@ -167,7 +152,12 @@ impl Steering {
                 source,
             })?;
         }
-        attach_sock_ops(&mut object, &links, "sockops_agent", cgroup.as_fd())
+        attach(
+            &mut object,
+            "sockops_agent",
+            &pin,
+            Target::Cgroup(cgroup.as_fd()),
+        )
     }
 
     /// Attaches, or replaces atomically, the programs of one workload.
@@ -184,20 +174,11 @@ impl Steering {
         let mut object = self.load(id)?;
         let links = self.pins.links(owner)?;
         let cgroup = open(cgroup)?;
-        let cgroup = cgroup.as_fd();
-        attach_cgroup_skb(&mut object, &links, "guard_cgroup", cgroup)?;
-        attach_sock_ops(&mut object, &links, "sockops_workload", cgroup)?;
-        for program in [
-            "getpeername4",
-            "getpeername6",
-            "getsockname4",
-            "getsockname6",
-            "connect4",
-            "connect6",
-        ] {
-            attach_sock_addr(&mut object, &links, program, cgroup)?;
+        let mut place = |name, target| attach(&mut object, name, &links.join(name), target);
+        for program in ON_CGROUP {
+            place(program, Target::Cgroup(cgroup.as_fd()))?;
         }
-        attach_sk_lookup(&mut object, &links, "ingress", netns)?;
+        place("ingress", Target::Netns(netns))?;
         Ok(WorkloadPrograms { object, links })
     }
 
@@ -252,7 +233,7 @@ impl WorkloadPrograms {
     /// Guards these devices of the workload's namespace; to be called on a thread in it.
     ///
     /// # Errors
-    /// [`BpfError::Program`] where a device can't be guarded; one that is gone is passed over.
+    /// [`BpfError::Attach`] where a device can't be guarded; one that is gone is passed over.
     pub fn guard_devices(&mut self, devices: &[Device]) -> Result<(), BpfError> {
         devices
             .iter()
@@ -262,20 +243,30 @@ impl WorkloadPrograms {
     fn guard_device(&mut self, device: &Device) -> Result<(), BpfError> {
         const NAME: &str = "guard_device";
         let pin = self.links.join(format!("{NAME}-{}", device.index));
-        let program: &mut SchedClassifier = typed(&mut self.object, NAME)?;
-        if adopt(&pin, program.fd().map_err(refused(NAME))?.as_fd())? {
-            return Ok(());
+        match attach(
+            &mut self.object,
+            NAME,
+            &pin,
+            Target::DeviceEgress(&device.name),
+        ) {
+            Err(_) if nix::net::if_::if_nametoindex(device.name.as_str()).is_err() => Ok(()),
+            attached => attached,
         }
-        let first = TcAttachOptions::TcxOrder(LinkOrder::first());
-        let id = match program.attach_with_options(&device.name, TcAttachType::Egress, first) {
-            Ok(id) => id,
-            Err(_) if nix::net::if_::if_nametoindex(device.name.as_str()).is_err() => return Ok(()),
-            Err(error) => return Err(refused(NAME)(error)),
-        };
-        let link = program.take_link(id).map_err(refused(NAME))?;
-        pin_link(link.try_into().map_err(unlinkable(NAME))?, pin)
     }
 }
+
+/// The programs on a workload's cgroup, in the order in which they are attached: what guards comes
+/// first, what steers comes when all that it needs is there.
+const ON_CGROUP: [&str; 8] = [
+    "guard_cgroup",
+    "sockops_workload",
+    "getpeername4",
+    "getpeername6",
+    "getsockname4",
+    "getsockname6",
+    "connect4",
+    "connect6",
+];
 
 /// The directory of the agent's own links: a workload's has numbers after its name.
 const AGENT: &str = "agent";
@@ -298,176 +289,8 @@ const MAPS: [&str; 14] = [
     "WORKLOADS",
 ];
 
-/// A link always lets others attach beside it, and the kernel wants no flag that says so.
-const LINK_MODE: CgroupAttachMode = CgroupAttachMode::Single;
-
 const LOG_NONE: u8 = 0;
 const LOG_ALL: u8 = 5;
-
-fn attach_sock_addr(
-    object: &mut Ebpf,
-    links: &Path,
-    name: &'static str,
-    cgroup: BorrowedFd<'_>,
-) -> Result<(), BpfError> {
-    let program: &mut CgroupSockAddr = typed(object, name)?;
-    attach(program, links, name, |program| {
-        let id = program.attach(cgroup, LINK_MODE).map_err(refused(name))?;
-        program
-            .take_link(id)
-            .map_err(refused(name))?
-            .try_into()
-            .map_err(unlinkable(name))
-    })
-}
-
-fn attach_cgroup_skb(
-    object: &mut Ebpf,
-    links: &Path,
-    name: &'static str,
-    cgroup: BorrowedFd<'_>,
-) -> Result<(), BpfError> {
-    let program: &mut CgroupSkb = typed(object, name)?;
-    attach(program, links, name, |program| {
-        let egress = CgroupSkbAttachType::Egress;
-        let id = program
-            .attach(cgroup, egress, LINK_MODE)
-            .map_err(refused(name))?;
-        program
-            .take_link(id)
-            .map_err(refused(name))?
-            .try_into()
-            .map_err(unlinkable(name))
-    })
-}
-
-fn attach_sock_ops(
-    object: &mut Ebpf,
-    links: &Path,
-    name: &'static str,
-    cgroup: BorrowedFd<'_>,
-) -> Result<(), BpfError> {
-    let program: &mut SockOps = typed(object, name)?;
-    attach(program, links, name, |program| {
-        let id = program.attach(cgroup, LINK_MODE).map_err(refused(name))?;
-        program
-            .take_link(id)
-            .map_err(refused(name))?
-            .try_into()
-            .map_err(unlinkable(name))
-    })
-}
-
-fn attach_sk_lookup(
-    object: &mut Ebpf,
-    links: &Path,
-    name: &'static str,
-    netns: BorrowedFd<'_>,
-) -> Result<(), BpfError> {
-    let program: &mut SkLookup = typed(object, name)?;
-    attach(program, links, name, |program| {
-        let id = program.attach(netns).map_err(refused(name))?;
-        Ok(program.take_link(id).map_err(refused(name))?.into())
-    })
-}
-
-/// Takes over the link pinned for this program, or makes one with `create` and pins it.
-fn attach<P: AttachableProgram>(
-    program: &mut P,
-    links: &Path,
-    name: &'static str,
-    create: impl FnOnce(&mut P) -> Result<FdLink, BpfError>,
-) -> Result<(), BpfError> {
-    let pin = links.join(name);
-    if adopt(&pin, program.descriptor().map_err(refused(name))?)? {
-        return Ok(());
-    }
-    pin_link(create(program)?, pin)
-}
-
-/// Puts `program` behind the link pinned at `pin`; false where there is none that still holds.
-fn adopt(pin: &Path, program: BorrowedFd<'_>) -> Result<bool, BpfError> {
-    let failed = |source| BpfError::Pin {
-        path: pin.to_owned(),
-        source,
-    };
-    let link: OwnedFd = match sys::object_get(pin) {
-        Ok(link) => link,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(failed(error)),
-    };
-    match sys::link_update(link.as_fd(), program) {
-        Ok(()) => Ok(true),
-        // What it was attached to is gone, and with it everything it could have guarded.
-        Err(error) if error.raw_os_error() == Some(Errno::ENOLINK as i32) => {
-            fs::remove_file(pin).map_err(failed)?;
-            Ok(false)
-        }
-        Err(error) => Err(failed(error)),
-    }
-}
-
-fn pin_link(link: FdLink, pin: PathBuf) -> Result<(), BpfError> {
-    match link.pin(&pin) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(BpfError::Pin {
-            path: pin,
-            source: io::Error::other(error),
-        }),
-    }
-}
-
-/// What the attach functions need of a loaded program beyond its own type.
-trait AttachableProgram {
-    fn descriptor(&self) -> Result<BorrowedFd<'_>, ProgramError>;
-}
-
-macro_rules! attachable {
-    ($($program:ty),+) => {$(
-        impl AttachableProgram for $program {
-            fn descriptor(&self) -> Result<BorrowedFd<'_>, ProgramError> {
-                Ok(self.fd()?.as_fd())
-            }
-        }
-    )+};
-}
-attachable!(CgroupSkb, CgroupSockAddr, SkLookup, SockOps);
-
-/// The program `name`, loaded.
-fn typed<'a, P>(object: &'a mut Ebpf, name: &'static str) -> Result<&'a mut P, BpfError>
-where
-    &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
-{
-    let program = object.program_mut(name).ok_or(BpfError::Missing(name))?;
-    load_program(program).map_err(refused(name))?;
-    program.try_into().map_err(refused(name))
-}
-
-fn load_program(program: &mut Program) -> Result<(), ProgramError> {
-    let loaded = match program {
-        Program::CgroupSkb(program) => program.load(),
-        Program::CgroupSockAddr(program) => program.load(),
-        Program::SchedClassifier(program) => program.load(),
-        Program::SkLookup(program) => program.load(),
-        Program::SockOps(program) => program.load(),
-        _ => Ok(()),
-    };
-    match loaded {
-        Err(ProgramError::AlreadyLoaded) => Ok(()),
-        other => other,
-    }
-}
-
-fn refused(program: &'static str) -> impl Fn(ProgramError) -> BpfError {
-    move |source| BpfError::Program {
-        program,
-        source: Box::new(source),
-    }
-}
-
-fn unlinkable(program: &'static str) -> impl Fn(LinkError) -> BpfError {
-    move |source| BpfError::Link { program, source }
-}
 
 fn open(path: &Path) -> Result<fs::File, BpfError> {
     fs::File::open(path).map_err(|source| BpfError::Target {
