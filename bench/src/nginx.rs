@@ -10,7 +10,8 @@ use testbed::Running;
 
 use crate::site::Site;
 
-/// A running nginx on a site's server.
+/// A running nginx on a site's server, with one worker: the cores are shared with the clients and
+/// the agents, and a second worker only adds to the tail of the latencies.
 #[derive(Debug)]
 pub(crate) struct Nginx {
     address: SocketAddr,
@@ -24,19 +25,18 @@ impl Nginx {
         let directory = site.directory().display();
         let pid_file = site.directory().join("nginx.pid");
         let config = site.directory().join("nginx.conf");
-        let workers = thread::available_parallelism()?;
         let page = "x".repeat(PAGE);
         fs::write(
             &config,
             format!(
                 "user root; daemon off; pid {}; error_log stderr error;\n\
-                 worker_processes {workers}; worker_rlimit_nofile 16384;\n\
+                 worker_processes 1; worker_rlimit_nofile 16384;\n\
                  events {{ worker_connections 8192; }}\n\
                  http {{ access_log off; keepalive_timeout 1h; keepalive_requests 1000000000;\n\
                  client_body_temp_path {directory}/body; proxy_temp_path {directory}/proxy;\n\
                  fastcgi_temp_path {directory}/fastcgi; uwsgi_temp_path {directory}/uwsgi;\n\
                  scgi_temp_path {directory}/scgi;\n\
-                 server {{ listen {address} reuseport backlog=8192;\n\
+                 server {{ listen {address} backlog=8192;\n\
                  location / {{ return 200 \"{page}\"; }} }} }}\n",
                 pid_file.display()
             ),

@@ -105,8 +105,8 @@ const METHOD: &str = "\
   through Sealwire, spread their distance as a share of the median.
 - CPU of agents is user and kernel time of their processes; CPU of the machine is all time in which a core was not idle,
   of programs, agents and interrupts, and of whatever else ran. GB is 10^9 bytes.
-- Bulk is iperf3. Requests are wrk (one thread for one connection, else two) on connections that stay open, to nginx with
-  a page of 1 KiB and a worker a core; wrk corrects its percentiles for coordinated omission. Judge p99 by its lowest round.
+- Bulk is iperf3. Requests are wrk with one thread on connections that stay open, to nginx with one worker and a page of
+  1 KiB; wrk corrects its percentiles for coordinated omission. Judge p99 by its lowest round.
 - New connections are the harness's own clients: connect, fetch the page from nginx, read to the end, close. nginx closes
   first, so TIME_WAIT stays on its side, where a newer SYN may take the port again, as TCP allows; the clients' ports do not
   wait, and every failure would be listed below. Each connection is a full handshake: nothing is pooled or resumed.

@@ -1,7 +1,6 @@
 //! Requests on connections that stay open, with wrk.
 
 use std::collections::BTreeSet;
-use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -22,14 +21,12 @@ pub(crate) struct Requests {
 impl Requests {
     pub(crate) fn run(self, site: &Site, duration: Duration) -> Result<Trial> {
         let nginx = Nginx::start(site)?;
-        let threads = thread::available_parallelism()?.get().min(2) as u32;
 
         let meter = Meter::start(site.agents())?;
         let finished = site
             .client()
             .command("wrk")
-            .args(["--latency", "--timeout", "10s"])
-            .arg(format!("--threads={}", threads.min(self.connections)))
+            .args(["--latency", "--timeout", "10s", "--threads", "1"])
             .arg(format!("--connections={}", self.connections))
             .arg(format!("--duration={}s", duration.as_secs()))
             .arg(format!("http://{}/", nginx.address()))
