@@ -160,7 +160,7 @@ fn a_connection_older_than_the_agent_is_cut_off() -> Result<()> {
     let agent = testbed::Agent::start(&bed, vec![workload])?;
     let sniffer = bed.sniff()?;
     agent.refusal("unsealed-segment")?;
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    std::thread::sleep(Duration::from_millis(300));
     sniffer.finish()?.assert_no_plaintext();
     Ok(())
 }
@@ -214,7 +214,7 @@ fn send(way: Way, from: &Host, to: SocketAddr) -> Result<()> {
             };
             // The first packet to a neighbour waits for its address.
             let _ = peer::raw(from, source, to)?;
-            std::thread::sleep(std::time::Duration::from_millis(50));
+            std::thread::sleep(Duration::from_millis(50));
             return Ok(());
         }
         Way::SocketMadeBeforeJoining => {
