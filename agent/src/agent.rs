@@ -2,23 +2,19 @@
 //! them apart again.
 
 use std::{
-    fs::{self, File},
     io,
     num::NonZeroU32,
     os::fd::AsFd,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     thread::JoinHandle,
     time::{Duration, SystemTime},
 };
 
 use ebpf_abi::Workload as WorkloadState;
-use nix::{
-    fcntl::{Flock, FlockArg},
-    sys::{
-        prctl,
-        resource::{Resource, getrlimit, setrlimit},
-    },
+use nix::sys::{
+    prctl,
+    resource::{Resource, getrlimit, setrlimit},
 };
 use thiserror::Error;
 use tokio::{
@@ -40,6 +36,7 @@ use crate::{
     connection::KernelTls,
     credentials::CredentialKeeper,
     heartbeat::Beating,
+    instance::{InstanceLock, LockError},
     interfaces::{InterfaceError, InterfaceWatch},
     kernel_reports,
     listen::Listeners,
@@ -396,16 +393,14 @@ fn plaintext_ports(policy: &crate::policy::IngressPolicy) -> (bool, Vec<(u16, bo
     (default, ports)
 }
 
-/// Keeps two agents from serving one instance. The lock ends with the process.
-fn lock(config: &Config) -> Result<Flock<File>, AgentError> {
-    const DIRECTORY: &str = "/run/sealwire";
+fn lock(config: &Config) -> Result<InstanceLock, AgentError> {
     let instance = config.pins.instance.as_str();
-    fs::create_dir_all(DIRECTORY).map_err(failed("making /run/sealwire"))?;
-    let path = Path::new(DIRECTORY).join(format!("{instance}.lock"));
-    let file = File::create(&path).map_err(failed("making the instance's lock"))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| AgentError::Running {
-        instance: instance.to_owned(),
-        path,
+    InstanceLock::take(instance).map_err(|error| match error {
+        LockError::Taken(path) => AgentError::Running {
+            instance: instance.to_owned(),
+            path,
+        },
+        LockError::Io(source) => failed("taking the instance's lock")(source),
     })
 }
 

@@ -15,6 +15,7 @@ pub mod bpf;
 pub mod netns;
 pub mod workload;
 
+mod instance;
 mod interfaces;
 mod listen;
 
