@@ -9,8 +9,7 @@
 //! ```
 //!
 //! `SEALWIRE_BIN_DIR` names another directory of binaries than `target/release`,
-//! `SEALWIRE_SKIP_LOG` a file for the tests that could not run, and `SEALWIRE_LONG=1` makes the
-//! churn of `scale` last a minute.
+//! `SEALWIRE_SKIP_LOG` a file for the tests that could not run.
 
 #![deny(unsafe_code)]
 #![expect(

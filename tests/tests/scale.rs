@@ -1,7 +1,5 @@
 //! Many connections, fast ones, long ones; and nothing that stays behind when they are gone.
 
-use std::env;
-
 use anyhow::{Result, ensure};
 use testbed::pair::PORT;
 use testbed::{Agent, Client, Pair, Server, Testbed, peer, require};
@@ -37,7 +35,7 @@ fn two_thousand_connections_are_open_at_once_and_leave_nothing() -> Result<()> {
 }
 
 #[test]
-fn connections_churned_at_full_speed_leave_nothing() -> Result<()> {
+fn connections_churned_at_full_speed_for_a_minute_leave_nothing() -> Result<()> {
     require!();
     let pair = Pair::start()?;
     for host in [pair.client(), pair.server()] {
@@ -50,20 +48,15 @@ fn connections_churned_at_full_speed_leave_nothing() -> Result<()> {
     peer::many(pair.client(), address, "--connections 8 --churn 2")?;
     let before = Resources::of_both(&pair)?;
 
-    let seconds = if env::var_os("SEALWIRE_LONG").is_some() {
-        60
-    } else {
-        10
-    };
     let sniffer = pair.bed.sniff()?;
-    let churn = format!("--connections 8 --churn {seconds}");
+    let churn = format!("--connections 8 --churn {CHURN_SECONDS}");
     let many = peer::many(pair.client(), address, &churn)?;
     assert_eq!(many.failures.values().sum::<u64>(), 0, "{many:?}");
-    assert!(many.exact > 50 * seconds, "{many:?}");
+    assert!(many.exact > 1000, "{many:?}");
     sniffer
         .finish()?
         .assert_only_ciphertext(many.exact * 2 * 1024);
-    eprintln!("{} connections in {seconds} s", many.exact);
+    eprintln!("{} connections in {CHURN_SECONDS} s", many.exact);
     assert_back_to(&before, &pair)
 }
 
@@ -149,4 +142,5 @@ fn assert_back_to(before: &[Resources; 2], pair: &Pair) -> Result<()> {
 }
 
 const GIBIBYTE: u64 = 1 << 30;
+const CHURN_SECONDS: u32 = 60;
 const ALLOCATOR: u64 = 48 << 20;

@@ -15,9 +15,6 @@ pub(crate) struct Options {
     /// Run only the tests whose names contain this
     #[arg(long, value_name = "TEXT")]
     filter: Option<String>,
-    /// Run the long tests too (those marked `#[ignore]`)
-    #[arg(long)]
-    long: bool,
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
@@ -93,9 +90,6 @@ fn libtest(
     log: &skipped::Log,
 ) -> Result<Report> {
     cargo.arg("--").args(harness).args(&options.filter);
-    if options.long {
-        cargo.arg("--include-ignored");
-    }
     cargo
         .env(skipped::VARIABLE, log.path())
         .stdin(Stdio::null())
