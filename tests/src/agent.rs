@@ -267,6 +267,8 @@ impl Drop for Agent {
         // Shown only of a test that fails.
         eprintln!("the log of {}:\n{}", self.instance, tail(&log));
         eprintln!("what went wrong in it:\n{}", tail(&complaints(&log)));
+        // An agent that is killed can't remove it.
+        let _ = fs::remove_file(format!("/run/sealwire/{}.lock", self.instance));
         if !thread::panicking() {
             assert!(died.is_none(), "the agent died by itself, {died:?}");
         }
