@@ -182,6 +182,27 @@ fn who_is_not_root_is_told_so() -> Result<()> {
 }
 
 #[test]
+fn a_kernel_without_type_information_is_refused() -> Result<()> {
+    require!("unshare");
+    let scene = Scene::new()?;
+    let config = scene.write(&scene.valid())?;
+    // A mount namespace in which the kernel seems to have no BTF.
+    let hide = "mount -t tmpfs none /sys/kernel/btf && exec \"$0\" \"$@\"";
+    let agent = scene
+        .bed
+        .host("client")
+        .command("unshare")
+        .args(["--mount", "sh", "-c", hide])
+        .arg(fs::canonicalize(testbed::agent::binary())?)
+        .arg("--config")
+        .arg(config)
+        .args(["--instance", &scene.instance()])
+        .outside_the_cgroup();
+    assert_refusal(&agent.run(LIMIT)?, 3, &["BTF"]);
+    scene.assert_nothing_is_left()
+}
+
+#[test]
 fn wrong_usage_is_refused() -> Result<()> {
     require!();
     for arguments in [
