@@ -89,6 +89,11 @@ fn a_client_whose_name_the_rule_does_not_list_is_refused() -> Result<()> {
         line.to_string().contains(&spiffe_id("outsider")),
         "who was it? {line}"
     );
+    let (said, _) = knock(&pair, &identity(&unlisted))?;
+    assert!(
+        said.contains("access denied"),
+        "the peer is not told: {said}"
+    );
     pair.assert_served()
 }
 

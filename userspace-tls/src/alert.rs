@@ -12,6 +12,7 @@ impl Alert {
     pub(crate) const UNEXPECTED_MESSAGE: Self = Self(10);
     pub(crate) const BAD_RECORD_MAC: Self = Self(20);
     pub(crate) const RECORD_OVERFLOW: Self = Self(22);
+    pub(crate) const ACCESS_DENIED: Self = Self(49);
     pub(crate) const DECODE_ERROR: Self = Self(50);
     pub(crate) const PROTOCOL_VERSION: Self = Self(70);
     pub(crate) const INTERNAL_ERROR: Self = Self(80);

@@ -7,6 +7,9 @@ use rustls::kernel::KernelConnection;
 use rustls::server::ServerConnectionData;
 use rustls::{ConnectionTrafficSecrets, Error, ExtractedSecrets};
 
+use crate::alert::Alert;
+use crate::records::{ContentType, HEADER_LEN, OVERHEAD, Sealer};
+
 /// The keys of a connection and what makes the next ones.
 pub struct Session {
     pub(crate) secrets: ExtractedSecrets,
@@ -14,6 +17,27 @@ pub struct Session {
     /// Records that one sending key may protect before it is replaced.
     pub(crate) records_per_key: u64,
 }
+
+impl Session {
+    /// The record by which a peer learns that it has proved who it is and may not go on all the
+    /// same: a fatal alert `access_denied` (RFC 8446 section 6.2). Nothing can follow it.
+    ///
+    /// `None` where it can't be sealed; a reset has to say it then.
+    pub fn deny(self) -> Option<Vec<u8>> {
+        let mut record = vec![0; ALERT_LEN + OVERHEAD];
+        record[HEADER_LEN..HEADER_LEN + ALERT_LEN]
+            .copy_from_slice(&[FATAL, Alert::ACCESS_DENIED.0]);
+        let (sequence, secrets) = &self.secrets.tx;
+        Sealer::new(*sequence, secrets, self.records_per_key)
+            .and_then(|mut sealer| sealer.seal(&mut record, ContentType::Alert, ALERT_LEN))
+            .ok()?;
+        Some(record)
+    }
+}
+
+/// An alert is its level and its description.
+const ALERT_LEN: usize = 2;
+const FATAL: u8 = 2;
 
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

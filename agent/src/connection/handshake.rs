@@ -76,8 +76,9 @@ impl Authorized<'_> {
         let (wire, session) = match protection {
             Protection::Plaintext => (dial::wire(door, ends.to, source).await?, None),
             Protection::Tls { tls, peers, .. } => {
-                let (wire, shaken) = call(door, &tls, ends.to, source).await?;
-                (wire, Some(admit(shaken, &tls, peers, rule, &entry)?))
+                let (mut wire, shaken) = call(door, &tls, ends.to, source).await?;
+                let session = admit(shaken, &tls, peers, rule, &entry, &mut wire).await?;
+                (wire, Some(session))
             }
         };
         Ok(Established {
@@ -108,7 +109,7 @@ impl Authorized<'_> {
         };
         let mut turn = door.worker.order.turn(ends.from.ip(), ends.to);
         let shaken = answer(door, &tls, mode, ends.from, &mut wire).await?;
-        let session = Some(admit(shaken, &tls, peers, rule, &entry)?);
+        let session = Some(admit(shaken, &tls, peers, rule, &entry, &mut wire).await?);
         turn.come().await;
         let (app, client) = dial::program(door, ends.to, ends.from).await?;
         Ok(Established {
@@ -193,12 +194,13 @@ async fn answer(
 }
 
 /// Checks the peer against those the rule allows, and writes down who met whom.
-fn admit(
+async fn admit(
     shaken: Handshaken,
     tls: &MeshTls,
     peers: &PeerSet,
     rule: RuleRef,
     entry: &Registration,
+    wire: &mut TcpStream,
 ) -> Result<Session, Cause> {
     let Handshaken {
         peer,
@@ -213,6 +215,10 @@ fn admit(
         None => entry.mode() == Mode::Tls,
     };
     if !allowed {
+        if let Some(alert) = session.deny() {
+            let _ = timeout(LAST_WORDS, wire.write_all(&alert)).await;
+            let_alert_out(wire).await;
+        }
         let who = peer.map_or_else(
             || "a peer without an identity".into(),
             |peer| peer.to_string(),
