@@ -98,9 +98,15 @@ impl CredentialKeeper {
         if self.is_told && stays {
             return;
         }
-        self.told.credential_until = until;
-        match maps.set_workload(self.workload.id, self.told) {
-            Ok(()) => self.is_told = true,
+        let state = WorkloadState {
+            credential_until: until,
+            ..self.told
+        };
+        match maps.set_workload(self.workload.id, state) {
+            Ok(()) => {
+                self.told = state;
+                self.is_told = true;
+            }
             Err(error) => {
                 error!(workload = %self.workload.name, %error, "the hooks can't be told");
             }

@@ -53,6 +53,9 @@ pub enum InterfaceError {
 /// Changes come in swarms; this lets one pass before the interfaces are read.
 const SETTLE: Duration = Duration::from_millis(20);
 
+/// A device that could not be guarded is tried again, whether or not anything changes.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// `RTMGRP_LINK`, `RTMGRP_IPV4_IFADDR`, `RTMGRP_IPV4_ROUTE`, `RTMGRP_IPV6_IFADDR`,
 /// `RTMGRP_IPV6_ROUTE` of rtnetlink(7).
 const CHANGES: u32 = 0x1 | 0x10 | 0x40 | 0x100 | 0x400;
@@ -102,11 +105,12 @@ impl InterfaceWatch {
         if self.known.as_ref() == Some(&current) {
             return Ok(());
         }
-        maps.set_addresses(self.workload.id, &current.addresses)?;
+        // The guard first: no other failure may leave a device without it.
         if let Some(programs) = &mut self.programs {
             let guarded = || Ok(programs.guard_devices(&current.devices));
             self.workload.netns.run(guarded).map_err(failed)??;
         }
+        maps.set_addresses(self.workload.id, &current.addresses)?;
         self.known = Some(current);
         Ok(())
     }
@@ -128,8 +132,9 @@ impl InterfaceWatch {
             sleep(SETTLE).await;
             drain(&changes);
             ready.clear_ready();
-            if let Err(error) = self.update(&mut maps) {
+            while let Err(error) = self.update(&mut maps) {
                 error!(%error, workload = %self.workload.name, "new interfaces are not served");
+                sleep(RETRY).await;
             }
         }
     }

@@ -21,6 +21,9 @@ impl Alert {
     pub const NO_APPLICATION_PROTOCOL: Self = Self(120);
 }
 
+/// The level of an alert that ends the connection.
+pub(crate) const FATAL: u8 = 2;
+
 impl fmt::Display for Alert {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = match self.0 {

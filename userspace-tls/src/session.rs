@@ -7,7 +7,7 @@ use rustls::kernel::KernelConnection;
 use rustls::server::ServerConnectionData;
 use rustls::{ConnectionTrafficSecrets, Error, ExtractedSecrets};
 
-use crate::alert::Alert;
+use crate::alert::{Alert, FATAL};
 use crate::records::{ContentType, HEADER_LEN, OVERHEAD, Sealer};
 
 /// The keys of a connection and what makes the next ones.
@@ -37,7 +37,6 @@ impl Session {
 
 /// An alert is its level and its description.
 const ALERT_LEN: usize = 2;
-const FATAL: u8 = 2;
 
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

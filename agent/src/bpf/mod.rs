@@ -235,9 +235,11 @@ impl WorkloadPrograms {
     /// # Errors
     /// [`BpfError::Attach`] where a device can't be guarded; one that is gone is passed over.
     pub fn guard_devices(&mut self, devices: &[Device]) -> Result<(), BpfError> {
+        // All are tried, so that one failure leaves no other device open.
         devices
             .iter()
-            .try_for_each(|device| self.guard_device(device))
+            .map(|device| self.guard_device(device))
+            .fold(Ok(()), Result::and)
     }
 
     fn guard_device(&mut self, device: &Device) -> Result<(), BpfError> {

@@ -10,7 +10,7 @@ use super::backlog::Backlog;
 use super::batch::{BATCH_LEN, Batch};
 use super::wire::{Fetched, Tail, Wire};
 use super::{RelayEnd, app_error, wire_error};
-use crate::alert::Alert;
+use crate::alert::{Alert, FATAL};
 use crate::records::{
     ContentType, HEADER_LEN, KEY_UPDATE_MESSAGE, MAX_PLAINTEXT_LEN, OVERHEAD, Opened, Opener,
     RecordError, Role, Sealer, record_len,
@@ -212,7 +212,6 @@ fn next(
 }
 
 const WARNING: u8 = 1;
-const FATAL: u8 = 2;
 
 /// Room for a `KeyUpdate` or an alert.
 const CONTROL_RECORD_LEN: usize = KEY_UPDATE_MESSAGE.len() + OVERHEAD;
