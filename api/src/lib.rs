@@ -1,0 +1,3 @@
+//! The Coordinator's two APIs.
+
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! The manifest: what a deployment trusts, who may change it, and how.
+
+#![forbid(unsafe_code)]
