@@ -6,9 +6,9 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use attestation::identity::{SpiffeId, TrustDomain};
+use attestation::identity::{DnsName, SpiffeId, TrustDomain};
 use coordinator::pki::{
-    CaCertificate, Curve, DnsName, MeshCa, PkiError, PrivateKey, Root, Validity, WorkloadNames,
+    CaCertificate, Curve, MeshCa, PkiError, PrivateKey, Root, Validity, WorkloadNames,
 };
 use rustls_pki_types::SubjectPublicKeyInfoDer;
 use time::OffsetDateTime;

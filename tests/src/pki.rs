@@ -5,10 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
-use attestation::identity::{SpiffeId, TrustDomain};
-use coordinator::pki::{
-    Curve, DnsName, MeshCa, PrivateKey, Root, Validity, WorkloadNames, write_tls_dir,
-};
+use attestation::identity::{DnsName, SpiffeId, TrustDomain};
+use coordinator::pki::{Curve, MeshCa, PrivateKey, Root, Validity, WorkloadNames, write_tls_dir};
 use time::OffsetDateTime;
 
 /// A mesh CA, and the directory with what it issued.

@@ -3,11 +3,9 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use attestation::identity::SpiffeId;
+use attestation::identity::{DnsName, SpiffeId};
 use clap::Args;
-use coordinator::pki::{
-    DnsName, PkiDir, PkiDirError, PkiError, Validity, ValidityError, WorkloadNames,
-};
+use coordinator::pki::{PkiDir, PkiDirError, PkiError, Validity, ValidityError, WorkloadNames};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 

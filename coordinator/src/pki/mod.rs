@@ -33,7 +33,7 @@ pub use ca_certificate::CaCertificate;
 pub use error::PkiError;
 pub use key::{Curve, KeyError, PrivateKey};
 pub use mesh_ca::MeshCa;
-pub use names::{DnsName, DnsNameError, WorkloadNames};
+pub use names::WorkloadNames;
 pub use pki_dir::{IssuedFiles, PkiDir, PkiDirError};
 pub use root::Root;
 pub use tls_dir::write_tls_dir;
