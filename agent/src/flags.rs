@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use clap::Parser;
+use clap::{Args, Parser, Subcommand};
 
 /// What the operator wrote on the command line. Values are still text, so that their mistakes are
 /// reported together with those of the environment and the file.
@@ -16,9 +16,14 @@ use clap::Parser;
     about = "Wraps the TCP connections of unmodified programs in mutual TLS",
     long_about = LONG_ABOUT,
     after_help = AFTER_HELP,
-    after_long_help = AFTER_LONG_HELP
+    after_long_help = AFTER_LONG_HELP,
+    args_conflicts_with_subcommands = true
 )]
 pub struct Flags {
+    /// Something else than serving.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
     /// TOML file with the workloads of this machine (node mode)
     #[arg(long, value_name = "FILE")]
     pub config: Option<String>,
@@ -38,6 +43,10 @@ pub struct Flags {
     /// Directory with certChain.pem, key.pem and mesh-ca.pem [default: /etc/sealwire/NAME]
     #[arg(long, value_name = "DIR", help_heading = POD_MODE)]
     pub tls_dir: Option<String>,
+
+    /// Certificates from a Coordinator.
+    #[command(flatten)]
+    pub coordinator: CoordinatorFlags,
 
     /// Loopback port of /ready, /metrics, /connections and /config [default: off]
     #[arg(long, value_name = "PORT", allow_negative_numbers = true, help_heading = SEEN)]
@@ -75,6 +84,107 @@ pub struct Flags {
     /// programs talk in clear. Stop the agent first.
     #[arg(long, help_heading = KERNEL)]
     pub detach: bool,
+}
+
+/// What the agent does instead of serving.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Fetch certificate, key and secret once, for a program that does TLS itself
+    Init(Box<InitFlags>),
+}
+
+/// Where the Coordinator is, and what it and this machine prove.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = COORDINATOR)]
+pub struct CoordinatorFlags {
+    /// Mesh API of a Coordinator, which replaces --tls-dir; several, separated by commas, are tried
+    /// in turn [default port: 7777]
+    #[arg(long = "coordinator", value_name = "HOST:PORT", value_delimiter = ',')]
+    pub addresses: Vec<String>,
+
+    /// A manifest of the deployment: what the Coordinator must prove
+    #[arg(long = "coordinator-manifest", value_name = "FILE")]
+    pub manifest: Option<String>,
+
+    /// Where the latest manifest change that was seen is remembered, so that no older one is taken
+    /// [default: /var/lib/sealwire/agent-INSTANCE; init: nothing is remembered]
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<String>,
+
+    /// The certificate of this machine's VCEK or VLEK (SEV-SNP), where the host gives none
+    #[arg(long, value_name = "FILE")]
+    pub vek: Option<String>,
+
+    /// AMD's revocation list (SEV-SNP)
+    #[arg(long, value_name = "FILE")]
+    pub crl: Option<String>,
+
+    /// Intel's collateral of this machine, JSON (TDX)
+    #[arg(long, value_name = "FILE")]
+    pub collateral: Option<String>,
+
+    /// Take certificates that rest on the simulated TEE: protects nothing
+    #[arg(long)]
+    pub allow_simulated_tee: bool,
+
+    /// Run on the simulated TEE that this file describes (`sealwire evidence simulate`)
+    #[arg(long, value_name = "FILE")]
+    pub simulated_tee: Option<String>,
+}
+
+/// `sealwire-agent init`: what the operator wrote.
+#[derive(Clone, Debug, Default, Args)]
+#[command(long_about = INIT_LONG_ABOUT, after_help = INIT_AFTER_HELP)]
+pub struct InitFlags {
+    /// TOML file whose [coordinator] counts
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<String>,
+
+    /// Where certChain.pem, key.pem, mesh-ca.pem and coordinator-root-ca.pem go
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<String>,
+
+    /// Where workload-secret-seed goes, if the workload has a secret [default: as --out]
+    #[arg(long, value_name = "DIR")]
+    pub secrets: Option<String>,
+
+    /// Give up after this many seconds [default: never]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
+    pub timeout: Option<String>,
+
+    /// Where the Coordinator is.
+    #[command(flatten)]
+    pub coordinator: CoordinatorFlags,
+
+    /// How log lines look: text or json [default: text]
+    #[arg(long, value_name = "FORMAT", help_heading = SEEN)]
+    pub log_format: Option<String>,
+
+    /// The least important level that is logged: error, warn, info, debug or trace [default: info]
+    #[arg(long, value_name = "LEVEL", help_heading = SEEN)]
+    pub log_level: Option<String>,
+}
+
+impl InitFlags {
+    /// The options that the serving agent has too.
+    pub(crate) fn shared(&self) -> Flags {
+        let Self {
+            config,
+            coordinator,
+            log_format,
+            log_level,
+            out: _,
+            secrets: _,
+            timeout: _,
+        } = self.clone();
+        Flags {
+            config,
+            coordinator,
+            log_format,
+            log_level,
+            ..Flags::default()
+        }
+    }
 }
 
 /// The environment variables that the agent reads.
@@ -116,10 +226,11 @@ impl FromIterator<(String, String)> for Environment {
 }
 
 fn is_ours(name: &str) -> bool {
-    name.starts_with("SEALWIRE_") || name.starts_with("CONTRAST_")
+    name.starts_with("SEALWIRE_") || name.starts_with("CONTRAST_") || name == "COORDINATOR_HOST"
 }
 
 const POD_MODE: &str = "One workload (pod mode)";
+const COORDINATOR: &str = "Certificates from a Coordinator";
 const SEEN: &str = "Seen from outside";
 const KERNEL: &str = "Kernel and threads";
 
@@ -134,9 +245,30 @@ agent the workload's connections are refused, not sent in clear.";
 const AFTER_HELP: &str = "\
 Examples:
   sealwire-agent --cgroup /sys/fs/cgroup/web --tls-dir /etc/sealwire/web
+  sealwire-agent --cgroup /sys/fs/cgroup/web --coordinator coordinator:7777 --coordinator-manifest manifest.json
   sealwire-agent --config /etc/sealwire/agent.toml
 
 `--help` says more.";
+
+const INIT_LONG_ABOUT: &str = "\
+Fetch certificate, key and secret once, for a program that does TLS itself.
+
+The Coordinator proves itself first; then this machine does. Written are certChain.pem, key.pem \
+(mode 0400), mesh-ca.pem and coordinator-root-ca.pem and, if the workload's policy names a secret, \
+workload-secret-seed (mode 0400, 128 hexadecimal digits). Each file appears whole or not at all. It \
+tries until it has them; the certificate is not renewed, so run it again before the certificate \
+expires.";
+
+const INIT_AFTER_HELP: &str = "\
+Examples:
+  sealwire-agent init --coordinator coordinator:7777 --coordinator-manifest manifest.json --out /contrast/tls-config --secrets /contrast/secrets
+
+Environment:
+  SEALWIRE_ and an option's name, such as SEALWIRE_OUT; COORDINATOR_HOST for --coordinator.
+
+Exit codes:
+  0 done   1 failed or told to stop   2 wrong usage or configuration
+  3 the platform lacks something required";
 
 const AFTER_LONG_HELP: &str = r#"Examples:
   One workload, whose processes are in the cgroup `web`:
@@ -148,6 +280,9 @@ const AFTER_LONG_HELP: &str = r#"Examples:
   Every workload of a machine:
       sealwire-agent --config /etc/sealwire/agent.toml
 
+  One workload with certificates from a Coordinator, of which there are two:
+      sealwire-agent --cgroup /sys/fs/cgroup/web --coordinator coordinator:7777,coordinator-2:7777 --coordinator-manifest manifest.json
+
   Take the eBPF programs of the workload `web` away again:
       sealwire-agent --name web --detach
 
@@ -158,7 +293,7 @@ A configuration file:
   name = "web"
   cgroup = "/sys/fs/cgroup/web"
   netns = "/run/netns/web"
-  tls_dir = "/etc/sealwire/web"
+  tls_dir = "/etc/sealwire/web"  # not with [coordinator]
 
   [[workload.ingress]]           # every other port: mtls, any member of the mesh
   port = 8080
@@ -169,6 +304,18 @@ A configuration file:
   port = 5432
   mode = "mtls"                  # or "plaintext", "deny"
   peers = ["spiffe://mesh.local/ns/default/sa/db"]
+
+Certificates from a Coordinator, in the configuration file:
+  [coordinator]
+  addresses = ["coordinator:7777", "coordinator-2:7777"]
+  manifest = "/etc/sealwire/manifest.json"     # any manifest of the deployment
+  state_dir = "/var/lib/sealwire/agent-default"
+
+  [[workload]]
+  name = "web"
+  cgroup = "/sys/fs/cgroup/web"
+  netns = "/run/netns/web"
+  spiffe_id = "spiffe://mesh.local/ns/default/sa/web"   # this node hosts it
 
 Environment:
   Every option with a value can be given as SEALWIRE_ and its name, such as
@@ -201,7 +348,7 @@ mod tests {
             Flags::try_parse_from(line.split_whitespace()).unwrap();
             examples += 1;
         }
-        assert_eq!(examples, 4);
+        assert_eq!(examples, 5);
         for argument in Flags::command().get_arguments() {
             let option = format!("--{}", argument.get_long().unwrap());
             assert!(help.contains(&option), "{option}");
@@ -209,15 +356,49 @@ mod tests {
     }
 
     #[test]
-    fn the_file_in_the_help_is_a_valid_configuration() {
+    fn the_help_of_init_names_every_option_and_its_example_parses() {
+        let mut command = Flags::command();
+        let init = command.find_subcommand_mut("init").unwrap();
+        let help = init.render_long_help().to_string();
+        for argument in init.get_arguments() {
+            let option = format!("--{}", argument.get_long().unwrap());
+            assert!(help.contains(&option), "{option}");
+        }
+        let example = INIT_AFTER_HELP.lines().nth(1).unwrap();
+        let flags = Flags::try_parse_from(example.split_whitespace()).unwrap();
+        let Some(Command::Init(init)) = flags.command else {
+            panic!("no subcommand");
+        };
+        assert_eq!(init.out.as_deref(), Some("/contrast/tls-config"));
+        assert_eq!(init.shared().coordinator.addresses, ["coordinator:7777"]);
+    }
+
+    #[test]
+    fn an_option_of_the_serving_agent_is_not_one_of_init() {
+        for words in [
+            &["sealwire-agent", "--cgroup", "/c", "init", "--out", "/o"][..],
+            &["sealwire-agent", "init", "--cgroup", "/c"],
+        ] {
+            Flags::try_parse_from(words).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn the_files_in_the_help_are_valid_configurations() {
         let (_, rest) = AFTER_LONG_HELP
             .split_once("A configuration file:\n")
             .unwrap();
-        let (example, _) = rest.split_once("Environment:").unwrap();
-        let file = crate::config::ConfigFile::parse("agent.toml".as_ref(), example).unwrap();
-        let flags = Flags::default();
-        let config = crate::config::effective(&flags, &Environment::default(), Some(file)).unwrap();
-        assert_eq!(config.workloads.len(), 1);
+        let (with_files, rest) = rest
+            .split_once("Certificates from a Coordinator, in the configuration file:\n")
+            .unwrap();
+        let (with_coordinator, _) = rest.split_once("Environment:").unwrap();
+        for (example, has_coordinator) in [(with_files, false), (with_coordinator, true)] {
+            let file = crate::config::ConfigFile::parse("agent.toml".as_ref(), example).unwrap();
+            let (flags, environment) = (Flags::default(), Environment::default());
+            let config = crate::config::effective(&flags, &environment, Some(file)).unwrap();
+            assert_eq!(config.workloads.len(), 1);
+            assert_eq!(config.coordinator.is_some(), has_coordinator);
+        }
     }
 
     #[test]

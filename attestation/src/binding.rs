@@ -42,7 +42,7 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// The 64 bytes that a TEE signs on its guest's behalf (REPORT_DATA of SEV-SNP, REPORTDATA of TDX).
+/// The 64 bytes that a TEE signs on its guest's behalf (`REPORT_DATA` of SEV-SNP, `REPORTDATA` of TDX).
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct ReportData(pub [u8; 64]);
 

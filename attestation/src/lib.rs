@@ -11,6 +11,7 @@
 mod binding;
 mod evidence;
 pub mod identity;
+pub mod oid;
 mod refusal;
 mod result;
 pub mod sev_snp;

@@ -96,6 +96,8 @@ pub enum Class {
     Policy,
     /// All is well with it, but nobody lists it.
     NotListed,
+    /// Nobody can judge it now; later, perhaps.
+    Unavailable,
 }
 
 impl Class {
@@ -108,6 +110,7 @@ impl Class {
             Self::Tcb => "tcb",
             Self::Policy => "policy",
             Self::NotListed => "not-listed",
+            Self::Unavailable => "unavailable",
         }
     }
 }
@@ -188,6 +191,8 @@ codes! {
     Platform = "platform-not-listed", NotListed, "the machine is not among those that the manifest names";
     /// No reference value is of this TEE.
     TeeNotListed = "tee-not-listed", NotListed, "add reference values of this TEE to the manifest";
+    /// The verifier has no reference values yet.
+    NoManifest = "no-manifest", Unavailable, "set a manifest, or recover the Coordinator";
 }
 
 impl fmt::Display for Code {

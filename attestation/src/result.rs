@@ -32,9 +32,9 @@ pub struct Claims {
     pub tee: Tee,
     /// The initial memory of the guest: MEASUREMENT of SEV-SNP, MRTD of TDX.
     pub measurement: [u8; 48],
-    /// The hash of the policy that the guest was started with: HOST_DATA of SEV-SNP, the first 32
+    /// The hash of the policy that the guest was started with: `HOST_DATA` of SEV-SNP, the first 32
     /// bytes of MRCONFIGID of TDX.
     pub host_data: Digest,
-    /// Which machine: CHIP_ID of SEV-SNP, PPID of TDX; empty where the platform hides it.
+    /// Which machine: `CHIP_ID` of SEV-SNP, PPID of TDX; empty where the platform hides it.
     pub platform: Vec<u8>,
 }

@@ -1,10 +1,30 @@
 //! Evidence of AMD SEV-SNP.
+//!
+//! What is judged are the bytes that came, not what they decode to: the signature is checked over
+//! them, and those that it does not cover must be zero, so that no bit can be changed.
+//!
+//! Sources: "ABI" is AMD's SEV Secure Nested Paging Firmware ABI Specification (56860), "KDS" its
+//! VCEK and KDS Interface Specification (57230).
+
+mod appraise;
+mod bits;
+mod chain;
+mod crl;
+mod fields;
+mod report;
+mod roots;
+mod vek;
+
+use std::fmt;
 
 use rustls_pki_types::UnixTime;
 
-use crate::binding::ReportData;
-use crate::refusal::Refusal;
-use crate::result::Claims;
+pub use bits::TcbVersion;
+pub use report::{Cpuid, FirmwareVersion, Report, SigningKey};
+pub use roots::Roots;
+
+use crate::refusal::{Code, Refusal};
+use vek::Vek;
 
 /// An attestation report with what AMD says of the chip. Nothing in it is verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,32 +37,35 @@ pub struct Evidence {
     pub crl: Option<Vec<u8>>,
 }
 
-/// The certificates that chains must lead to, for each product and kind of key.
-#[derive(Clone, Debug)]
-pub struct Roots {}
-
-impl Roots {
-    /// AMD's own.
-    pub fn amd() -> Self {
-        Self {}
-    }
-}
-
-impl Default for Roots {
-    fn default() -> Self {
-        Self::amd()
-    }
-}
-
 /// The processors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Product {
     /// EPYC 7003.
     Milan,
-    /// EPYC 9004.
+    /// EPYC 9004, and with the same roots EPYC 8004 and 97x4.
     Genoa,
     /// EPYC 9005.
     Turin,
+}
+
+impl Product {
+    /// Every product.
+    pub const ALL: [Self; 3] = [Self::Milan, Self::Genoa, Self::Turin];
+
+    /// AMD's name of it, as in the addresses of its key distribution service.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Milan => "Milan",
+            Self::Genoa => "Genoa",
+            Self::Turin => "Turin",
+        }
+    }
+}
+
+impl fmt::Display for Product {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
 }
 
 /// A configuration that is trusted.
@@ -125,25 +148,59 @@ pub struct PlatformInfo {
 }
 
 /// A report whose signature holds and whose key AMD vouches for.
-#[derive(Debug)]
-pub struct AuthenticReport {}
-
-/// Checks all that does not depend on reference values.
-pub fn authenticate(
-    _evidence: &Evidence,
-    _roots: &Roots,
-    _now: UnixTime,
-) -> Result<AuthenticReport, Refusal> {
-    todo!()
+///
+/// That alone makes no guest trustworthy: it may be open to debugging, for one. See
+/// [`check_baseline`](Self::check_baseline) and [`appraise`](Self::appraise).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuthenticReport {
+    report: Report,
+    product: Product,
 }
 
 impl AuthenticReport {
-    /// Compares with one reference value and gives every mismatch.
-    pub fn appraise(
-        &self,
-        _reference: &ReferenceValues,
-        _report_data: &ReportData,
-    ) -> Result<Claims, Vec<Refusal>> {
-        todo!()
+    /// What the report says.
+    pub fn report(&self) -> &Report {
+        &self.report
     }
+
+    /// The processor that AMD vouches for.
+    pub fn product(&self) -> Product {
+        self.product
+    }
+}
+
+/// Checks all that does not depend on reference values: the report's structure and signature; that
+/// its key's certificate leads to the root of `roots` for the product, is valid at `now` and not
+/// revoked (if the evidence has a list); that report and certificate tell of the same product, chip
+/// and firmware.
+pub fn authenticate(
+    evidence: &Evidence,
+    roots: &Roots,
+    now: UnixTime,
+) -> Result<AuthenticReport, Refusal> {
+    let mut report = Report::parse(&evidence.report)?;
+    let key = report.signing_key.ok_or_else(|| {
+        Refusal::new(
+            Code::Signature,
+            "report.key_info.signing_key",
+            "none",
+            "vcek or vlek",
+        )
+    })?;
+    let vek = Vek::parse(&evidence.vek, key)?;
+    let anchors = match report.product {
+        Some(product) => roots.of_product(product, key),
+        None => roots.of_issuer(&vek),
+    }?;
+    chain::verify(&vek, anchors, now)?;
+    if let Some(crl) = &evidence.crl {
+        crl::check(crl, &vek, anchors, now)?;
+    }
+    vek.check_describes(&report, anchors.product)?;
+    report::verify_signature(&evidence.report, vek.public_key())?;
+    report.product = Some(anchors.product);
+    Ok(AuthenticReport {
+        report,
+        product: anchors.product,
+    })
 }

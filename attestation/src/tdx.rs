@@ -1,10 +1,28 @@
 //! Evidence of Intel TDX.
+//!
+//! A quote is checked in the order in which its objections help: its bytes, its own signatures, the
+//! chain of the platform's key, the collateral. Then dcap-qvl verifies all of it once more and finds
+//! the TCB level; its verdict is accepted only where both agree. What is found on the way is
+//! unverified until [`authenticate`] has returned.
 
-use rustls_pki_types::UnixTime;
+mod appraisal;
+mod collateral;
+mod guest;
+mod pki;
+mod quote;
+mod report;
+mod signature;
+mod tcb_status;
+mod verdict;
 
-use crate::binding::ReportData;
-use crate::refusal::Refusal;
-use crate::result::Claims;
+use dcap_qvl::{PckCertFlag, QuoteClaims};
+use rustls_pki_types::{CertificateDer, UnixTime};
+
+use crate::refusal::{Code, Refusal};
+
+pub use quote::Quote;
+pub use report::{TdReport, TdReport15, TdReport15Ex};
+pub use tcb_status::{TcbStatus, UnknownTcbStatus};
 
 /// A quote with what Intel says of the platform. Nothing in it is verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,12 +35,17 @@ pub struct Evidence {
 
 /// The certificate that every signature must lead to.
 #[derive(Clone, Debug)]
-pub struct Root {}
+pub struct Root(CertificateDer<'static>);
 
 impl Root {
-    /// Intel's own.
+    /// Intel's own, the Intel SGX Root CA.
     pub fn intel() -> Self {
-        Self {}
+        Self(CertificateDer::from_slice(INTEL_SGX_ROOT_CA))
+    }
+
+    /// Another certificate, DER, for tests of what Intel's key can't be had for.
+    pub fn of(der: impl Into<Vec<u8>>) -> Self {
+        Self(CertificateDer::from(der.into()))
     }
 }
 
@@ -32,22 +55,8 @@ impl Default for Root {
     }
 }
 
-/// Intel's judgement of a platform's firmware.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum TcbStatus {
-    /// Nothing is missing.
-    UpToDate,
-    /// Software must work around something.
-    SwHardeningNeeded,
-    /// The platform must be configured.
-    ConfigurationNeeded,
-    /// Both of them.
-    ConfigurationAndSwHardeningNeeded,
-    /// Firmware is missing.
-    OutOfDate,
-    /// Firmware is missing, and the platform must be configured.
-    OutOfDateConfigurationNeeded,
-}
+/// From `https://certificates.trustedservices.intel.com/Intel_SGX_Provisioning_Certification_RootCA.cer`.
+const INTEL_SGX_ROOT_CA: &[u8] = include_bytes!("tdx/intel-sgx-root-ca.der");
 
 /// A configuration that is trusted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,24 +85,127 @@ pub struct ReferenceValues {
 
 /// A quote whose signature holds and whose platform Intel vouches for.
 #[derive(Debug)]
-pub struct AuthenticQuote {}
+pub struct AuthenticQuote {
+    quote: Quote,
+    claims: QuoteClaims,
+    tcb_status: TcbStatus,
+    ppid: [u8; 16],
+}
 
 /// Checks all that does not depend on reference values.
+///
+/// Refuses, besides what is not authentic or not current, guests under debugging, and the guests
+/// that dcap-qvl can't be told to accept: migratable ones and those without `SEPT_VE_DISABLE`.
 pub fn authenticate(
-    _evidence: &Evidence,
-    _root: &Root,
-    _now: UnixTime,
+    evidence: &Evidence,
+    root: &Root,
+    now: UnixTime,
 ) -> Result<AuthenticQuote, Refusal> {
-    todo!()
+    let quote = Quote::parse(&evidence.quote)?;
+    quote.check_trailing()?;
+    guest::check_debug(quote.report())?;
+    signature::check_quote(&quote)?;
+
+    let collateral = collateral::Collateral::parse(&evidence.collateral)?;
+    let pck = collateral.pck_chain(&quote)?;
+    signature::check_qe_report(&quote, &pck.leaf)?;
+    collateral.check_subject(&verdict::platform(&pck)?)?;
+
+    let document = &collateral.document;
+    let pki = pki::Pki::new(&root.0, &document.root_ca_crl, &document.pck_crl, now)?;
+    pki.check_chain(&pck, Code::Chain)?;
+    pki.check_lists(&pck)?;
+    collateral.check_issuer(&pki, now)?;
+    guest::check_attributes(quote.report())?;
+
+    let claims = verdict::judge(&evidence.quote, collateral.document, &root.0, now)?;
+    let ppid = &claims.platform.pck.ppid;
+    Ok(AuthenticQuote {
+        tcb_status: TcbStatus::accept(claims.tcb.status)?,
+        ppid: ppid
+            .as_slice()
+            .try_into()
+            .map_err(|_| Refusal::new(Code::Chain, "pck.ppid", hex::encode(ppid), "16 bytes"))?,
+        quote,
+        claims,
+    })
 }
 
 impl AuthenticQuote {
-    /// Compares with one reference value and gives every mismatch.
-    pub fn appraise(
-        &self,
-        _reference: &ReferenceValues,
-        _report_data: &ReportData,
-    ) -> Result<Claims, Vec<Refusal>> {
-        todo!()
+    /// The quote itself.
+    pub fn quote(&self) -> &Quote {
+        &self.quote
+    }
+
+    /// Intel's judgement of the platform, which has not been compared with anything.
+    pub fn tcb_status(&self) -> TcbStatus {
+        self.tcb_status
+    }
+
+    /// What is known to be wrong with the platform, such as `INTEL-SA-00837`.
+    pub fn advisories(&self) -> &[String] {
+        &self.claims.tcb.advisory_ids
+    }
+
+    /// The platform's family and model, stepping, type and customisation.
+    pub fn fmspc(&self) -> [u8; 6] {
+        self.claims.platform.pck.fmspc
+    }
+
+    /// Which machine.
+    pub fn ppid(&self) -> &[u8; 16] {
+        &self.ppid
+    }
+
+    /// How recent the collateral is, by Intel's counter; the lower of TCB info and QE identity.
+    pub fn tcb_evaluation_data_number(&self) -> u32 {
+        self.claims.tcb.eval_data_number
+    }
+
+    /// Every field of the quote, and what Intel says of the platform, by name, as text for people.
+    pub fn fields(&self) -> Vec<(&'static str, String)> {
+        let platform = &self.claims.platform;
+        let seconds = |time| i64::try_from(time).map_or_else(|_| "?".into(), pki::rfc3339);
+        let mut fields = self.quote.fields();
+        fields.extend([
+            ("tcb.status", self.tcb_status.to_string()),
+            ("tcb.advisories", self.advisories().join(", ")),
+            ("tcb.date", platform.tcb_level.tcb_date.clone()),
+            (
+                "tcb.evaluation_data_number",
+                self.tcb_evaluation_data_number().to_string(),
+            ),
+            ("collateral.issued", seconds(self.claims.latest_issue_date)),
+            (
+                "collateral.expires",
+                seconds(self.claims.earliest_expiration_date),
+            ),
+            ("pck.fmspc", hex::encode(self.fmspc())),
+            ("pck.ppid", hex::encode(self.ppid)),
+            ("pck.cpu_svn", hex::encode(platform.pck.cpu_svn)),
+            ("pck.pce_svn", platform.pck.pce_svn.to_string()),
+            ("pck.pce_id", hex::encode(&platform.pck.pce_id)),
+            ("pck.smt_enabled", text(platform.pck.smt_enabled).into()),
+            (
+                "pck.dynamic_platform",
+                text(platform.pck.dynamic_platform).into(),
+            ),
+            ("pck.cached_keys", text(platform.pck.cached_keys).into()),
+            ("qe.mr_signer", hex::encode(self.claims.qe.report.mr_signer)),
+            ("qe.isv_svn", self.claims.qe.report.isv_svn.to_string()),
+            (
+                "qe.tcb_status",
+                self.claims.qe.tcb_level.tcb_status.to_string(),
+            ),
+        ]);
+        fields
+    }
+}
+
+fn text(flag: PckCertFlag) -> &'static str {
+    match flag {
+        PckCertFlag::True => "true",
+        PckCertFlag::False => "false",
+        PckCertFlag::Undefined => "not certified",
     }
 }

@@ -5,8 +5,14 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod client;
 mod failure;
 mod pki;
+mod recover;
+mod set;
+mod sign;
+mod status;
+mod verify;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -25,6 +31,11 @@ struct Sealwire {
 
 #[derive(Subcommand)]
 enum Command {
+    Set(set::Set),
+    Verify(verify::Verify),
+    Recover(recover::Recover),
+    Sign(sign::Sign),
+    Status(status::Status),
     /// Make certificates for development and tests, without a Coordinator.
     Pki(pki::Pki),
 }
@@ -32,6 +43,11 @@ enum Command {
 fn main() -> ExitCode {
     let Sealwire { command } = Sealwire::parse();
     let outcome = match command {
+        Some(Command::Set(set)) => set.run(),
+        Some(Command::Verify(verify)) => verify.run(),
+        Some(Command::Recover(recover)) => recover.run(),
+        Some(Command::Sign(sign)) => sign.run(),
+        Some(Command::Status(status)) => status.run(),
         Some(Command::Pki(pki)) => pki.run(),
         None => Err(Failure::usage(NEXT_STEP)),
     };

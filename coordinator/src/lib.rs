@@ -1,7 +1,27 @@
-//! The Coordinator's parts: today the PKI that gives workloads their mesh certificates.
+//! The Coordinator: verifies what workloads and nodes run on, and issues their mesh certificates.
 //!
-//! Serves nothing and reads no clock or environment: times and directories are arguments.
+//! Bytes of a request become types in [`server`]; [`Coordinator`] acts on one immutable
+//! [`Deployment`] at a time; [`store`] keeps history and is trusted for nothing.
 
 #![forbid(unsafe_code)]
 
+pub mod audit;
+pub mod change;
+pub mod core;
+pub mod deployment;
+pub mod enrol;
+pub mod flags;
+pub mod follow;
+pub mod metrics;
+pub mod peers;
 pub mod pki;
+pub mod probes;
+pub mod recover;
+pub mod refusal;
+pub mod roster;
+pub mod rotate;
+mod serve;
+pub mod server;
+pub mod store;
+
+pub use serve::{ServeError, serve};

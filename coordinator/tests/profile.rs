@@ -6,16 +6,22 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
+mod claims;
+
 use attestation::identity::{DnsName, SpiffeId, TrustDomain};
+use attestation::oid::{self, Oid};
+use attestation::{Claims, Tee};
 use coordinator::pki::{
-    CaCertificate, Curve, MeshCa, PkiError, PrivateKey, Root, Validity, WorkloadNames,
+    CaCertificate, CertificateClaims, Curve, MeshCa, PkiError, PrivateKey, Root, Validity,
+    WorkloadNames,
 };
 use rustls_pki_types::SubjectPublicKeyInfoDer;
 use time::OffsetDateTime;
 use time::macros::datetime;
 use x509_parser::extensions::GeneralName;
 use x509_parser::oid_registry::{OID_EC_P256, OID_NIST_EC_P384};
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::asn1_rs::FromDer;
+use x509_parser::prelude::{X509Certificate, X509Extension};
 
 const NOON: OffsetDateTime = datetime!(2026-11-21 12:00:00 UTC);
 
@@ -62,6 +68,86 @@ fn a_workload_is_client_and_server_and_no_ca() {
     assert!(extended.server_auth && extended.client_auth && !extended.any);
     assert!(extended.other.is_empty());
     assert_eq!(curve(&leaf), OID_EC_P256);
+}
+
+#[test]
+fn a_workload_of_hardware_carries_its_claims_and_is_client_and_server_all_the_same() {
+    for tee in [Tee::SevSnp, Tee::Tdx] {
+        let evidence = claims::evidence(tee);
+        let leaf = issue_attested(&claims::claims(&evidence));
+        let leaf = x509(&leaf);
+        let Claims {
+            measurement,
+            host_data,
+            platform,
+            ..
+        } = &evidence;
+        assert_eq!(claim::<&str>(&leaf, oid::TEE), tee.as_str());
+        assert_eq!(claim::<&[u8]>(&leaf, oid::MEASUREMENT), measurement);
+        assert_eq!(claim::<&[u8]>(&leaf, oid::HOST_DATA), host_data.0);
+        assert_eq!(claim::<&[u8]>(&leaf, oid::PLATFORM), platform);
+        assert_eq!(claim::<&[u8]>(&leaf, oid::MANIFEST), [0x55; 32]);
+        assert_eq!(claim::<u64>(&leaf, oid::TRANSITION), 300);
+        let extended = leaf.extended_key_usage().unwrap().unwrap();
+        assert!(extended.value.server_auth && extended.value.client_auth);
+        assert!(extended.value.other.is_empty() && !extended.critical);
+    }
+}
+
+#[test]
+fn a_workload_of_a_simulated_tee_has_that_purpose_alone_and_it_is_critical() {
+    let evidence = claims::evidence(Tee::Simulated);
+    let leaf = issue_attested(&claims::claims(&evidence));
+    let leaf = x509(&leaf);
+    assert_eq!(claim::<&str>(&leaf, oid::TEE), "simulated");
+    let extended = leaf.extended_key_usage().unwrap().unwrap();
+    assert!(extended.critical);
+    let usage = extended.value;
+    assert!(!usage.any && !usage.server_auth && !usage.client_auth && !usage.code_signing);
+    assert!(!usage.email_protection && !usage.time_stamping && !usage.ocsp_signing);
+    let [purpose] = usage.other.as_slice() else {
+        panic!("{:?}", usage.other)
+    };
+    assert_eq!(purpose.as_bytes(), oid::SIMULATED.der());
+}
+
+#[test]
+fn a_platform_that_is_hidden_is_no_claim() {
+    let evidence = claims::evidence(Tee::Simulated);
+    let leaf = issue_attested(&claims::claims(&evidence));
+    assert!(extension(&x509(&leaf), oid::PLATFORM).is_none());
+}
+
+#[test]
+fn a_certificate_without_attestation_claims_nothing() {
+    let leaf = issue(&web());
+    for oid in CLAIMS {
+        assert!(extension(&x509(&leaf), oid).is_none());
+    }
+}
+
+#[test]
+fn no_claim_is_critical_and_none_is_made_twice() {
+    let evidence = claims::evidence(Tee::SevSnp);
+    let leaf = issue_attested(&claims::claims(&evidence));
+    let leaf = x509(&leaf);
+    assert!(leaf.extensions_map().is_ok(), "an extension is there twice");
+    for oid in CLAIMS {
+        assert!(!extension(&leaf, oid).unwrap().critical);
+    }
+}
+
+#[test]
+fn every_transition_number_is_written_as_a_positive_integer() {
+    let evidence = claims::evidence(Tee::SevSnp);
+    for transition_seq in [0, 127, 128, 1 << 63, u64::MAX] {
+        let leaf = issue_attested(&CertificateClaims {
+            transition_seq,
+            ..claims::claims(&evidence)
+        });
+        let leaf = x509(&leaf);
+        assert_eq!(claim::<u64>(&leaf, oid::TRANSITION), transition_seq);
+    }
 }
 
 #[test]
@@ -210,6 +296,38 @@ fn cas_survive_pem() {
 }
 
 #[test]
+fn a_root_made_again_from_its_key_differs_in_nothing_but_the_signature() {
+    let (first, mesh_ca) = pki();
+    let key = PrivateKey::from_pem(&first.key().to_pem()).unwrap();
+    let mesh = first.certificate().trust_domain();
+    let second = Root::create(mesh, key, ten_years()).unwrap();
+    let (before, after) = (first.certificate().der(), second.certificate().der());
+    assert_eq!(
+        x509(before).tbs_certificate.as_ref(),
+        x509(after).tbs_certificate.as_ref()
+    );
+    assert_ne!(before, after);
+    mesh_ca.check_chains_to(second.certificate()).unwrap();
+
+    let (other, _) = pki();
+    assert_ne!(x509(other.certificate().der()).serial, x509(before).serial);
+    assert!(matches!(
+        mesh_ca.check_chains_to(other.certificate()),
+        Err(PkiError::NotSignedByRoot)
+    ));
+}
+
+#[test]
+fn the_serial_of_a_root_is_positive_and_of_full_length() {
+    for _ in 0..16 {
+        let (root, _) = pki();
+        let root = x509(root.certificate().der());
+        assert_eq!(root.serial.bits(), 127);
+        assert_eq!(root.raw_serial().len(), 16);
+    }
+}
+
+#[test]
 fn parts_of_different_generations_are_refused() {
     let (root, first) = pki();
     let second = root.new_mesh_ca(ten_years()).unwrap();
@@ -259,6 +377,43 @@ fn issue(names: &WorkloadNames) -> Vec<u8> {
     let issued = mesh_ca.issue(names, a_day(), &key.public_key()).unwrap();
     issued.chain()[0].to_vec()
 }
+
+fn issue_attested(claims: &CertificateClaims<'_>) -> Vec<u8> {
+    let key = PrivateKey::generate(Curve::P256).unwrap().public_key();
+    let (_, mesh_ca) = pki();
+    let issued = mesh_ca
+        .issue_attested(&web(), a_day(), &key, claims)
+        .unwrap();
+    issued.chain()[0].to_vec()
+}
+
+/// The value of a claim; panics unless it fills its extension.
+fn claim<'d, T>(certificate: &X509Certificate<'d>, oid: Oid) -> T
+where
+    T: FromDer<'d>,
+{
+    let value = extension(certificate, oid).unwrap().value;
+    let (rest, value) = T::from_der(value).ok().unwrap();
+    assert!(rest.is_empty());
+    value
+}
+
+fn extension<'c, 'd>(
+    certificate: &'c X509Certificate<'d>,
+    oid: Oid,
+) -> Option<&'c X509Extension<'d>> {
+    let oid = x509_parser::der_parser::Oid::new(oid.der().into());
+    certificate.get_extension_unique(&oid).unwrap()
+}
+
+const CLAIMS: [Oid; 6] = [
+    oid::TEE,
+    oid::MEASUREMENT,
+    oid::HOST_DATA,
+    oid::PLATFORM,
+    oid::MANIFEST,
+    oid::TRANSITION,
+];
 
 fn reread(certificate: &CaCertificate) -> CaCertificate {
     CaCertificate::from_pem(&certificate.pem()).unwrap()

@@ -7,6 +7,7 @@ use rustls_pki_types::CertificateDer;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
+use crate::assurance::Assurance;
 use crate::credentials::Validity;
 
 /// The fields of one certificate.
@@ -16,6 +17,7 @@ pub(crate) struct Facts {
     pub(crate) issuer: String,
     pub(crate) validity: Validity,
     pub(crate) is_ca: bool,
+    pub(crate) assurance: Assurance,
     /// The SPIFFE ID, or why there is none.
     pub(crate) identity: Result<SpiffeId, IdentityProblem>,
 }
@@ -31,6 +33,7 @@ impl Facts {
                 not_after: system_time(certificate.validity().not_after.timestamp()),
             },
             is_ca: certificate.is_ca(),
+            assurance: Assurance::of(&certificate),
             identity: identity(&certificate),
         })
     }

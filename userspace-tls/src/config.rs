@@ -11,6 +11,7 @@ use rustls::sign::SingleCertAndKey;
 use rustls::version::TLS13;
 use rustls::{ClientConfig, ServerConfig};
 
+use crate::assurance::Assurance;
 use crate::credentials::{Credentials, CredentialsError, Validity};
 use crate::verifier::{ClientVerifier, PeerVerifier};
 
@@ -20,6 +21,7 @@ use crate::verifier::{ClientVerifier, PeerVerifier};
 pub struct MeshTls {
     identity: SpiffeId,
     validity: Validity,
+    assurance: Assurance,
     client: Arc<ClientConfig>,
     client_without_alpn: Arc<ClientConfig>,
     required: ServerConfigs,
@@ -35,6 +37,7 @@ impl MeshTls {
             identity,
             validity,
         } = credentials;
+        let assurance = trust_anchors.assurance();
         let provider = Arc::new(provider());
         let verifier = Arc::new(PeerVerifier::new(trust_anchors));
         let certificate = Arc::new(SingleCertAndKey::from(certified_key));
@@ -61,6 +64,7 @@ impl MeshTls {
         Ok(Self {
             identity,
             validity,
+            assurance,
             client: Arc::new(client),
             client_without_alpn,
             required: server(ClientAuth::Required)?,
@@ -76,6 +80,11 @@ impl MeshTls {
     /// When this workload's own certificate chain is valid.
     pub fn validity(&self) -> Validity {
         self.validity
+    }
+
+    /// Whether this workload and its peers rest on TEEs of hardware.
+    pub fn assurance(&self) -> Assurance {
+        self.assurance
     }
 
     pub(crate) fn client(&self, offer: Offer) -> Arc<ClientConfig> {

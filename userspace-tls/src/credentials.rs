@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use attestation::identity::SpiffeId;
-use rustls::crypto::CryptoProvider;
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
 use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, InconsistentKeys, RootCertStore};
 use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 
+use crate::assurance::{Assurance, AssuranceMismatch};
 use crate::certificate::{Facts, IdentityProblem};
 use crate::config::provider;
 use crate::trust_anchors::{TrustAnchors, Usage};
@@ -28,16 +29,40 @@ pub struct Credentials {
 
 impl Credentials {
     /// Reads the contents of `certChain.pem` (the leaf first), `key.pem` (PKCS #8, SEC 1 or PKCS #1)
-    /// and `mesh-ca.pem` (any number of trust anchors).
+    /// and `mesh-ca.pem` (any number of trust anchors). A certificate that rests on a simulated TEE
+    /// is refused, here as at peers.
     pub fn from_pem(
         cert_chain: &[u8],
         key: &[u8],
         mesh_ca: &[u8],
     ) -> Result<Self, CredentialsError> {
-        let provider = Arc::new(provider());
+        Self::load(Assurance::Production, cert_chain, key, mesh_ca)
+    }
+
+    /// The same for a mesh whose TEEs are all simulated: every other certificate is refused, here
+    /// as at peers. Nothing protects such a mesh from its machines' owners.
+    pub fn simulated_from_pem(
+        cert_chain: &[u8],
+        key: &[u8],
+        mesh_ca: &[u8],
+    ) -> Result<Self, CredentialsError> {
+        Self::load(Assurance::Simulated, cert_chain, key, mesh_ca)
+    }
+
+    fn load(
+        assurance: Assurance,
+        cert_chain: &[u8],
+        key: &[u8],
+        mesh_ca: &[u8],
+    ) -> Result<Self, CredentialsError> {
+        let provider = provider();
         let chain = certificates(CredentialsFile::CertChain, cert_chain)?;
         let key = private_key(key)?;
-        let trust_anchors = trust_anchors(mesh_ca, &provider)?;
+        let trust_anchors = trust_anchors(
+            mesh_ca,
+            assurance,
+            provider.signature_verification_algorithms,
+        )?;
 
         let facts = chain
             .iter()
@@ -53,6 +78,7 @@ impl Credentials {
                 subject: leaf.subject.clone(),
             });
         }
+        assurance.check(leaf.assurance)?;
         let identity = leaf
             .identity
             .clone()
@@ -190,6 +216,18 @@ pub enum CredentialsError {
     /// The leaf does not carry exactly one SPIFFE ID.
     #[error("the first certificate of certChain.pem has no SPIFFE ID: {0}")]
     NoIdentity(IdentityProblem),
+    /// The leaf rests on a simulated TEE.
+    #[error(
+        "the first certificate of certChain.pem rests on a simulated TEE, which protects nothing; \
+         only a workload that allows simulated TEEs can use it"
+    )]
+    Simulated,
+    /// The leaf does not rest on a simulated TEE.
+    #[error(
+        "the first certificate of certChain.pem does not rest on a simulated TEE, but this \
+         workload is to meet simulated ones alone; a certificate of hardware is not for them"
+    )]
+    NotSimulated,
     /// No path from the leaf to a trust anchor.
     #[error(
         "the first certificate of certChain.pem (issuer {issuer:?}) does not chain to any \
@@ -205,6 +243,15 @@ pub enum CredentialsError {
     /// rustls refuses the configuration.
     #[error("cannot configure TLS: {0}")]
     Configuration(#[from] rustls::Error),
+}
+
+impl From<AssuranceMismatch> for CredentialsError {
+    fn from(mismatch: AssuranceMismatch) -> Self {
+        match mismatch {
+            AssuranceMismatch::Simulated => Self::Simulated,
+            AssuranceMismatch::NotSimulated => Self::NotSimulated,
+        }
+    }
 }
 
 fn certificates(
@@ -232,7 +279,8 @@ fn private_key(contents: &[u8]) -> Result<PrivateKeyDer<'static>, CredentialsErr
 
 fn trust_anchors(
     contents: &[u8],
-    provider: &Arc<CryptoProvider>,
+    assurance: Assurance,
+    algorithms: WebPkiSupportedAlgorithms,
 ) -> Result<TrustAnchors, CredentialsError> {
     let file = CredentialsFile::MeshCa;
     let mut roots = RootCertStore::empty();
@@ -241,7 +289,7 @@ fn trust_anchors(
             .add(certificate)
             .map_err(|_| CredentialsError::BadCertificate(file))?;
     }
-    TrustAnchors::new(roots, provider).map_err(|_| CredentialsError::NoCertificate(file))
+    Ok(TrustAnchors::new(roots, assurance, algorithms))
 }
 
 fn expect_pem(file: CredentialsFile, contents: &[u8]) -> Result<(), CredentialsError> {
@@ -307,7 +355,7 @@ fn verify_own_chain(
     let time = UnixTime::since_unix_epoch(time);
     for usage in [Usage::Server, Usage::Client] {
         match trust_anchors.verify(usage, &chain[0], &chain[1..], time) {
-            Ok(())
+            Ok(_)
             | Err(rustls::Error::InvalidCertificate(
                 CertificateError::Expired | CertificateError::ExpiredContext { .. },
             )) => {}
@@ -328,181 +376,4 @@ const DER_SEQUENCE: &[u8] = &[0x30];
 const PEM_BEGIN: &[u8] = b"-----BEGIN ";
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::{Ca, Issued, Leaf, spiffe_id};
-
-    #[test]
-    fn matching_files_are_accepted_and_name_the_workload() {
-        let ca = Ca::new("mesh");
-        let credentials = load(&ca.issue(&Leaf::workload("a")), &ca.pem()).unwrap();
-        assert_eq!(credentials.identity, spiffe_id("a"));
-        assert!(credentials.validity.contains(SystemTime::now()));
-    }
-
-    #[test]
-    fn an_expired_certificate_is_accepted_and_says_so() {
-        let ca = Ca::new("mesh");
-        let (from, until) = (-time::Duration::DAY * 2, -time::Duration::DAY);
-        let issued = ca.issue(&Leaf {
-            from,
-            until,
-            ..Leaf::workload("a")
-        });
-        let credentials = load(&issued, &ca.pem()).unwrap();
-        assert!(credentials.validity.not_after < SystemTime::now());
-    }
-
-    #[test]
-    fn any_of_several_trust_anchors_will_do() {
-        let (old, new) = (Ca::new("old"), Ca::new("new"));
-        let bundle = old.pem() + &new.pem();
-        for ca in [&old, &new] {
-            load(&ca.issue(&Leaf::workload("a")), &bundle).unwrap();
-        }
-    }
-
-    #[test]
-    fn a_foreign_mesh_ca_is_refused() {
-        let issued = Ca::new("one").issue(&Leaf::workload("a"));
-        let error = load(&issued, &Ca::new("other").pem()).unwrap_err();
-        assert!(matches!(&error, CredentialsError::NotFromMeshCa { issuer } if issuer == "CN=one"));
-    }
-
-    #[test]
-    fn a_key_that_does_not_match_is_refused() {
-        let ca = Ca::new("mesh");
-        let leaf = Leaf::workload("a");
-        let issued = Issued {
-            key: ca.issue(&leaf).key,
-            ..ca.issue(&leaf)
-        };
-        let error = load(&issued, &ca.pem()).unwrap_err();
-        assert!(
-            matches!(error, CredentialsError::KeyMismatch { .. }),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn a_chain_in_the_wrong_order_is_told_from_a_wrong_key() {
-        let ca = Ca::new("mesh");
-        let Issued { chain, key } = ca.issue(&Leaf::workload("a"));
-        let error = load(
-            &Issued {
-                chain: ca.pem() + &chain,
-                key,
-            },
-            &ca.pem(),
-        )
-        .unwrap_err();
-        assert!(
-            matches!(error, CredentialsError::WrongOrder { position: 2 }),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn a_leaf_without_spiffe_id_is_refused() {
-        let ca = Ca::new("mesh");
-        let issued = ca.issue(&Leaf {
-            uris: vec![],
-            ..Leaf::workload("a")
-        });
-        let error = load(&issued, &ca.pem()).unwrap_err();
-        assert!(
-            matches!(error, CredentialsError::NoIdentity(IdentityProblem::NoUri)),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn a_leaf_for_one_purpose_only_is_refused() {
-        let ca = Ca::new("mesh");
-        let usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
-        let error = load(
-            &ca.issue(&Leaf {
-                usages,
-                ..Leaf::workload("a")
-            }),
-            &ca.pem(),
-        );
-        assert!(
-            matches!(error, Err(CredentialsError::Refused(_))),
-            "{error:?}"
-        );
-    }
-
-    #[test]
-    fn each_unreadable_file_is_named_with_what_is_wrong() {
-        let ca = Ca::new("mesh");
-        let Issued { chain, key } = ca.issue(&Leaf::workload("a"));
-        let good = [chain.as_bytes(), key.as_bytes(), ca.pem().as_bytes()].map(<[u8]>::to_vec);
-        let der = CertificateDer::from_pem_slice(chain.as_bytes()).unwrap();
-        let damaged = b"-----BEGIN CERTIFICATE-----\n!!\n-----END CERTIFICATE-----\n";
-        let cases: [(&[u8], [&str; 3]); 4] = [
-            (
-                b" \n",
-                [
-                    "certChain.pem is empty",
-                    "key.pem is empty",
-                    "mesh-ca.pem is empty",
-                ],
-            ),
-            (
-                &der,
-                [
-                    "`openssl x509 -inform DER",
-                    "`openssl pkey -inform DER",
-                    "mesh-ca.pem is DER",
-                ],
-            ),
-            (
-                b"hello",
-                [
-                    "certChain.pem is not PEM",
-                    "key.pem is not PEM",
-                    "mesh-ca.pem is not PEM",
-                ],
-            ),
-            (
-                damaged,
-                [
-                    "the PEM of certChain.pem",
-                    "the PEM of key.pem",
-                    "the PEM of mesh-ca.pem",
-                ],
-            ),
-        ];
-        for (contents, expected) in cases {
-            for (file, expected) in expected.into_iter().enumerate() {
-                let mut files = good.clone();
-                files[file] = contents.to_vec();
-                let error = Credentials::from_pem(&files[0], &files[1], &files[2]).unwrap_err();
-                assert!(error.to_string().contains(expected), "{error}");
-            }
-        }
-        let error = Credentials::from_pem(&good[0], &good[0], &good[2]).unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .contains("key.pem contains no private key"),
-            "{error}"
-        );
-        let error = Credentials::from_pem(&good[1], &good[1], &good[2]).unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .contains("certChain.pem contains no certificate"),
-            "{error}"
-        );
-    }
-
-    fn load(issued: &Issued, mesh_ca: &str) -> Result<Credentials, CredentialsError> {
-        Credentials::from_pem(
-            issued.chain.as_bytes(),
-            issued.key.as_bytes(),
-            mesh_ca.as_bytes(),
-        )
-    }
-}
+mod tests;

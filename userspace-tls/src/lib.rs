@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod alert;
+mod assurance;
 mod certificate;
 mod config;
 mod credentials;
@@ -22,16 +23,18 @@ mod relay;
 mod session;
 mod trust_anchors;
 mod verifier;
+mod webpki_error;
 
 #[cfg(test)]
 mod testing;
 
 pub use alert::Alert;
+pub use assurance::Assurance;
 pub use certificate::IdentityProblem;
 pub use config::{ClientAuth, MeshTls, Offer};
 pub use credentials::{Credentials, CredentialsError, CredentialsFile, Validity};
 pub use handshake::{Alpn, Handshaken, accept, connect};
 pub use records::RecordError;
 pub use refusal::{HandshakeError, HandshakeRefusal, PresentedCertificate};
-pub use relay::{RelayEnd, Traffic, relay, relay_plaintext};
+pub use relay::{RelayEnd, StopSignal, Traffic, relay, relay_plaintext};
 pub use session::Session;

@@ -6,6 +6,7 @@ use std::io;
 use rustls::{CertificateError, Error as TlsError, InvalidMessage, PeerIncompatible};
 
 use crate::alert::Alert;
+use crate::assurance::AssuranceMismatch;
 use crate::certificate::{Facts, IdentityProblem};
 
 /// A handshake that did not complete.
@@ -41,6 +42,18 @@ pub enum HandshakeError {
         /// What is wrong with its URI names.
         problem: IdentityProblem,
     },
+    /// The peer's certificate rests on a simulated TEE, which counts for nothing here.
+    #[error(
+        "peer's certificate {0} rests on a simulated TEE, which protects nothing; this workload \
+         accepts TEEs of hardware alone"
+    )]
+    Simulated(PresentedCertificate),
+    /// The peer's certificate does not say that its TEE is simulated, as all must here.
+    #[error(
+        "peer's certificate {0} does not rest on a simulated TEE; this workload's own does, so it \
+         meets none but its like"
+    )]
+    NotSimulated(PresentedCertificate),
     /// The certificate is unusable for another reason: purpose, encoding, signature.
     #[error("peer's certificate {certificate} is invalid: {problem}")]
     CertificateInvalid {
@@ -91,6 +104,8 @@ impl HandshakeError {
             Self::CertificateExpired { .. } => HandshakeRefusal::PeerCertificateExpired,
             Self::CertificateNotYetValid { .. } => HandshakeRefusal::PeerCertificateNotYetValid,
             Self::IdentityMissing { .. } => HandshakeRefusal::PeerIdentityMissing,
+            Self::Simulated(_) => HandshakeRefusal::PeerSimulated,
+            Self::NotSimulated(_) => HandshakeRefusal::PeerNotSimulated,
             Self::CertificateInvalid { .. } => HandshakeRefusal::PeerCertificateInvalid,
             Self::TlsVersion(_) => HandshakeRefusal::PeerTlsVersion,
             Self::NotTls(_) => HandshakeRefusal::PeerNotTls,
@@ -152,16 +167,22 @@ impl HandshakeError {
                     times: error.to_string(),
                 }
             }
-            CertificateError::Other(other) => match other.0.downcast_ref::<IdentityProblem>() {
-                Some(problem) => Self::IdentityMissing {
-                    certificate,
-                    problem: problem.clone(),
-                },
-                None => Self::CertificateInvalid {
-                    certificate,
-                    problem: error.to_string(),
-                },
-            },
+            CertificateError::Other(other) => {
+                if let Some(problem) = other.0.downcast_ref::<IdentityProblem>() {
+                    return Self::IdentityMissing {
+                        certificate,
+                        problem: problem.clone(),
+                    };
+                }
+                match other.0.downcast_ref::<AssuranceMismatch>() {
+                    Some(AssuranceMismatch::Simulated) => Self::Simulated(certificate),
+                    Some(AssuranceMismatch::NotSimulated) => Self::NotSimulated(certificate),
+                    None => Self::CertificateInvalid {
+                        certificate,
+                        problem: error.to_string(),
+                    },
+                }
+            }
             error => Self::CertificateInvalid {
                 certificate,
                 problem: error.to_string(),
@@ -217,6 +238,10 @@ pub enum HandshakeRefusal {
     PeerCertificateNotYetValid,
     /// The peer's leaf certificate does not carry exactly one SPIFFE ID.
     PeerIdentityMissing,
+    /// The peer's certificate rests on a simulated TEE, ours on hardware.
+    PeerSimulated,
+    /// The peer's certificate does not rest on a simulated TEE, ours does.
+    PeerNotSimulated,
     /// The peer's certificate is unusable for another reason.
     PeerCertificateInvalid,
     /// The peer does not speak TLS 1.3.
@@ -246,6 +271,8 @@ impl HandshakeRefusal {
             Self::PeerCertificateExpired => "peer-certificate-expired",
             Self::PeerCertificateNotYetValid => "peer-certificate-not-yet-valid",
             Self::PeerIdentityMissing => "peer-identity-missing",
+            Self::PeerSimulated => "peer-simulated",
+            Self::PeerNotSimulated => "peer-not-simulated",
             Self::PeerCertificateInvalid => "peer-certificate-invalid",
             Self::PeerTlsVersion => "peer-tls-version",
             Self::PeerNotTls => "peer-not-tls",

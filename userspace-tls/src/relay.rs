@@ -8,6 +8,7 @@
 mod backlog;
 mod batch;
 mod plaintext;
+mod stop;
 mod tls;
 mod wire;
 
@@ -28,26 +29,36 @@ use crate::session::Session;
 use backlog::Backlog;
 use batch::{Batch, with_batch};
 use plaintext::PlaintextWire;
+pub use stop::StopSignal;
+use stop::StopWatch;
 use tls::TlsWire;
 use wire::{Fetched, Tail, Wire};
 
 /// Relays between the plaintext socket `app` and the TLS socket `wire`. Both must have `SO_LINGER`
-/// set to zero.
-pub async fn relay(
+/// set to zero. `stop` ends it before both sides have.
+pub async fn relay<C: Copy>(
     app: TcpStream,
     wire: TcpStream,
     session: Session,
     traffic: &Traffic,
+    stop: &StopSignal<C>,
 ) -> RelayEnd {
     match TlsWire::new(session) {
-        Ok(format) => Relay::new(app, wire, format, traffic).run().await,
+        Ok(format) => Relay::new(app, wire, format, traffic).run(stop).await,
         Err(error) => RelayEnd::BadRecord(error),
     }
 }
 
 /// The same without TLS.
-pub async fn relay_plaintext(app: TcpStream, wire: TcpStream, traffic: &Traffic) -> RelayEnd {
-    Relay::new(app, wire, PlaintextWire, traffic).run().await
+pub async fn relay_plaintext<C: Copy>(
+    app: TcpStream,
+    wire: TcpStream,
+    traffic: &Traffic,
+    stop: &StopSignal<C>,
+) -> RelayEnd {
+    Relay::new(app, wire, PlaintextWire, traffic)
+        .run(stop)
+        .await
 }
 
 /// Plaintext bytes relayed so far; read with relaxed ordering while the relay runs.
@@ -78,6 +89,9 @@ pub enum RelayEnd {
     AppError(io::ErrorKind),
     /// The peer's socket failed otherwise.
     WireError(io::ErrorKind),
+    /// The [`StopSignal`] was given, which has the cause. The peer was told by the alert `access_denied` where one could
+    /// be sent; both connections are reset.
+    Stopped,
 }
 
 impl RelayEnd {
@@ -92,6 +106,7 @@ impl RelayEnd {
             Self::BadRecord(_) => "bad-record",
             Self::AppError(_) => "app-error",
             Self::WireError(_) => "wire-error",
+            Self::Stopped => "stopped",
         }
     }
 }
@@ -103,7 +118,11 @@ impl fmt::Display for RelayEnd {
             Self::PeerAlert(alert) => write!(f, ": {alert}"),
             Self::BadRecord(error) => write!(f, ": {error}"),
             Self::AppError(kind) | Self::WireError(kind) => write!(f, ": {kind}"),
-            Self::Orderly | Self::AppReset | Self::WireReset | Self::WireTruncated => Ok(()),
+            Self::Orderly
+            | Self::AppReset
+            | Self::WireReset
+            | Self::WireTruncated
+            | Self::Stopped => Ok(()),
         }
     }
 }
@@ -131,8 +150,15 @@ impl<'a, W: Wire> Relay<'a, W> {
         }
     }
 
-    async fn run(mut self) -> RelayEnd {
-        let end = poll_fn(|cx| with_batch(|batch| self.poll(cx, batch))).await;
+    async fn run<C: Copy>(mut self, stop: &StopSignal<C>) -> RelayEnd {
+        let mut stop = StopWatch::new(stop);
+        let end = poll_fn(|cx| {
+            if stop.poll(cx).is_ready() {
+                return Poll::Ready(self.give_up(cx, RelayEnd::Stopped));
+            }
+            with_batch(|batch| self.poll(cx, batch))
+        })
+        .await;
         if end == RelayEnd::Orderly {
             for socket in [&self.app, &self.wire] {
                 // Failing, it leaves the reset in place: the safe side.

@@ -1,8 +1,7 @@
 //! Certificates for tests, made when they are needed.
 
-use std::sync::Arc;
-
 use attestation::identity::SpiffeId;
+use attestation::oid;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
     KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, SanType,
@@ -13,6 +12,7 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use time::{Duration, OffsetDateTime};
 
+use crate::assurance::Assurance;
 use crate::config::{MeshTls, provider};
 use crate::credentials::{Credentials, Validity};
 use crate::trust_anchors::TrustAnchors;
@@ -24,13 +24,17 @@ pub(crate) struct Ca {
 
 impl Ca {
     pub(crate) fn new(name: &str) -> Self {
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         let key = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap();
         Self {
-            issuer: CertifiedIssuer::self_signed(params, key).unwrap(),
+            issuer: CertifiedIssuer::self_signed(ca_params(name), key).unwrap(),
+        }
+    }
+
+    /// A CA whose certificate this one signs.
+    pub(crate) fn intermediate(&self, name: &str) -> Self {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap();
+        Self {
+            issuer: CertifiedIssuer::signed_by(ca_params(name), key, &self.issuer).unwrap(),
         }
     }
 
@@ -65,25 +69,44 @@ impl Ca {
 
     /// The same with a certificate of any CA, unchecked.
     pub(crate) fn mesh_tls_of(&self, issued: &Issued) -> MeshTls {
-        let provider = Arc::new(provider());
-        let chain = CertificateDer::pem_slice_iter(issued.chain.as_bytes())
-            .collect::<Result<Vec<_>, _>>()
-            .unwrap();
-        let key = PrivateKeyDer::from_pem_slice(issued.key.as_bytes()).unwrap();
-        let mut roots = RootCertStore::empty();
-        roots.add(self.issuer.der().clone()).unwrap();
-        let now = OffsetDateTime::now_utc().into();
-        MeshTls::new(Credentials {
-            certified_key: CertifiedKey::from_der(chain, key, &provider).unwrap(),
-            trust_anchors: TrustAnchors::new(roots, &provider).unwrap(),
-            identity: spiffe_id("unchecked"),
-            validity: Validity {
-                not_before: now,
-                not_after: now,
-            },
-        })
-        .unwrap()
+        unchecked(issued, &[self], Assurance::Production)
     }
+}
+
+fn ca_params(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    params
+}
+
+/// What a workload with this certificate uses, itself trusting these CAs. Checks nothing.
+pub(crate) fn unchecked(issued: &Issued, trusted: &[&Ca], assurance: Assurance) -> MeshTls {
+    let provider = provider();
+    let chain = CertificateDer::pem_slice_iter(issued.chain.as_bytes())
+        .collect::<Result<Vec<_>, _>>()
+        .unwrap();
+    let key = PrivateKeyDer::from_pem_slice(issued.key.as_bytes()).unwrap();
+    let mut roots = RootCertStore::empty();
+    for ca in trusted {
+        roots.add(ca.issuer.der().clone()).unwrap();
+    }
+    let now = OffsetDateTime::now_utc().into();
+    MeshTls::new(Credentials {
+        certified_key: CertifiedKey::from_der(chain, key, &provider).unwrap(),
+        trust_anchors: TrustAnchors::new(
+            roots,
+            assurance,
+            provider.signature_verification_algorithms,
+        ),
+        identity: spiffe_id("unchecked"),
+        validity: Validity {
+            not_before: now,
+            not_after: now,
+        },
+    })
+    .unwrap()
 }
 
 /// What a leaf certificate says.
@@ -104,6 +127,15 @@ impl Leaf {
                 ExtendedKeyUsagePurpose::ServerAuth,
                 ExtendedKeyUsagePurpose::ClientAuth,
             ],
+        }
+    }
+
+    /// The same, resting on a simulated TEE.
+    pub(crate) fn simulated(name: &str) -> Self {
+        let purpose = ExtendedKeyUsagePurpose::Other(oid::SIMULATED.arcs().to_vec());
+        Self {
+            usages: vec![purpose],
+            ..Self::workload(name)
         }
     }
 }

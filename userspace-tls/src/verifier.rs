@@ -74,9 +74,9 @@ impl PeerVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<Validity, Error> {
-        self.trust_anchors
+        let facts = self
+            .trust_anchors
             .verify(usage, end_entity, intermediates, now)?;
-        let facts = Facts::read(end_entity).map_err(|_| CertificateError::BadEncoding)?;
         if let Err(problem) = facts.identity {
             return Err(CertificateError::Other(OtherError(Arc::new(problem))).into());
         }

@@ -1,6 +1,7 @@
 use attestation::identity::{SpiffeId, TrustDomain};
 use thiserror::Error;
 use time::OffsetDateTime;
+use x509_parser::asn1_rs::SerializeError;
 
 use super::key::KeyError;
 use super::validity::rfc3339;
@@ -18,6 +19,9 @@ pub enum PkiError {
     /// The signature or the encoding failed.
     #[error("cannot sign the certificate")]
     Sign(#[source] rcgen::Error),
+    /// A claim cannot be written as an extension.
+    #[error("cannot encode the attestation claims")]
+    Encode(#[source] SerializeError),
 
     /// The caller asked for an identity that another authority vouches for.
     #[error("cannot issue {spiffe_id}: this CA vouches for trust domain {trust_domain} alone")]

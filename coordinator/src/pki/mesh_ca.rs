@@ -4,6 +4,7 @@ use rcgen::{Issuer, KeyPair};
 use rustls_pki_types::SubjectPublicKeyInfoDer;
 
 use super::ca_certificate::CaCertificate;
+use super::claims::CertificateClaims;
 use super::error::PkiError;
 use super::key::{Curve, PrivateKey};
 use super::names::WorkloadNames;
@@ -37,6 +38,11 @@ impl MeshCa {
         })
     }
 
+    /// Refuses where the intermediate was not signed by `root`: data owners would be led nowhere.
+    pub fn check_chains_to(&self, root: &CaCertificate) -> Result<(), PkiError> {
+        self.intermediate.check_signed_by(root)
+    }
+
     /// Certifies that the owner of `public_key` (P-256) goes by `names`.
     ///
     /// The caller has made sure that it does.
@@ -46,18 +52,21 @@ impl MeshCa {
         validity: Validity,
         public_key: &SubjectPublicKeyInfoDer<'_>,
     ) -> Result<WorkloadCertificate, PkiError> {
-        self.check_identity(&names.spiffe_id)?;
-        self.certificate.check_covers(validity)?;
-        self.intermediate.check_covers(validity)?;
-        let public_key = p256_point(public_key)?;
-        let leaf = profile::workload(names, &public_key, validity)?
-            .signed_by(&public_key, &self.certificate.issuer(&self.key)?)
-            .map_err(PkiError::Sign)?;
-        Ok(WorkloadCertificate::new(
-            names.spiffe_id.clone(),
-            validity,
-            [leaf.into(), self.intermediate.der().clone()],
-        ))
+        self.certify(names, validity, public_key, None)
+    }
+
+    /// The same, saying by `claims` what the owner proved to be.
+    ///
+    /// Where its TEE is simulated, the certificate has the key purpose
+    /// [`SIMULATED`](attestation::oid::SIMULATED) alone.
+    pub fn issue_attested(
+        &self,
+        names: &WorkloadNames,
+        validity: Validity,
+        public_key: &SubjectPublicKeyInfoDer<'_>,
+        claims: &CertificateClaims<'_>,
+    ) -> Result<WorkloadCertificate, PkiError> {
+        self.certify(names, validity, public_key, Some(claims))
     }
 
     /// What mesh peers trust: self-signed.
@@ -91,6 +100,27 @@ impl MeshCa {
             intermediate: CaCertificate::from_der(intermediate.into())?,
             key,
         })
+    }
+
+    fn certify(
+        &self,
+        names: &WorkloadNames,
+        validity: Validity,
+        public_key: &SubjectPublicKeyInfoDer<'_>,
+        claims: Option<&CertificateClaims<'_>>,
+    ) -> Result<WorkloadCertificate, PkiError> {
+        self.check_identity(&names.spiffe_id)?;
+        self.certificate.check_covers(validity)?;
+        self.intermediate.check_covers(validity)?;
+        let public_key = p256_point(public_key)?;
+        let leaf = profile::workload(names, &public_key, validity, claims)?
+            .signed_by(&public_key, &self.certificate.issuer(&self.key)?)
+            .map_err(PkiError::Sign)?;
+        Ok(WorkloadCertificate::new(
+            names.spiffe_id.clone(),
+            validity,
+            [leaf.into(), self.intermediate.der().clone()],
+        ))
     }
 
     fn check_identity(&self, spiffe_id: &SpiffeId) -> Result<(), PkiError> {

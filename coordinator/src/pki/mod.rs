@@ -12,10 +12,15 @@
 //! root for the life of the deployment and reach a workload through the intermediate. Because the
 //! two CA certificates have the same key and subject, one workload certificate chains to either.
 //!
+//! A workload that has proved what it is carries the proof's claims in extensions of its certificate
+//! ([`attestation::oid`]); where the TEE is simulated, its certificate is good for nothing else
+//! than meeting others of that kind.
+//!
 //! Every certificate follows RFC 5280 and the X.509-SVID specification. Nothing here decides who
 //! deserves a certificate, reads the clock, or (outside [`PkiDir`]) touches a file.
 
 mod ca_certificate;
+mod claims;
 mod error;
 mod key;
 mod mesh_ca;
@@ -30,6 +35,7 @@ mod workload;
 mod write;
 
 pub use ca_certificate::CaCertificate;
+pub use claims::CertificateClaims;
 pub use error::PkiError;
 pub use key::{Curve, KeyError, PrivateKey};
 pub use mesh_ca::MeshCa;

@@ -4,10 +4,11 @@ use attestation::identity::{SpiffeId, TrustDomain};
 use aws_lc_rs::{digest, rand};
 use rcgen::string::Ia5String;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyIdMethod, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, KeyIdMethod,
+    KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
 };
 
+use super::claims::{CertificateClaims, Purpose};
 use super::error::PkiError;
 use super::names::WorkloadNames;
 use super::validity::Validity;
@@ -35,22 +36,27 @@ pub(super) fn ca(
     Ok(params)
 }
 
-/// A workload, client and server at once.
+/// A workload, client and server at once, and why it may be, where it had to prove that.
 ///
 /// The subject has no common name: some clients would take it for a host name.
 pub(super) fn workload(
     names: &WorkloadNames,
     key: &impl PublicKeyData,
     validity: Validity,
+    claims: Option<&CertificateClaims<'_>>,
 ) -> Result<CertificateParams, PkiError> {
     let WorkloadNames { spiffe_id, dns, ip } = names;
     let mut params = common(key, validity)?;
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![
-        ExtendedKeyUsagePurpose::ServerAuth,
-        ExtendedKeyUsagePurpose::ClientAuth,
-    ];
+    let purpose = claims.map_or(Purpose::Tls, CertificateClaims::purpose);
+    params.extended_key_usages = purpose.extended_key_usages();
+    params
+        .custom_extensions
+        .extend(purpose.critical_extended_key_usage()?);
+    if let Some(claims) = claims {
+        params.custom_extensions.extend(claims.extensions()?);
+    }
     params.subject_alt_names = vec![uri(spiffe_id.as_str())?];
     for name in dns {
         params
@@ -74,6 +80,17 @@ pub(super) fn random_serial() -> Result<SerialNumber, PkiError> {
     let mut bytes = [0; 16];
     rand::fill(&mut bytes).map_err(|_| PkiError::Random)?;
     Ok(SerialNumber::from_slice(&bytes))
+}
+
+/// A serial that goes with the key, for a certificate that its key signs itself and of which there is
+/// one: made again from the same key and validity, it differs in its signature alone. 127 bits,
+/// none of which anybody could choose for a signature of somebody else's.
+pub(super) fn serial_of(key: &impl PublicKeyData) -> SerialNumber {
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&key_identifier(key)[..16]);
+    // Neither negative nor shorter (RFC 5280, section 4.1.2.2).
+    bytes[0] = bytes[0] & 0x7f | 0x40;
+    SerialNumber::from_slice(&bytes)
 }
 
 fn common(key: &impl PublicKeyData, validity: Validity) -> Result<CertificateParams, PkiError> {

@@ -16,15 +16,18 @@ pub struct Root {
 
 impl Root {
     /// A self-signed root of `trust_domain`; the key may be random or derived from a seed.
+    ///
+    /// The same arguments give the same certificate but for the signature, which ECDSA randomizes:
+    /// what chains to one chains to the other, so a recovered root replaces the one it was.
     pub fn create(
         trust_domain: &TrustDomain,
         key: PrivateKey,
         validity: Validity,
     ) -> Result<Self, PkiError> {
         let signer = key.signer();
-        let certificate = profile::ca("Sealwire Root CA", trust_domain, signer, 1, validity)?
-            .self_signed(signer)
-            .map_err(PkiError::Sign)?;
+        let mut params = profile::ca("Sealwire Root CA", trust_domain, signer, 1, validity)?;
+        params.serial_number = Some(profile::serial_of(signer));
+        let certificate = params.self_signed(signer).map_err(PkiError::Sign)?;
         Ok(Self {
             certificate: CaCertificate::from_der(certificate.into())?,
             key,

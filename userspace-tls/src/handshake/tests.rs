@@ -15,6 +15,9 @@ use crate::alert::Alert;
 use crate::refusal::HandshakeRefusal;
 use crate::testing::{Ca, Leaf, spiffe_id};
 
+mod assurance;
+mod rotation;
+
 #[tokio::test]
 async fn two_agents_agree_on_the_preferred_parameters_and_know_each_other() {
     let ca = Ca::new("mesh");

@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -15,6 +16,7 @@ use crate::testing::{Ca, Leaf};
 use crate::{ClientAuth, Offer};
 
 mod openssl;
+mod stopping;
 
 #[tokio::test]
 async fn every_byte_arrives_in_order_both_ways() {
@@ -207,7 +209,14 @@ async fn a_client_learns_after_its_handshake_that_it_was_refused() {
     };
     let (connected, ()) = tokio::join!(connect(&client, Offer::Sealwire1, &mut near), refused);
     let (_app, inner) = tcp_pair(None).await;
-    let end = relay(inner, near, connected.unwrap().session, &Traffic::default()).await;
+    let end = relay(
+        inner,
+        near,
+        connected.unwrap().session,
+        &Traffic::default(),
+        &never(),
+    )
+    .await;
     assert_eq!(end, RelayEnd::PeerAlert(Alert(48)));
 }
 
@@ -272,10 +281,16 @@ async fn the_sending_key_is_replaced_before_its_limit() {
     let [mut near, far] = wire_pair(&ca).await;
     near.session.records_per_key = 100;
     let (mut app, inner) = tcp_pair(None).await;
-    let relay =
-        tokio::spawn(
-            async move { relay(inner, near.stream, near.session, &Traffic::default()).await },
-        );
+    let relay = tokio::spawn(async move {
+        relay(
+            inner,
+            near.stream,
+            near.session,
+            &Traffic::default(),
+            &never(),
+        )
+        .await
+    });
     let mut peer = Peer::from(far);
     let mut updates = 0;
     let mut records_under_key = 0;
@@ -385,8 +400,8 @@ async fn a_relay_is_small() {
     let ca = Ca::new("mesh");
     let [near, _far] = wire_pair(&ca).await;
     let (_client, inner) = tcp_pair(None).await;
-    let traffic = Traffic::default();
-    let size = size_of_val(&relay(inner, near.stream, near.session, &traffic));
+    let (traffic, stop) = (Traffic::default(), never());
+    let size = size_of_val(&relay(inner, near.stream, near.session, &traffic, &stop));
     assert!(size < 4096, "{size}");
 }
 
@@ -395,7 +410,8 @@ async fn plaintext_is_relayed_with_its_ends_and_resets() {
     let pair = async || {
         let (client, near) = tcp_pair(None).await;
         let (far, server) = tcp_pair(None).await;
-        let relay = tokio::spawn(async { relay_plaintext(near, far, &Traffic::default()).await });
+        let relay =
+            tokio::spawn(async { relay_plaintext(near, far, &Traffic::default(), &never()).await });
         (client, server, relay)
     };
     let (client, server, relay) = pair().await;
@@ -427,7 +443,7 @@ struct Path {
     near: JoinHandle<RelayEnd>,
     far: JoinHandle<RelayEnd>,
     /// As the relay near the client counts.
-    traffic: std::sync::Arc<Traffic>,
+    traffic: Arc<Traffic>,
 }
 
 impl Path {
@@ -445,12 +461,20 @@ impl Path {
         }
         let (client, near_app) = tcp_pair(buffer).await;
         let (far_app, server) = tcp_pair(buffer).await;
-        let traffic = std::sync::Arc::new(Traffic::default());
-        let counted = std::sync::Arc::clone(&traffic);
-        let near =
-            tokio::spawn(async move { relay(near_app, near.stream, near.session, &counted).await });
+        let traffic = Arc::new(Traffic::default());
+        let counted = Arc::clone(&traffic);
+        let near = tokio::spawn(async move {
+            relay(near_app, near.stream, near.session, &counted, &never()).await
+        });
         let far = tokio::spawn(async move {
-            relay(far_app, far.stream, far.session, &Traffic::default()).await
+            relay(
+                far_app,
+                far.stream,
+                far.session,
+                &Traffic::default(),
+                &never(),
+            )
+            .await
         });
         Self {
             client,
@@ -500,12 +524,27 @@ struct Peer {
 
 impl Peer {
     async fn new() -> (Self, TcpStream, JoinHandle<RelayEnd>) {
+        let (peer, app, relay, _) = Self::with_stop().await;
+        (peer, app, relay)
+    }
+
+    /// The same, with what ends the relay.
+    async fn with_stop() -> (Self, TcpStream, JoinHandle<RelayEnd>, Arc<StopSignal<()>>) {
         let [near, far] = wire_pair(&Ca::new("mesh")).await;
         let (app, inner) = tcp_pair(None).await;
+        let stop = Arc::new(StopSignal::default());
+        let signal = Arc::clone(&stop);
         let relay = tokio::spawn(async move {
-            relay(inner, near.stream, near.session, &Traffic::default()).await
+            relay(
+                inner,
+                near.stream,
+                near.session,
+                &Traffic::default(),
+                &signal,
+            )
+            .await
         });
-        (Self::from(far), app, relay)
+        (Self::from(far), app, relay, stop)
     }
 
     fn seal(&mut self, content_type: ContentType, content: &[u8]) -> Vec<u8> {
@@ -613,6 +652,10 @@ async fn exchange(
         receive(client_read),
         receive(server_read)
     );
+}
+
+fn never() -> StopSignal<()> {
+    StopSignal::default()
 }
 
 /// The same pseudo-random bytes at each call.

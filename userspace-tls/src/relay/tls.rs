@@ -198,9 +198,15 @@ impl Wire for TlsWire {
     }
 
     fn give_up(&mut self, end: RelayEnd, to_wire: &mut Backlog) {
-        if let (RelayEnd::BadRecord(error), false) = (end, self.finished) {
-            // If even this cannot be sealed, the reset has to say it.
-            let _ = self.push_record(ContentType::Alert, &[FATAL, error.alert().0], to_wire);
+        let alert = match end {
+            RelayEnd::BadRecord(error) => error.alert(),
+            RelayEnd::Stopped => Alert::ACCESS_DENIED,
+            _ => return,
+        };
+        // Nothing may follow `close_notify`; and if even this cannot be sealed, the reset has to
+        // say it.
+        if !self.finished {
+            let _ = self.push_record(ContentType::Alert, &[FATAL, alert.0], to_wire);
         }
     }
 }

@@ -55,7 +55,10 @@ async fn talk(openssl: &mut Child, wire: TcpStream, session: Session) {
     SockRef::from(&wire)
         .set_linger(Some(Duration::ZERO))
         .unwrap();
-    let relay = tokio::spawn(async move { relay(inner, wire, session, &Traffic::default()).await });
+    let relay =
+        tokio::spawn(
+            async move { relay(inner, wire, session, &Traffic::default(), &never()).await },
+        );
     let mut stdin = openssl.stdin.take().unwrap();
     let mut stdout = openssl.stdout.take().unwrap();
     for command in ["", "k\n", "K\n", "K\n", "k\n"] {

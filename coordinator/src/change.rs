@@ -1,0 +1,377 @@
+//! Changes of history: each is one transition, signed, and appended by one compare-and-swap.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use attestation::Digest;
+use history::{Authorisation, Head, Kind, Transition, authorise, update_statement};
+use manifest::Manifest;
+use seed::{Seed, SharesDocument};
+use tokio::time::sleep;
+use tracing::warn;
+
+use crate::audit::Event;
+use crate::core::{Coordinator, Deployment, Phase, now};
+use crate::deployment::{Entry, Keyring, Ledger, Parts, PkiRecord};
+use crate::pki::MeshCa;
+use crate::refusal::{RefusalCode, Refused};
+use crate::store::{AppendError, StoredHead};
+
+/// A manifest that is to be set.
+#[derive(Debug)]
+pub struct Update {
+    /// Its bytes.
+    pub manifest: Vec<u8>,
+    /// Documents that its policies are the digests of.
+    pub policies: Vec<Vec<u8>>,
+    /// Who agrees.
+    pub authorisations: Vec<Authorisation>,
+    /// Where given, the transition that must be the latest.
+    pub previous: Option<Digest>,
+}
+
+/// A manifest that was set.
+#[derive(Debug)]
+pub struct Updated {
+    /// The deployment from then on.
+    pub deployment: Arc<Deployment>,
+    /// Whether the seed was shared out anew.
+    pub new_shares: bool,
+}
+
+impl Coordinator {
+    /// Sets the first manifest, or the next.
+    pub async fn set_manifest(&self, update: Update) -> Result<Updated, Refused> {
+        let Update {
+            manifest,
+            policies,
+            authorisations,
+            previous,
+        } = update;
+        let manifest = Manifest::parse(&manifest)
+            .map(Arc::new)
+            .map_err(|errors| Refused::told(RefusalCode::ManifestInvalid, errors))?;
+        self.check_simulated(&manifest)?;
+        check_policies(&manifest, &policies)?;
+        let _changing = self.changing.lock().await;
+        match self.phase() {
+            Phase::Uninitialised => {
+                self.check_authorised(
+                    &self.settings.first_set_owners,
+                    self.settings.first_set_quorum,
+                    &manifest,
+                    previous,
+                    NONE,
+                    &authorisations,
+                )?;
+                self.set_first(manifest, policies, authorisations).await
+            }
+            Phase::Recovery(_) => Err(Refused::told(
+                RefusalCode::InRecovery,
+                "recover the Coordinator first: `sealwire recover`",
+            )),
+            Phase::Ready(before) => {
+                let head = before.ledger.chain().head();
+                self.check_authorised(
+                    before.ledger.manifest().workload_owners(),
+                    before.ledger.manifest().update_quorum(),
+                    &manifest,
+                    previous,
+                    head.hash,
+                    &authorisations,
+                )?;
+                self.set_next(&before, manifest, policies, authorisations)
+                    .await
+            }
+        }
+    }
+
+    async fn set_first(
+        &self,
+        manifest: Arc<Manifest>,
+        policies: Vec<Vec<u8>>,
+        authorisations: Vec<Authorisation>,
+    ) -> Result<Updated, Refused> {
+        let seed = Seed::generate().map_err(internal)?;
+        let shares = share_out(&seed, &manifest)?;
+        let keyring = Keyring::create(seed, manifest.trust_domain(), now()).map_err(internal)?;
+        let deployment = self
+            .append_generation(None, keyring, Kind::Manifest, manifest, shares, policies, authorisations)
+            .await?;
+        self.set_knows_all_instances();
+        Ok(Updated {
+            deployment,
+            new_shares: true,
+        })
+    }
+
+    async fn set_next(
+        &self,
+        before: &Arc<Deployment>,
+        manifest: Arc<Manifest>,
+        policies: Vec<Vec<u8>>,
+        authorisations: Vec<Authorisation>,
+    ) -> Result<Updated, Refused> {
+        let old = before.ledger.manifest();
+        if manifest.trust_domain() != old.trust_domain() {
+            return Err(Refused::told(
+                RefusalCode::ManifestInvalid,
+                format_args!(
+                    "TrustDomain: got {}, want {}: the root certificate names it",
+                    manifest.trust_domain(),
+                    old.trust_domain()
+                ),
+            ));
+        }
+        let same_owners = manifest.seedshare_owners() == old.seedshare_owners()
+            && manifest.seedshare_quorum() == old.seedshare_quorum();
+        let shares = if same_owners {
+            Arc::clone(before.ledger.shares())
+        } else {
+            share_out(before.keyring.seed(), &manifest)?
+        };
+        let deployment = self
+            .append_generation(
+                Some(before),
+                before.keyring.clone(),
+                Kind::Manifest,
+                manifest,
+                shares,
+                policies,
+                authorisations,
+            )
+            .await?;
+        Ok(Updated {
+            deployment,
+            new_shares: !same_owners,
+        })
+    }
+
+    /// Appends a transition that begins a generation with a fresh mesh CA.
+    #[expect(clippy::too_many_arguments, reason = "each is a part of the transition")]
+    pub(crate) async fn append_generation(
+        &self,
+        before: Option<&Arc<Deployment>>,
+        mut keyring: Keyring,
+        kind: Kind,
+        manifest: Arc<Manifest>,
+        shares: Arc<SharesDocument>,
+        policies: Vec<Vec<u8>>,
+        authorisations: Vec<Authorisation>,
+    ) -> Result<Arc<Deployment>, Refused> {
+        let mesh_ca: Arc<MeshCa> = Arc::new(keyring.new_mesh_ca(now()).map_err(internal)?);
+        let record = PkiRecord {
+            root: keyring.root().certificate().clone(),
+            mesh_ca: mesh_ca.certificate().clone(),
+            intermediate: mesh_ca.intermediate().clone(),
+        };
+        let seq = before.map_or(1, |it| it.ledger.chain().head().seq + 1);
+        keyring.add(seq, mesh_ca);
+        let objects = [
+            vec![
+                manifest.bytes().to_vec(),
+                record.encode(),
+                shares.to_json().into_bytes(),
+            ],
+            policies,
+        ]
+        .concat();
+        let parts = Parts {
+            manifest,
+            pki: Arc::new(record),
+            shares,
+        };
+        self.append(before, keyring, kind, parts, objects, authorisations)
+            .await
+    }
+
+    /// Appends a transition that takes the newest generation one step further.
+    pub(crate) async fn append_step(
+        &self,
+        before: &Arc<Deployment>,
+        kind: Kind,
+    ) -> Result<Arc<Deployment>, Refused> {
+        let ledger = &before.ledger;
+        let pki = ledger
+            .pki()
+            .get(&ledger.view().newest())
+            .ok_or_else(|| Refused::new(RefusalCode::Internal, "no record of the newest CA"))?;
+        let parts = Parts {
+            manifest: Arc::clone(ledger.manifest()),
+            pki: Arc::clone(pki),
+            shares: Arc::clone(ledger.shares()),
+        };
+        let keyring = before.keyring.clone();
+        self.append(Some(before), keyring, kind, parts, vec![], vec![])
+            .await
+    }
+
+    async fn append(
+        &self,
+        before: Option<&Arc<Deployment>>,
+        keyring: Keyring,
+        kind: Kind,
+        parts: Parts,
+        mut objects: Vec<Vec<u8>>,
+        authorisations: Vec<Authorisation>,
+    ) -> Result<Arc<Deployment>, Refused> {
+        if let Some(fault) = self.store_fault() {
+            return Err(Refused::new(RefusalCode::Store, fault));
+        }
+        let previous = before.map(|it| it.ledger.chain().head());
+        let seq = previous.as_ref().map_or(1, |it| it.seq + 1);
+        let authorised_by = authorisations
+            .iter()
+            .map(|it| Digest::of(&it.key).to_string())
+            .collect();
+        let transition = keyring
+            .signer()
+            .sign(Transition {
+                seq,
+                previous: previous.as_ref().map_or(NONE, |it| it.hash),
+                kind,
+                manifest: parts.manifest.hash(),
+                pki: Digest::of(&parts.pki.encode()),
+                seed_shares: parts.shares.hash(),
+                time: now().unix_timestamp().unsigned_abs(),
+                authorisations,
+            })
+            .map_err(internal)?;
+        let entry = Entry {
+            transition: transition.clone(),
+            previous: before.map(|it| it.ledger.stored_head().transition),
+            objects: objects.iter().map(|it| Digest::of(it)).collect(),
+        }
+        .encode();
+        let head = StoredHead {
+            seq,
+            transition: Digest::of(&entry),
+        };
+        objects.push(entry);
+        let expected = before.map(|it| it.ledger.stored_head());
+        // Should the outcome stay unknown, the keys are not lost.
+        *self.pending_change() = Some(keyring.clone());
+        self.append_for_sure(expected, &objects, &head).await?;
+        self.pending_change().take();
+
+        let key = keyring.signer().public_key().clone();
+        let manifest = parts.manifest.hash();
+        let ledger = match before {
+            None => Ledger::first(transition, &key, head, parts),
+            Some(before) => before.ledger.after(transition, head, parts),
+        }
+        .map_err(internal)?;
+        self.audit.write(&Event::Transition {
+            seq,
+            kind: kind.as_str(),
+            transition: ledger.chain().head().hash.to_string(),
+            manifest: manifest.to_string(),
+            authorised_by,
+        });
+        let deployment = Arc::new(Deployment::new(ledger, keyring, before.map(AsRef::as_ref)));
+        self.enter(Phase::Ready(Arc::clone(&deployment)));
+        Ok(deployment)
+    }
+
+    /// An append whose outcome is unknown is asked for again: the store knows it by its head.
+    async fn append_for_sure(
+        &self,
+        expected: Option<&StoredHead>,
+        objects: &[Vec<u8>],
+        head: &StoredHead,
+    ) -> Result<(), Refused> {
+        let mut attempt = 1;
+        loop {
+            match self.store.append_cas(expected, objects, head).await {
+                Ok(()) => return Ok(()),
+                Err(AppendError::Store(error)) if attempt < ATTEMPTS => {
+                    warn!(%error, attempt, "the store's answer is unknown; asking again");
+                    sleep(AGAIN * attempt).await;
+                    attempt += 1;
+                }
+                Err(error) => return Err(refused_append(error)),
+            }
+        }
+    }
+
+    fn check_simulated(&self, manifest: &Manifest) -> Result<(), Refused> {
+        let lists_simulated = !manifest.reference_values().simulated.is_empty();
+        if lists_simulated && self.settings.simulated == attestation::SimulatedTee::Refused {
+            return Err(Refused::told(
+                RefusalCode::ManifestInvalid,
+                "ReferenceValues.simulated: this Coordinator was started without \
+                 --allow-simulated-tee",
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_authorised(
+        &self,
+        owners: &[Digest],
+        quorum: usize,
+        manifest: &Manifest,
+        previous: Option<Digest>,
+        head: Digest,
+        authorisations: &[Authorisation],
+    ) -> Result<(), Refused> {
+        if previous.is_some_and(|previous| previous != head) {
+            return Err(Refused::told(
+                RefusalCode::Conflict,
+                format_args!("the latest transition is {head}, not the one that the update is for"),
+            ));
+        }
+        let is_first = head == NONE;
+        if is_first && owners.is_empty() {
+            warn!("the first manifest is taken from whoever sets it: no owner keys are configured");
+            return Ok(());
+        }
+        let statement = update_statement(&manifest.hash(), &head);
+        authorise(owners, quorum, &statement, authorisations)
+            .map_err(|error| Refused::new(RefusalCode::NotAuthorised, error))
+    }
+}
+
+fn check_policies(manifest: &Manifest, policies: &[Vec<u8>]) -> Result<(), Refused> {
+    for policy in policies {
+        let digest = Digest::of(policy);
+        if manifest.policy(&digest).is_none() {
+            return Err(Refused::told(
+                RefusalCode::ManifestInvalid,
+                format_args!("policy document {digest} is not one of the manifest's Policies"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn share_out(seed: &Seed, manifest: &Manifest) -> Result<Arc<SharesDocument>, Refused> {
+    seed::split(seed, manifest.seedshare_owners(), manifest.seedshare_quorum())
+        .map(Arc::new)
+        .map_err(|error| Refused::told(RefusalCode::ManifestInvalid, error))
+}
+
+fn refused_append(error: AppendError) -> Refused {
+    match error {
+        AppendError::Conflict(_) => Refused::told(
+            RefusalCode::Conflict,
+            "another update came first; look at it, then set again",
+        ),
+        other => Refused::new(RefusalCode::Store, other),
+    }
+}
+
+pub(crate) fn internal(error: impl std::fmt::Display) -> Refused {
+    Refused::new(RefusalCode::Internal, error)
+}
+
+const ATTEMPTS: u32 = 3;
+const AGAIN: Duration = Duration::from_millis(200);
+
+/// What the first transition names as the one before.
+pub(crate) const NONE: Digest = Digest([0; 32]);
+
+/// The latest place in history.
+pub(crate) fn head(deployment: &Deployment) -> Head {
+    deployment.ledger.chain().head()
+}

@@ -1,0 +1,233 @@
+//! The Coordinator without its network: what phase it is in, and the parts that requests need.
+//!
+//! All that a request acts on is one immutable [`Deployment`], which is replaced as a whole.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use attestation::{Digest, SimulatedTee, Verifier};
+use seed::Gathering;
+use thiserror::Error;
+use time::OffsetDateTime;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+use tracing::{error, info};
+
+use crate::audit::Audit;
+use crate::deployment::{Keyring, Ledger, LedgerError, Unverified};
+use crate::metrics::Metrics;
+use crate::refusal::{RefusalCode, Refused};
+use crate::roster::Roster;
+use crate::store::{Store, StoreError};
+
+/// What the operator decided, in the Coordinator's measured configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// Whose signatures the first manifest needs; nobody's where it is empty.
+    pub first_set_owners: Vec<Digest>,
+    /// How many of them.
+    pub first_set_quorum: usize,
+    /// Whether evidence of the simulated TEE counts.
+    pub simulated: SimulatedTee,
+}
+
+/// What the Coordinator can do now.
+#[derive(Clone, Debug)]
+pub enum Phase {
+    /// Nothing but take its first manifest.
+    Uninitialised,
+    /// Nothing but gather the seed.
+    Recovery(Arc<Unverified>),
+    /// Everything.
+    Ready(Arc<Deployment>),
+}
+
+/// A deployment at one moment: its history and its secrets.
+#[derive(Clone, Debug)]
+pub struct Deployment {
+    /// What history says.
+    pub ledger: Ledger,
+    /// The secrets. May lack the keys of mesh CAs that another Coordinator has made.
+    pub keyring: Keyring,
+    /// When this process came to know the stage of the rotation: deadlines count from then, by a
+    /// clock that nobody sets.
+    pub stage_since: Instant,
+}
+
+/// The Coordinator.
+#[derive(Debug)]
+pub struct Coordinator {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) settings: Settings,
+    pub(crate) verifier: Verifier,
+    pub(crate) audit: Audit,
+    pub(crate) metrics: Metrics,
+    /// Held while history is being changed by this process.
+    pub(crate) changing: tokio::sync::Mutex<()>,
+    /// Something was acknowledged.
+    pub(crate) acknowledged: Notify,
+    phase: watch::Sender<Phase>,
+    gathering: Mutex<Option<Gathering>>,
+    roster: Mutex<Roster>,
+    /// What is wrong with the store, while it is.
+    store_fault: watch::Sender<Option<String>>,
+    /// Whether an instance that is silent is one that does not exist.
+    knows_all_instances: AtomicBool,
+    /// A change whose outcome the store did not tell: its keys, should it have happened.
+    pending_change: Mutex<Option<Keyring>>,
+}
+
+/// Why the Coordinator can't start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The store gives nothing.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The store gives something that can't be history.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+}
+
+impl Coordinator {
+    /// Looks at the store, and is then uninitialised or in recovery.
+    pub async fn start(
+        store: Arc<dyn Store>,
+        settings: Settings,
+        audit: Audit,
+        metrics: Metrics,
+    ) -> Result<Arc<Self>, StartError> {
+        let phase = match store.head().await? {
+            None => Phase::Uninitialised,
+            Some(head) => {
+                Phase::Recovery(Arc::new(Unverified::read(store.as_ref(), &head).await?))
+            }
+        };
+        info!(phase = phase.as_str(), "the Coordinator starts");
+        metrics.phase(&phase);
+        Ok(Arc::new(Self {
+            verifier: Verifier::new(settings.simulated),
+            store,
+            settings,
+            audit,
+            metrics,
+            changing: tokio::sync::Mutex::default(),
+            acknowledged: Notify::new(),
+            phase: watch::Sender::new(phase),
+            gathering: Mutex::default(),
+            roster: Mutex::default(),
+            store_fault: watch::Sender::new(None),
+            knows_all_instances: AtomicBool::new(false),
+            pending_change: Mutex::default(),
+        }))
+    }
+
+    /// What the Coordinator can do now.
+    pub fn phase(&self) -> Phase {
+        self.phase.borrow().clone()
+    }
+
+    /// Follows the phase, and within [`Phase::Ready`] each change of the deployment.
+    pub fn watch(&self) -> watch::Receiver<Phase> {
+        self.phase.subscribe()
+    }
+
+    /// The deployment, where there is one that can be acted on.
+    pub fn deployment(&self) -> Result<Arc<Deployment>, Refused> {
+        match &*self.phase.borrow() {
+            Phase::Ready(deployment) => Ok(Arc::clone(deployment)),
+            Phase::Uninitialised => Err(Refused::told(
+                RefusalCode::NoManifest,
+                "no manifest was set yet: `sealwire set`",
+            )),
+            Phase::Recovery(_) => Err(Refused::told(
+                RefusalCode::InRecovery,
+                "the Coordinator has restarted and waits for the seed: `sealwire recover`",
+            )),
+        }
+    }
+
+    /// What is wrong with the store, if anything.
+    pub fn store_fault(&self) -> Option<String> {
+        self.store_fault.borrow().clone()
+    }
+
+    /// The metrics, which the probes serve.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    pub(crate) fn set_store_fault(&self, fault: Option<String>) {
+        self.store_fault.send_if_modified(|now| {
+            if *now == fault {
+                return false;
+            }
+            if let Some(fault) = &fault {
+                error!(fault, "the store can't be trusted; nothing is changed until it can");
+            }
+            self.metrics.store_fault(fault.is_some());
+            *now = fault;
+            true
+        });
+    }
+
+    pub(crate) fn knows_all_instances(&self) -> bool {
+        self.knows_all_instances.load(Ordering::Relaxed)
+    }
+
+    /// Every instance that exists has been heard of, or was given time to.
+    pub(crate) fn set_knows_all_instances(&self) {
+        self.knows_all_instances.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn pending_change(&self) -> MutexGuard<'_, Option<Keyring>> {
+        self.pending_change
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn enter(&self, phase: Phase) {
+        self.metrics.phase(&phase);
+        info!(phase = phase.as_str(), "the Coordinator goes on");
+        self.phase.send_replace(phase);
+    }
+
+    pub(crate) fn gathering(&self) -> MutexGuard<'_, Option<Gathering>> {
+        self.gathering
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn roster(&self) -> MutexGuard<'_, Roster> {
+        self.roster.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Phase {
+    /// The name in logs and metrics.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Uninitialised => "uninitialised",
+            Self::Recovery(_) => "recovery",
+            Self::Ready(_) => "ready",
+        }
+    }
+}
+
+impl Deployment {
+    /// The same secrets with a later history; secrets that are of no use any more are forgotten.
+    pub(crate) fn new(ledger: Ledger, mut keyring: Keyring, before: Option<&Self>) -> Self {
+        keyring.retain(ledger.view().trusted());
+        let stage_since = before
+            .filter(|it| it.ledger.view() == ledger.view())
+            .map_or_else(Instant::now, |it| it.stage_since);
+        Self {
+            ledger,
+            keyring,
+            stage_since,
+        }
+    }
+}
+
+pub(crate) fn now() -> OffsetDateTime {
+    OffsetDateTime::now_utc()
+}

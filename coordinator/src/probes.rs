@@ -1,0 +1,44 @@
+//! Port 9102: metrics and probes, for whoever runs the Coordinator. Tells no secret and no reason.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+use axum::routing::get;
+
+use crate::core::{Coordinator, Phase};
+
+/// `/metrics`, `/ready`, and `/probe/startup`, `/probe/liveness`, `/probe/readiness` as Contrast's
+/// users know them.
+pub fn router(coordinator: Arc<Coordinator>) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/ready", get(readiness))
+        .route("/probe/startup", get(alive))
+        .route("/probe/liveness", get(alive))
+        .route("/probe/readiness", get(readiness))
+        .with_state(coordinator)
+}
+
+async fn metrics(State(coordinator): State<Arc<Coordinator>>) -> impl IntoResponse {
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(CONTENT_TYPE, kind)], coordinator.metrics().encode())
+}
+
+async fn alive() -> &'static str {
+    "alive\n"
+}
+
+async fn readiness(State(coordinator): State<Arc<Coordinator>>) -> (StatusCode, String) {
+    let (status, phase) = match coordinator.phase() {
+        Phase::Ready(_) if coordinator.store_fault().is_some() => {
+            (StatusCode::SERVICE_UNAVAILABLE, "store-fault")
+        }
+        Phase::Ready(_) => (StatusCode::OK, "ready"),
+        other => (StatusCode::SERVICE_UNAVAILABLE, other.as_str()),
+    };
+    (status, format!("{phase}\n"))
+}

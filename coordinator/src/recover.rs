@@ -1,0 +1,196 @@
+//! Back from a restart: the seed comes from its owners' shares, or with the keys of the mesh CAs
+//! from another Coordinator.
+
+use std::sync::Arc;
+
+use history::{Head, Kind, check_not_older};
+use seed::{Gathering, Seed, Share};
+use tracing::info;
+
+use crate::audit::Event;
+use crate::change::internal;
+use crate::core::{Coordinator, Deployment, Phase};
+use crate::deployment::{Generation, Keyring, Ledger, LedgerError, Unverified};
+use crate::refusal::{RefusalCode, Refused};
+
+/// How far the gathering of shares is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Shares that are here.
+    pub have: usize,
+    /// Shares that it takes.
+    pub need: usize,
+    /// Whether the seed is known again.
+    pub recovered: bool,
+}
+
+/// What one Coordinator gives another.
+#[derive(Debug)]
+pub struct PeerSecrets {
+    /// The seed.
+    pub seed: Seed,
+    /// PKCS #8 PEM of each mesh CA.
+    pub mesh_ca_keys: Vec<(Generation, zeroize::Zeroizing<String>)>,
+}
+
+impl Coordinator {
+    /// Takes one share. With the last one the Coordinator is ready, under a fresh mesh CA: the
+    /// keys of the old ones were in the memory of the process before.
+    pub async fn recover(&self, share: Share, known: Option<Head>) -> Result<Progress, Refused> {
+        let _changing = self.changing.lock().await;
+        let waiting = match self.phase() {
+            Phase::Recovery(waiting) => waiting,
+            Phase::Ready(_) => {
+                return Err(Refused::told(
+                    RefusalCode::NotInRecovery,
+                    "the Coordinator has its seed",
+                ));
+            }
+            Phase::Uninitialised => {
+                return Err(Refused::told(
+                    RefusalCode::NotInRecovery,
+                    "no manifest was set yet, there is nothing to recover",
+                ));
+            }
+        };
+        check_known(&waiting, known.as_ref())?;
+        let (have, need) = self.gather(&waiting, share)?;
+        self.audit.write(&Event::Share { have, need });
+        if have < need {
+            return Ok(Progress {
+                have,
+                need,
+                recovered: false,
+            });
+        }
+        let gathering = self.gathering().take();
+        let gathering = gathering.ok_or_else(|| internal("the shares are gone"))?;
+        let seed = gathering
+            .finish()
+            .map_err(|error| Refused::told(RefusalCode::ShareRefused, error))?;
+        let (ledger, keyring) = self.unlock(seed).await?;
+        let known_is_there = known.as_ref().map_or(Ok(()), |it| ledger.check_contains(it));
+        known_is_there.map_err(|error| Refused::told(RefusalCode::Store, error))?;
+        let before = Arc::new(Deployment::new(ledger, keyring, None));
+        self.begin_recovered_generation(&before).await?;
+        self.audit.write(&Event::Recovered {
+            from: "shares".to_owned(),
+        });
+        Ok(Progress {
+            have,
+            need,
+            recovered: true,
+        })
+    }
+
+    /// How many shares are here, and how many it takes.
+    pub fn recovery_progress(&self) -> Option<(usize, usize)> {
+        let Phase::Recovery(waiting) = self.phase() else {
+            return None;
+        };
+        let need = usize::from(waiting.shares.threshold());
+        let have = self.gathering().as_ref().map_or(0, |it| it.progress().have);
+        Some((have, need))
+    }
+
+    /// Takes everything from another Coordinator, mesh CA keys included.
+    pub async fn adopt(&self, secrets: PeerSecrets, peer: &str) -> Result<(), Refused> {
+        let PeerSecrets { seed, mesh_ca_keys } = secrets;
+        let _changing = self.changing.lock().await;
+        if !matches!(self.phase(), Phase::Recovery(_)) {
+            return Ok(());
+        }
+        let (ledger, mut keyring) = self.unlock(seed).await?;
+        for (generation, key) in mesh_ca_keys {
+            if let Some(record) = ledger.pki().get(&generation) {
+                keyring.add_key(generation, record, &key).map_err(internal)?;
+            }
+        }
+        self.gathering().take();
+        self.audit.write(&Event::Recovered {
+            from: peer.to_owned(),
+        });
+        self.enter(Phase::Ready(Arc::new(Deployment::new(
+            ledger, keyring, None,
+        ))));
+        Ok(())
+    }
+
+    /// Takes the keys of mesh CAs that another Coordinator has made since.
+    pub async fn adopt_keys(&self, secrets: &PeerSecrets) -> Result<(), Refused> {
+        let _changing = self.changing.lock().await;
+        let before = self.deployment()?;
+        let mut keyring = before.keyring.clone();
+        for (generation, key) in &secrets.mesh_ca_keys {
+            if let Some(record) = before.ledger.pki().get(generation) {
+                keyring.add_key(*generation, record, key).map_err(internal)?;
+            }
+        }
+        let after = Deployment::new(before.ledger.clone(), keyring, Some(&before));
+        self.enter(Phase::Ready(Arc::new(after)));
+        Ok(())
+    }
+
+    /// A fresh mesh CA under the manifest in force, which signs at once.
+    pub(crate) async fn begin_recovered_generation(
+        &self,
+        before: &Arc<Deployment>,
+    ) -> Result<Arc<Deployment>, Refused> {
+        let manifest = Arc::clone(before.ledger.manifest());
+        let shares = Arc::clone(before.ledger.shares());
+        let keyring = before.keyring.clone();
+        self.append_generation(
+            Some(before),
+            keyring,
+            Kind::Recovery,
+            manifest,
+            shares,
+            vec![],
+            vec![],
+        )
+        .await
+    }
+
+    fn gather(&self, waiting: &Unverified, share: Share) -> Result<(usize, usize), Refused> {
+        let mut gathering = self.gathering();
+        let gathering =
+            gathering.get_or_insert_with(|| Gathering::new(waiting.shares.as_ref().clone()));
+        let progress = gathering
+            .add(share)
+            .map_err(|error| Refused::told(RefusalCode::ShareRefused, error))?;
+        Ok((progress.have, progress.need))
+    }
+
+    /// Verifies history with the key that the seed gives.
+    async fn unlock(&self, seed: Seed) -> Result<(Ledger, Keyring), Refused> {
+        let key = Keyring::transition_key(&seed).map_err(internal)?;
+        let ledger = Ledger::read(self.store.as_ref(), &key).await;
+        let ledger = ledger.map_err(refused_ledger)?;
+        let ledger = ledger.ok_or_else(|| {
+            Refused::new(RefusalCode::Store, "the store has lost its whole history")
+        })?;
+        let record = ledger
+            .pki()
+            .values()
+            .next_back()
+            .ok_or_else(|| internal("history names no root certificate"))?;
+        let keyring = Keyring::recover(seed, record.root.clone()).map_err(internal)?;
+        info!(
+            seq = ledger.chain().head().seq,
+            "history is verified with the recovered seed"
+        );
+        Ok((ledger, keyring))
+    }
+}
+
+fn check_known(waiting: &Unverified, known: Option<&Head>) -> Result<(), Refused> {
+    match known {
+        Some(known) if known.seq >= waiting.head.seq => check_not_older(known, &waiting.head)
+            .map_err(|error| Refused::told(RefusalCode::Store, LedgerError::from(error))),
+        _ => Ok(()),
+    }
+}
+
+pub(crate) fn refused_ledger(error: LedgerError) -> Refused {
+    Refused::new(RefusalCode::Store, error)
+}

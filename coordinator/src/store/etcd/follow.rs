@@ -1,0 +1,92 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use etcd_client::{WatchOptions, WatchResponse, WatchStream};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use tracing::{info, warn};
+
+use super::super::error::{Object, StoreError};
+use super::super::{StoredHead, record};
+use super::members::{HeadAt, Members};
+
+/// Keeps `heads` at the cluster's head, for as long as someone looks at it.
+pub(super) async fn follow(members: Arc<Members>, heads: watch::Sender<Option<StoredHead>>) {
+    let mut is_lost = false;
+    while !heads.is_closed() {
+        if let Err(error) = follow_until_lost(&members, &heads, &mut is_lost).await
+            && !is_lost
+        {
+            warn!(%error, "the store can't be followed; trying again until it can");
+            is_lost = true;
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+/// Reads the head, then every change of it. `Ok` when the watch must be begun again.
+async fn follow_until_lost(
+    members: &Members,
+    heads: &watch::Sender<Option<StoredHead>>,
+    is_lost: &mut bool,
+) -> Result<(), StoreError> {
+    let HeadAt { head, revision } = members.head().await?;
+    publish(heads, head);
+    if *is_lost {
+        info!("the store is followed again");
+        *is_lost = false;
+    }
+    let mut stream = watch_from(members, revision + 1).await?;
+    loop {
+        // A member that hangs sends nothing, and neither does an idle one: ask which it is.
+        match timeout(members.timeout(), stream.message()).await {
+            Ok(Ok(Some(message))) if !message.canceled() => {
+                if let Some(head) = last_head(&message)? {
+                    publish(heads, head);
+                }
+            }
+            Ok(_) => return Ok(()),
+            Err(_) => {
+                let now = members.head().await?;
+                if now.head != *heads.borrow() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+async fn watch_from(members: &Members, revision: i64) -> Result<WatchStream, StoreError> {
+    let key = members.keys().head();
+    members
+        .call(|mut client| {
+            let options = WatchOptions::new().with_start_revision(revision);
+            let key = key.clone();
+            async move { client.watch(key, Some(options)).await }
+        })
+        .await
+}
+
+/// The head after all of the message's events; `None` if it has none.
+fn last_head(message: &WatchResponse) -> Result<Option<Option<StoredHead>>, StoreError> {
+    let Some(kv) = message.events().last().and_then(|it| it.kv()) else {
+        return Ok(None);
+    };
+    // Not Event::event_type, which panics at a number that it doesn't know.
+    let is_deleted = kv.version() == 0;
+    if is_deleted {
+        return Ok(Some(None));
+    }
+    record::decode(kv.value(), Object::Head).map(|head| Some(Some(head)))
+}
+
+fn publish(heads: &watch::Sender<Option<StoredHead>>, head: Option<StoredHead>) {
+    heads.send_if_modified(|known| {
+        let is_new = *known != head;
+        *known = head;
+        is_new
+    });
+}
+
+/// Before the watch is begun again.
+const PAUSE: Duration = Duration::from_millis(200);
