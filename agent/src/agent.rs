@@ -32,9 +32,9 @@ use crate::{
         BpfError, ConnectionMaps, ControlMaps, Heartbeat, KernelReports, Options, Pins, Steering,
     },
     certificates::{self, CertificateError, CertificateFiles, Credential},
-    config::Config,
+    config::{CertificateOrigin, Config},
     connection::KernelTls,
-    credentials::CredentialKeeper,
+    credentials::{CredentialKeeper, CredentialSource},
     heartbeat::Beating,
     instance::{InstanceLock, LockError},
     interfaces::{InterfaceError, InterfaceWatch},
@@ -150,12 +150,20 @@ async fn start(config: Config, stop: watch::Receiver<Stop>) -> Result<Running, A
     for workload in &config.workloads {
         let (sender, receiver) = certificates::channel();
         workloads.push(Arc::new(Workload::find(workload, receiver)?));
-        let files = CertificateFiles::new(workload.tls_dir.clone());
-        files.check().map_err(|source| AgentError::Certificate {
-            workload: workload.name.clone(),
-            source,
-        })?;
-        keepers.push((files, sender));
+        let source = match &workload.certificates {
+            CertificateOrigin::Files { tls_dir } => {
+                let files = CertificateFiles::new(tls_dir.clone());
+                files.check().map_err(|source| AgentError::Certificate {
+                    workload: workload.name.clone(),
+                    source,
+                })?;
+                CredentialSource::Files(files)
+            }
+            CertificateOrigin::Coordinator { .. } => {
+                CredentialSource::Coordinator(tokio::sync::mpsc::channel(1).1)
+            }
+        };
+        keepers.push((source, sender));
     }
     let admin = match config.admin_port {
         Some(port) => Some(Admin::bind(port).await?),
@@ -181,7 +189,7 @@ async fn start(config: Config, stop: watch::Receiver<Stop>) -> Result<Running, A
 struct Parts<'a> {
     config: &'a Config,
     workloads: Vec<Arc<Workload>>,
-    keepers: Vec<(CertificateFiles, watch::Sender<Credential>)>,
+    keepers: Vec<(CredentialSource, watch::Sender<Credential>)>,
     admin: Option<Admin>,
     stop: watch::Receiver<Stop>,
 }
@@ -209,7 +217,7 @@ impl Parts<'_> {
 
         let mut starts: Vec<_> = (0..workers).map(|_| Vec::new()).collect();
         let mut owners = Vec::new();
-        for (workload, (files, sender)) in workloads.iter().zip(keepers) {
+        for (workload, (source, sender)) in workloads.iter().zip(keepers) {
             let mut maps = ControlMaps::open(pins)?;
             let mut state = WorkloadState {
                 netns: workload.netns_cookie,
@@ -224,8 +232,9 @@ impl Parts<'_> {
             }
             let mut keeper = CredentialKeeper::new(
                 workload.clone(),
-                files,
+                source,
                 sender,
+                registry.clone(),
                 state,
                 telemetry.workload(&workload.name),
                 board.clone(),

@@ -1,5 +1,5 @@
-//! Certificates from files: loads what `--tls-dir` holds, again whenever it changes, and never a
-//! pair that does not belong together.
+//! What a workload proves itself with, and how it is had from files: loads what `--tls-dir` holds,
+//! again whenever it changes, and never a pair that does not belong together.
 
 use std::{
     fs, io,
@@ -9,12 +9,16 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use attestation::identity::SpiffeId;
 use thiserror::Error;
 use tokio::sync::watch;
 use userspace_tls::{Credentials, CredentialsError, CredentialsFile, MeshTls, Validity};
 use zeroize::Zeroizing;
 
-use crate::bpf::monotonic_ns;
+use crate::{
+    bpf::monotonic_ns,
+    policy::{Membership, Objection},
+};
 
 /// What a workload can prove itself with, now. Closed until the first certificate.
 #[derive(Clone, Debug)]
@@ -22,7 +26,28 @@ pub enum Credential {
     /// None was loaded yet, and why the last attempt failed.
     Missing(Arc<CertificateError>),
     /// One was loaded. It may be outside its validity: [`Credential::usable`] tells.
-    Loaded(Arc<MeshTls>),
+    Loaded(Issued),
+}
+
+/// A certificate with what the mesh says of its owner. Cloning is cheap.
+#[derive(Clone, Debug)]
+pub struct Issued {
+    /// The TLS configurations with the certificate, its key and the trust bundle.
+    pub tls: Arc<MeshTls>,
+    /// Who else is in the mesh, and whom of them the workload may meet.
+    pub membership: Membership,
+}
+
+impl Issued {
+    /// The SPIFFE ID of the certificate.
+    pub fn identity(&self) -> &SpiffeId {
+        self.tls.identity()
+    }
+
+    /// When the certificate is valid.
+    pub fn validity(&self) -> Validity {
+        self.tls.validity()
+    }
 }
 
 /// Why a workload can't open or accept connections now.
@@ -34,24 +59,36 @@ pub enum Unusable {
     NotYetValid,
     /// Its validity is over.
     Expired,
+    /// The mesh has its identity no more.
+    Withdrawn,
 }
 
 impl Credential {
-    /// The TLS configuration, while its certificate is valid.
+    /// The TLS configuration, while its certificate is valid and its identity one of the mesh's.
     pub fn usable(&self, now: SystemTime) -> Result<&Arc<MeshTls>, Unusable> {
-        let Self::Loaded(tls) = self else {
+        let Self::Loaded(issued) = self else {
             return Err(Unusable::Missing);
         };
         let Validity {
             not_before,
             not_after,
-        } = tls.validity();
-        if now < not_before {
+        } = issued.validity();
+        if !issued.membership.lists(issued.identity()) {
+            Err(Unusable::Withdrawn)
+        } else if now < not_before {
             Err(Unusable::NotYetValid)
         } else if now > not_after {
             Err(Unusable::Expired)
         } else {
-            Ok(tls)
+            Ok(&issued.tls)
+        }
+    }
+
+    /// What the mesh has now against a connection that the workload makes as `own` with `peer`.
+    pub fn objection(&self, own: &SpiffeId, peer: Option<&SpiffeId>) -> Option<Objection> {
+        match self {
+            Self::Missing(_) => Some(Objection::OwnIdentity),
+            Self::Loaded(issued) => issued.membership.objection(own, peer),
         }
     }
 
@@ -81,11 +118,12 @@ impl Unusable {
             Self::Missing => "no-certificate",
             Self::NotYetValid => "certificate-not-yet-valid",
             Self::Expired => "certificate-expired",
+            Self::Withdrawn => "identity-withdrawn",
         }
     }
 }
 
-/// Why the files could not be loaded.
+/// Why no certificate could be had.
 #[derive(Debug, Error)]
 pub enum CertificateError {
     /// A file can't be read.
@@ -103,6 +141,12 @@ pub enum CertificateError {
         directory: PathBuf,
         /// What is wrong with which file.
         source: CredentialsError,
+    },
+    /// The Coordinator gave none.
+    #[error("the Coordinator gave no certificate: {source}")]
+    Coordinator {
+        /// What it answered, or why it did not.
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The workload has no `tls_dir`.
     #[error("no tls_dir is configured; give --tls-dir or tls_dir in the workload's table")]
@@ -208,3 +252,6 @@ pub(crate) fn channel() -> (watch::Sender<Credential>, watch::Receiver<Credentia
         CertificateError::NotConfigured,
     )))
 }
+
+#[cfg(test)]
+pub(crate) mod testing;

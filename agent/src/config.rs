@@ -4,8 +4,11 @@
 //! All mistakes are reported at once, each with its place and what to do. Nothing here touches the
 //! kernel except [`Config::check_system`], which only looks.
 
+mod address;
 mod check;
+mod coordinator;
 mod file;
+mod init;
 mod layers;
 mod problem;
 mod rules;
@@ -23,13 +26,17 @@ use crate::access_log::{LogFormat, LogLevel};
 use crate::flags::{Environment, Flags};
 use crate::policy::{EgressPolicy, IngressPolicy, WorkloadName};
 use check::Checker;
+use coordinator::CertificatesFrom;
 use file::{Given, Origin};
 use layers::{
     ADMIN_PORT, CONFIG, CONTRAST_ADMIN_PORT, INSTANCE, LOG_FORMAT, LOG_LEVEL, Layers, RunMode,
     WORKERS,
 };
 
+pub use address::{AddressError, CoordinatorAddress};
+pub use coordinator::{CertificateOrigin, Coordinator, Tee};
 pub use file::ConfigFile;
+pub use init::InitConfig;
 pub use problem::{ConfigError, Finding, Place, Problem, Rule, Subject, WorkloadRef};
 
 /// Everything that the agent needs to know to run. Holds no secret; serialized, it is `/config`.
@@ -50,6 +57,8 @@ pub struct Config {
     pub flow_table_entries: Option<NonZeroU32>,
     /// Where the eBPF programs and maps outlive the agent.
     pub pins: Pins,
+    /// Where certificates come from; `None` is from files.
+    pub coordinator: Option<Coordinator>,
     /// The workloads, at least one, in the order of the file.
     pub workloads: Vec<Workload>,
 }
@@ -141,8 +150,9 @@ pub struct Workload {
     pub cgroup: PathBuf,
     /// File of the network namespace; `None` is the agent's own. No two workloads share one.
     pub netns: Option<PathBuf>,
-    /// Directory of `certChain.pem`, `key.pem` and `mesh-ca.pem`.
-    pub tls_dir: PathBuf,
+    /// Where its certificate comes from; the same for every workload.
+    #[serde(flatten)]
+    pub certificates: CertificateOrigin,
     /// What a client must bring.
     pub ingress: IngressPolicy,
     /// What happens to the workload's own connections.
@@ -193,9 +203,23 @@ pub fn effective(
     if keys.workload.is_empty() {
         checker.report(Origin::Nowhere, Problem::NoWorkload);
     }
-    let workloads = checker.workloads(keys.workload);
+    let merged = given.coordinator_keys(keys.coordinator);
+    let mut coordinator = merged
+        .origin()
+        .map(|origin| checker.coordinator(merged, origin));
+    let certificates = match coordinator {
+        None => CertificatesFrom::Files,
+        Some(_) => CertificatesFrom::Coordinator {
+            names_required: keys.workload.len() > 1,
+        },
+    };
+    let workloads = checker.workloads(keys.workload, certificates);
     let pod = workloads.first().filter(|_| run_mode == RunMode::Pod);
     let pins = given.pins(&mut checker, pod.map(|workload| &workload.name));
+    if let Some(coordinator) = &mut coordinator {
+        let default = || PathBuf::from(format!("{STATE_DIRS}{}", pins.instance));
+        coordinator.state_dir.get_or_insert_with(default);
+    }
 
     checker.finish()?;
     let ebpf_debug = flags.ebpf_debug;
@@ -207,6 +231,7 @@ pub fn effective(
         workers,
         flow_table_entries,
         pins,
+        coordinator,
         workloads,
     })
 }
@@ -221,6 +246,9 @@ fn cores() -> NonZeroUsize {
     let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     NonZeroUsize::new(cores.get().min(MAX_WORKERS)).unwrap_or(NonZeroUsize::MIN)
 }
+
+/// An agent's instance follows.
+const STATE_DIRS: &str = "/var/lib/sealwire/agent-";
 
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,7 @@
-//! Keeps a workload's credential: loads new files, tells workers, hooks and operators.
+//! Keeps a workload's credential: takes what its source brings, tells workers, hooks and operators.
+
+mod current;
+mod source;
 
 use std::{
     sync::Arc,
@@ -6,28 +9,25 @@ use std::{
 };
 
 use ebpf_abi::Workload as WorkloadState;
-use tokio::{sync::watch, time::sleep};
-use tracing::{error, info, warn};
+use tracing::error;
 
 use crate::{
-    bpf::ControlMaps,
-    certificates::{CertificateFiles, Credential, POLL_INTERVAL},
-    metrics::{ReloadResult, WorkloadMetrics},
-    readiness::ReadinessBoard,
-    report::certificate_loaded,
-    workload::Workload,
+    bpf::ControlMaps, certificates::Credential, metrics::WorkloadMetrics,
+    readiness::ReadinessBoard, registry::Registry, workload::Workload,
 };
+use current::CurrentCredential;
+pub(crate) use source::CredentialSource;
+use tokio::sync::watch;
 
 /// One workload's credential.
 #[derive(Debug)]
 pub(crate) struct CredentialKeeper {
     workload: Arc<Workload>,
-    files: CertificateFiles,
-    sender: watch::Sender<Credential>,
+    source: CredentialSource,
+    current: CurrentCredential,
     /// What the hooks were told last.
     told: WorkloadState,
     is_told: bool,
-    metrics: WorkloadMetrics,
     board: ReadinessBoard,
 }
 
@@ -35,59 +35,50 @@ pub(crate) struct CredentialKeeper {
 const TOLERANCE: Duration = Duration::from_millis(200);
 
 impl CredentialKeeper {
-    /// A keeper that has loaded nothing yet. `state` names the workload's listeners.
+    /// A keeper that has loaded nothing yet. `state` names the workload's listeners, `registry` has
+    /// the connections that end when the mesh no longer wants them.
     pub(crate) fn new(
         workload: Arc<Workload>,
-        files: CertificateFiles,
+        source: CredentialSource,
         sender: watch::Sender<Credential>,
+        registry: Arc<Registry>,
         state: WorkloadState,
         metrics: WorkloadMetrics,
         board: ReadinessBoard,
     ) -> Self {
+        let current = CurrentCredential::new(workload.name.clone(), sender, registry, metrics);
         Self {
             workload,
-            files,
-            sender,
+            source,
+            current,
             told: state,
             is_told: false,
-            metrics,
             board,
         }
     }
 
-    /// Looks at the files and the clock once, and tells whoever must know.
+    /// Looks at the source and the clock once, and tells whoever must know.
     pub(crate) fn look(&mut self, maps: &mut ControlMaps, now: SystemTime) {
-        let name = &self.workload.name;
-        match self.files.poll() {
-            None => {}
-            Some(Ok(tls)) => {
-                info!(workload = %name, identity = %tls.identity(), "certificate loaded");
-                certificate_loaded(&self.metrics, tls.validity());
-                self.sender.send_replace(Credential::Loaded(Arc::new(tls)));
-            }
-            Some(Err(error)) => {
-                warn!(workload = %name, %error, "the certificate files are not loaded");
-                self.metrics.certificate_reloaded(ReloadResult::Refused);
-                self.sender.send_if_modified(|credential| match credential {
-                    Credential::Missing(why) => {
-                        *why = Arc::new(error);
-                        true
-                    }
-                    Credential::Loaded(_) => false,
-                });
-            }
+        if let Some(brought) = self.source.poll() {
+            self.current.take(brought);
         }
-        let credential = self.sender.borrow().clone();
-        self.board.set(name, &credential, now);
-        self.tell_hooks(maps, credential.until_ns(now));
+        self.tell(maps, now);
     }
 
-    /// Looks again and again until the agent ends.
+    /// Follows the source and the clock until the agent ends.
     pub(crate) async fn keep(mut self, mut maps: ControlMaps) {
         loop {
-            sleep(POLL_INTERVAL).await;
-            self.look(&mut maps, SystemTime::now());
+            if let Some(brought) = self.source.next().await {
+                self.current.take(brought);
+            }
+            self.tell(&mut maps, SystemTime::now());
         }
+    }
+
+    fn tell(&mut self, maps: &mut ControlMaps, now: SystemTime) {
+        let credential = self.current.get();
+        self.board.set(&self.workload.name, &credential, now);
+        self.tell_hooks(maps, credential.until_ns(now));
     }
 
     fn tell_hooks(&mut self, maps: &mut ControlMaps, until: u64) {

@@ -14,7 +14,10 @@ use std::num::NonZeroU16;
 use serde::Serialize;
 
 pub use destination::{Cidr, CidrError, PortError, PortRange};
-pub use peers::{LONGEST_NAME, NameError, PeerMatch, PeerMatchError, PeerSet, WorkloadName};
+pub use peers::{
+    LONGEST_NAME, Membership, NameError, Objection, PeerMatch, PeerMatchError, PeerSet,
+    WorkloadName,
+};
 
 /// The rules for connections that reach a workload.
 #[derive(Clone, Debug, Serialize)]

@@ -57,6 +57,9 @@ fn readiness(name: &WorkloadName, credential: &Credential, now: SystemTime) -> W
             (Unusable::Missing, Credential::Loaded(_)) => unusable.as_str().to_owned(),
             (Unusable::NotYetValid, _) => "the certificate's validity has not begun".to_owned(),
             (Unusable::Expired, _) => "the certificate has expired".to_owned(),
+            (Unusable::Withdrawn, _) => {
+                "the manifest in force has the workload's identity no more".to_owned()
+            }
         });
     let tls = match credential {
         Credential::Loaded(tls) => Some(tls),

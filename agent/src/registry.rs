@@ -15,8 +15,9 @@ use std::time::Instant;
 
 use attestation::identity::SpiffeId;
 use serde::Serialize;
-use userspace_tls::Traffic;
+use userspace_tls::{StopSignal, Traffic};
 
+use crate::connection::CloseCause;
 use crate::metrics::LaneMetrics;
 use crate::policy::{Direction, Mode};
 
@@ -61,6 +62,7 @@ impl Registry {
             datapath: Mutex::new(None),
             counted_sent: AtomicU64::new(0),
             counted_received: AtomicU64::new(0),
+            stop: StopSignal::default(),
         });
         let shard = worker % self.shards.len();
         self.shards[shard].with(|open| open.insert(id, Arc::clone(&connection)));
@@ -80,6 +82,20 @@ impl Registry {
             .collect();
         connections.sort_unstable_by_key(|connection| connection.id);
         connections
+    }
+
+    /// Ends the connections that meet `condition`, wherever they stand: in their handshake or with
+    /// bytes flowing. Each is reset on both sides by its own worker, which is woken for it. How many
+    /// there are that nobody had ended before.
+    pub(crate) fn close_where(
+        &self,
+        cause: CloseCause,
+        condition: impl Fn(&Connection) -> bool,
+    ) -> usize {
+        self.connections()
+            .iter()
+            .filter(|connection| condition(connection) && connection.stop.stop(cause))
+            .count()
     }
 
     /// Adds the bytes of the open connections to the metrics, as far as they are not in them yet.
@@ -116,6 +132,13 @@ pub(crate) struct Registration {
     connection: Arc<Connection>,
 }
 
+impl Registration {
+    /// The connection, for who watches it while the guard is on its way from step to step.
+    pub(crate) fn connection(&self) -> Arc<Connection> {
+        Arc::clone(&self.connection)
+    }
+}
+
 impl Deref for Registration {
     type Target = Connection;
 
@@ -146,9 +169,20 @@ pub(crate) struct Connection {
     datapath: Mutex<Option<Datapath>>,
     counted_sent: AtomicU64,
     counted_received: AtomicU64,
+    stop: StopSignal<CloseCause>,
 }
 
 impl Connection {
+    /// Its number.
+    pub(crate) fn id(&self) -> ConnectionId {
+        self.id
+    }
+
+    /// The name of the workload whose connection it is.
+    pub(crate) fn workload(&self) -> &str {
+        self.lane.workload()
+    }
+
     /// How its bytes travel.
     pub(crate) fn mode(&self) -> Mode {
         self.mode
@@ -172,6 +206,11 @@ impl Connection {
     /// The relay's counters.
     pub(crate) fn traffic(&self) -> &Traffic {
         &self.traffic
+    }
+
+    /// What ends it from outside.
+    pub(crate) fn stop(&self) -> &StopSignal<CloseCause> {
+        &self.stop
     }
 
     /// What the handshake found; `None` before its end and in clear.
@@ -199,8 +238,8 @@ impl Connection {
         let established = self.established();
         let datapath = self.datapath();
         ConnectionView {
-            id: self.id,
-            workload: self.lane.workload(),
+            id: self.id(),
+            workload: self.workload(),
             direction: self.lane.direction(),
             mode: self.mode,
             from: self.from,
@@ -402,6 +441,35 @@ mod tests {
         assert_eq!(uncounted(10, &counted), 10);
         assert_eq!(uncounted(7, &counted), 0);
         assert_eq!(uncounted(12, &counted), 2);
+    }
+
+    #[test]
+    fn closing_reaches_those_that_meet_the_condition_once_and_no_others() {
+        let metrics = Metrics::new("0.1.0");
+        let registry = Arc::new(Registry::new(NonZeroUsize::new(2).unwrap()));
+        let [first, second, handshaking] =
+            [0, 1, 1].map(|worker| registry.register(worker, opening(&metrics)));
+        first.set_established(established());
+        second.set_established(Established {
+            peer: Some("spiffe://mesh.local/ns/default/sa/other".parse().unwrap()),
+            ..established()
+        });
+        let is_db = |connection: &Connection| {
+            let peer = connection.established().and_then(|it| it.peer.as_ref());
+            peer.is_some_and(|peer| peer.workload_name() == Some("db"))
+        };
+        let [withdrawn, not_allowed] = CloseCause::ALL;
+        assert_eq!(registry.close_where(withdrawn, is_db), 1);
+        assert_eq!(registry.close_where(not_allowed, is_db), 0);
+        assert_eq!(first.stop().cause(), Some(withdrawn));
+        assert_eq!(second.stop().cause(), None);
+        assert_eq!(handshaking.stop().cause(), None);
+
+        let closed = registry.close_where(not_allowed, |it| {
+            it.id() == handshaking.id() && it.workload() == "web"
+        });
+        assert_eq!(closed, 1);
+        assert_eq!(handshaking.stop().cause(), Some(not_allowed));
     }
 
     #[test]

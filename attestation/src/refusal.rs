@@ -45,6 +45,11 @@ impl Refusals {
         Self(refusals)
     }
 
+    /// Objections that come from no reference value. There must be one at least.
+    pub fn unnamed(refusals: Vec<Refusal>) -> Self {
+        Self::new(refusals.into_iter().map(|it| (String::new(), it)).collect())
+    }
+
     /// The reference value's name (such as `snp[0]`) and the objection.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Refusal)> {
         self.0

@@ -382,5 +382,4 @@ const READY_BUFFER: usize = 16;
 const PAUSE: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
-#[path = "acceptor_tests.rs"]
 mod tests;

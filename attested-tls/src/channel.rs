@@ -44,12 +44,11 @@ pub async fn channel(
         .http2_keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE)
         .keep_alive_while_idle(true);
+    // Boxed for its size: the whole of HTTP/2's set-up.
+    let connect = Box::pin(endpoint.connect_with_connector(connector));
     let channel = tls
         .before(deadline, async {
-            endpoint
-                .connect_with_connector(connector)
-                .await
-                .map_err(AttestedTlsError::Channel)
+            connect.await.map_err(AttestedTlsError::Channel)
         })
         .await?;
     Ok((channel, peer))

@@ -250,5 +250,4 @@ const MAX_REPORT_BYTES: usize = 32 * 1024;
 const MAX_CERT_TABLE_BYTES: usize = 64 * 1024;
 
 #[cfg(test)]
-#[path = "configfs_tsm_tests.rs"]
 mod tests;

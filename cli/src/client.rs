@@ -84,7 +84,9 @@ impl CoordinatorArgs {
     fn refused(&self, error: &AttestedTlsError) -> anyhow::Error {
         let coordinator = &self.coordinator;
         let hint = match error {
-            AttestedTlsError::Io(_) => "is it running, and is the port that of its user API (1313)?",
+            AttestedTlsError::Io(_) => {
+                "is it running, and is the port that of its user API (1313)?"
+            }
             AttestedTlsError::Refused { .. } => {
                 "it does not run what the manifest says: nothing was sent to it"
             }

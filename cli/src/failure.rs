@@ -8,6 +8,8 @@ pub(crate) enum Failure {
     Failed(anyhow::Error),
     /// The command line asks for something impossible.
     Usage(anyhow::Error),
+    /// The answer is no; here it is, for standard output.
+    Refused(String),
 }
 
 impl Failure {
@@ -20,6 +22,10 @@ impl Failure {
         let (error, code) = match self {
             Self::Failed(error) => (error, FAILED),
             Self::Usage(error) => (error, USAGE),
+            Self::Refused(answer) => {
+                print!("{answer}");
+                return ExitCode::from(FAILED);
+            }
         };
         eprintln!("error: {error:#}");
         ExitCode::from(code)

@@ -6,7 +6,9 @@
 
 mod args;
 mod client;
+mod evidence;
 mod failure;
+mod manifest;
 mod pki;
 mod recover;
 mod set;
@@ -36,6 +38,9 @@ enum Command {
     Recover(recover::Recover),
     Sign(sign::Sign),
     Status(status::Status),
+    Evidence(evidence::Evidence),
+    /// Write, check and compare manifests: what a deployment trusts.
+    Manifest(manifest::Manifest),
     /// Make certificates for development and tests, without a Coordinator.
     Pki(pki::Pki),
 }
@@ -48,6 +53,8 @@ fn main() -> ExitCode {
         Some(Command::Recover(recover)) => recover.run(),
         Some(Command::Sign(sign)) => sign.run(),
         Some(Command::Status(status)) => status.run(),
+        Some(Command::Evidence(evidence)) => evidence.run(),
+        Some(Command::Manifest(manifest)) => manifest.run(),
         Some(Command::Pki(pki)) => pki.run(),
         None => Err(Failure::usage(NEXT_STEP)),
     };

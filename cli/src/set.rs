@@ -101,7 +101,8 @@ impl Set {
             });
         }
         for (signature, signer) in self.signature.iter().zip(&self.signer) {
-            let pem = fs::read(signer).with_context(|| format!("can't read {}", signer.display()))?;
+            let pem =
+                fs::read(signer).with_context(|| format!("can't read {}", signer.display()))?;
             let (label, key) = pem_rfc7468::decode_vec(&pem)
                 .map_err(|error| anyhow::anyhow!("{}: {error}", signer.display()))?;
             if label != "PUBLIC KEY" {
@@ -129,7 +130,11 @@ impl Set {
         fs::create_dir_all(dir).with_context(|| format!("can't make {}", dir.display()))?;
         let mut text = String::new();
         let seq = set.head.as_ref().map_or(0, |head| head.seq);
-        writeln!(text, "manifest {} is in force (transition {seq})", manifest.hash())?;
+        writeln!(
+            text,
+            "manifest {} is in force (transition {seq})",
+            manifest.hash()
+        )?;
         if before.head.is_none() && before.trust_on_first_use {
             writeln!(
                 text,

@@ -35,8 +35,17 @@ impl Status {
         let mut text = String::new();
         writeln!(text, "phase       {}", phase(&status))?;
         if let Some(head) = &status.head {
-            writeln!(text, "transition  {} {}", head.seq, hex::encode(&head.transition))?;
-            let note = if is_expected { "" } else { " (not the one given with -m)" };
+            writeln!(
+                text,
+                "transition  {} {}",
+                head.seq,
+                hex::encode(&head.transition)
+            )?;
+            let note = if is_expected {
+                ""
+            } else {
+                " (not the one given with -m)"
+            };
             writeln!(text, "manifest    {}{note}", hex::encode(&status.manifest))?;
         }
         if let Some(v1::Recovery { have, need }) = status.recovery {
@@ -57,7 +66,10 @@ impl Status {
             writeln!(text, "first set   by whoever came first (no --owner-key)")?;
         }
         if status.simulated_tee_allowed {
-            writeln!(text, "TEE         a simulated one is accepted: protects nothing")?;
+            writeln!(
+                text,
+                "TEE         a simulated one is accepted: protects nothing"
+            )?;
         }
         Ok(text)
     }

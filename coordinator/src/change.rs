@@ -96,7 +96,15 @@ impl Coordinator {
         let shares = share_out(&seed, &manifest)?;
         let keyring = Keyring::create(seed, manifest.trust_domain(), now()).map_err(internal)?;
         let deployment = self
-            .append_generation(None, keyring, Kind::Manifest, manifest, shares, policies, authorisations)
+            .append_generation(
+                None,
+                keyring,
+                Kind::Manifest,
+                manifest,
+                shares,
+                policies,
+                authorisations,
+            )
             .await?;
         self.set_knows_all_instances();
         Ok(Updated {
@@ -148,7 +156,10 @@ impl Coordinator {
     }
 
     /// Appends a transition that begins a generation with a fresh mesh CA.
-    #[expect(clippy::too_many_arguments, reason = "each is a part of the transition")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is a part of the transition"
+    )]
     pub(crate) async fn append_generation(
         &self,
         before: Option<&Arc<Deployment>>,
@@ -346,9 +357,13 @@ fn check_policies(manifest: &Manifest, policies: &[Vec<u8>]) -> Result<(), Refus
 }
 
 fn share_out(seed: &Seed, manifest: &Manifest) -> Result<Arc<SharesDocument>, Refused> {
-    seed::split(seed, manifest.seedshare_owners(), manifest.seedshare_quorum())
-        .map(Arc::new)
-        .map_err(|error| Refused::told(RefusalCode::ManifestInvalid, error))
+    seed::split(
+        seed,
+        manifest.seedshare_owners(),
+        manifest.seedshare_quorum(),
+    )
+    .map(Arc::new)
+    .map_err(|error| Refused::told(RefusalCode::ManifestInvalid, error))
 }
 
 fn refused_append(error: AppendError) -> Refused {

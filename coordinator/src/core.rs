@@ -98,9 +98,7 @@ impl Coordinator {
     ) -> Result<Arc<Self>, StartError> {
         let phase = match store.head().await? {
             None => Phase::Uninitialised,
-            Some(head) => {
-                Phase::Recovery(Arc::new(Unverified::read(store.as_ref(), &head).await?))
-            }
+            Some(head) => Phase::Recovery(Arc::new(Unverified::read(store.as_ref(), &head).await?)),
         };
         info!(phase = phase.as_str(), "the Coordinator starts");
         metrics.phase(&phase);
@@ -162,7 +160,10 @@ impl Coordinator {
                 return false;
             }
             if let Some(fault) = &fault {
-                error!(fault, "the store can't be trusted; nothing is changed until it can");
+                error!(
+                    fault,
+                    "the store can't be trusted; nothing is changed until it can"
+                );
             }
             self.metrics.store_fault(fault.is_some());
             *now = fault;

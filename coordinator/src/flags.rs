@@ -161,9 +161,8 @@ mod tests {
 
     #[test]
     fn a_simulated_tee_must_be_allowed_by_name() {
-        let parse = |words: &[&str]| {
-            Flags::try_parse_from([&["sealwire-coordinator"], words].concat())
-        };
+        let parse =
+            |words: &[&str]| Flags::try_parse_from([&["sealwire-coordinator"], words].concat());
         parse(&["--simulated-tee", "tee.json"]).unwrap_err();
         parse(&["--allow-simulated-tee", "--simulated-tee", "tee.json"]).unwrap();
     }

@@ -16,10 +16,15 @@ fn main() -> ExitCode {
         .with_target(false)
         .with_writer(std::io::stderr);
     match flags.log_format {
-        LogFormat::Text => subscriber.with_ansi(std::env::var_os("NO_COLOR").is_none()).init(),
+        LogFormat::Text => subscriber
+            .with_ansi(std::env::var_os("NO_COLOR").is_none())
+            .init(),
         LogFormat::Json => subscriber.json().init(),
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error, 1),
     };

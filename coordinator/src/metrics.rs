@@ -53,7 +53,11 @@ impl Metrics {
     /// The text that Prometheus reads.
     pub fn encode(&self) -> String {
         let mut registry = Registry::with_prefix("sealwire_coordinator");
-        registry.register("phase", "1 for the phase that the Coordinator is in", self.phase.clone());
+        registry.register(
+            "phase",
+            "1 for the phase that the Coordinator is in",
+            self.phase.clone(),
+        );
         registry.register(
             "history_seq",
             "Sequence number of the latest transition, 0 without a manifest",
@@ -65,7 +69,11 @@ impl Metrics {
             self.mesh_ca_generation.clone(),
         );
         registry.register("enrolments", "Certificates issued", self.enrolments.clone());
-        registry.register("refusals", "Requests refused, by code", self.refusals.clone());
+        registry.register(
+            "refusals",
+            "Requests refused, by code",
+            self.refusals.clone(),
+        );
         registry.register(
             "attestation_failures",
             "Evidence refused, by code",
@@ -76,7 +84,11 @@ impl Metrics {
             "Agents that hold certificates which have not expired",
             self.instances.clone(),
         );
-        registry.register("watchers", "Agents that follow changes", self.watchers.clone());
+        registry.register(
+            "watchers",
+            "Agents that follow changes",
+            self.watchers.clone(),
+        );
         registry.register(
             "laggards",
             "Agents that a rotation went on without",

@@ -106,7 +106,9 @@ impl Peers {
             return;
         };
         if lacks_keys(&deployment) {
-            warn!("no Coordinator has the key of the mesh CA that signs; a fresh one takes its place");
+            warn!(
+                "no Coordinator has the key of the mesh CA that signs; a fresh one takes its place"
+            );
             let begun = self.coordinator.begin_recovered_generation(&deployment);
             if let Err(refused) = begun.await {
                 warn!(%refused, "no fresh mesh CA yet");
@@ -203,10 +205,10 @@ fn lacks_keys(deployment: &Deployment) -> bool {
         .any(|generation| deployment.keyring.mesh_ca(generation).is_none())
 }
 
-async fn within<T>(
-    answer: impl Future<Output = Result<T, tonic::Status>>,
-) -> Result<T, PeerError> {
-    Ok(timeout(CALL, answer).await.map_err(|_| PeerError::Deadline)??)
+async fn within<T>(answer: impl Future<Output = Result<T, tonic::Status>>) -> Result<T, PeerError> {
+    Ok(timeout(CALL, answer)
+        .await
+        .map_err(|_| PeerError::Deadline)??)
 }
 
 const CALL: Duration = Duration::from_secs(10);

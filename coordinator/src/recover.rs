@@ -69,7 +69,9 @@ impl Coordinator {
             .finish()
             .map_err(|error| Refused::told(RefusalCode::ShareRefused, error))?;
         let (ledger, keyring) = self.unlock(seed).await?;
-        let known_is_there = known.as_ref().map_or(Ok(()), |it| ledger.check_contains(it));
+        let known_is_there = known
+            .as_ref()
+            .map_or(Ok(()), |it| ledger.check_contains(it));
         known_is_there.map_err(|error| Refused::told(RefusalCode::Store, error))?;
         let before = Arc::new(Deployment::new(ledger, keyring, None));
         self.begin_recovered_generation(&before).await?;
@@ -103,7 +105,9 @@ impl Coordinator {
         let (ledger, mut keyring) = self.unlock(seed).await?;
         for (generation, key) in mesh_ca_keys {
             if let Some(record) = ledger.pki().get(&generation) {
-                keyring.add_key(generation, record, &key).map_err(internal)?;
+                keyring
+                    .add_key(generation, record, &key)
+                    .map_err(internal)?;
             }
         }
         self.gathering().take();
@@ -123,7 +127,9 @@ impl Coordinator {
         let mut keyring = before.keyring.clone();
         for (generation, key) in &secrets.mesh_ca_keys {
             if let Some(record) = before.ledger.pki().get(generation) {
-                keyring.add_key(*generation, record, key).map_err(internal)?;
+                keyring
+                    .add_key(*generation, record, key)
+                    .map_err(internal)?;
             }
         }
         let after = Deployment::new(before.ledger.clone(), keyring, Some(&before));

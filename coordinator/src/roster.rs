@@ -52,7 +52,9 @@ pub struct Enrolled {
 
 /// The policy's instances are all in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("policy {policy} may have {cap} instances, and that many hold certificates; raise MaxInstances, or wait until one expires")]
+#[error(
+    "policy {policy} may have {cap} instances, and that many hold certificates; raise MaxInstances, or wait until one expires"
+)]
 pub struct CapReached {
     /// The policy.
     pub policy: Digest,
@@ -165,7 +167,11 @@ impl Roster {
                 let remote = it
                     .remote
                     .map_or_else(|| "unknown address".to_owned(), |it| it.to_string());
-                format!("{} instance {} at {remote}", it.spiffe_id, hex::encode(id.0))
+                format!(
+                    "{} instance {} at {remote}",
+                    it.spiffe_id,
+                    hex::encode(id.0)
+                )
             })
             .collect();
         names.sort_unstable();

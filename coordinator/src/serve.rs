@@ -10,9 +10,7 @@ use api::MAX_MESSAGE_BYTES;
 use api::v1::mesh_api_server::MeshApiServer;
 use api::v1::user_api_server::UserApiServer;
 use attestation::{Digest, SimulatedTee};
-use attested_tls::{
-    Acceptor, AttestedTls, AttestedTlsError, Demand, Limits, Offer, SessionKey,
-};
+use attested_tls::{Acceptor, AttestedTls, AttestedTlsError, Demand, Limits, Offer, SessionKey};
 use attester::{AttesterError, EndorsementFiles, EvidenceSource, Paths, SimulatedTeeFile};
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -228,7 +226,10 @@ async fn open_store(flags: &Flags) -> Result<Arc<dyn Store>, ServeError> {
     };
     let optional = |path: &Option<PathBuf>| path.as_ref().map(read).transpose();
     let client = optional(&flags.etcd_cert)?.zip(optional(&flags.etcd_key)?);
-    let login = flags.etcd_user.clone().zip(optional(&flags.etcd_password_file)?);
+    let login = flags
+        .etcd_user
+        .clone()
+        .zip(optional(&flags.etcd_password_file)?);
     let options = EtcdOptions {
         endpoints: flags.etcd.clone(),
         prefix: flags.etcd_prefix.clone(),

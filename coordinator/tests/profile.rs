@@ -18,9 +18,9 @@ use coordinator::pki::{
 use rustls_pki_types::SubjectPublicKeyInfoDer;
 use time::OffsetDateTime;
 use time::macros::datetime;
+use x509_parser::asn1_rs::FromDer;
 use x509_parser::extensions::GeneralName;
 use x509_parser::oid_registry::{OID_EC_P256, OID_NIST_EC_P384};
-use x509_parser::asn1_rs::FromDer;
 use x509_parser::prelude::{X509Certificate, X509Extension};
 
 const NOON: OffsetDateTime = datetime!(2026-11-21 12:00:00 UTC);

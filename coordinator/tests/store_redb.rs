@@ -1,6 +1,10 @@
 //! The store in one file: the contract of every store, who may open the file, what others see.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 mod store;
 
@@ -85,7 +89,10 @@ async fn a_file_that_is_open_is_named_as_locked() {
     let store = open(&path).await;
     match RedbStore::open(&path).await {
         Err(error @ StoreError::Locked { .. }) => {
-            assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+            assert!(
+                error.to_string().contains(path.to_str().unwrap()),
+                "{error}"
+            );
         }
         other => panic!("{other:?}"),
     }

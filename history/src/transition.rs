@@ -24,7 +24,7 @@ pub struct Transition {
     pub seed_shares: Digest,
     /// When it was made by its Coordinator's clock, in seconds since 1970 (UTC). It orders nothing.
     pub time: u64,
-    /// The owners' signatures that allowed it; none for a first manifest or a recovery.
+    /// The owners' signatures that allowed it; none but for a manifest that follows another.
     pub authorisations: Vec<Authorisation>,
 }
 
@@ -361,7 +361,7 @@ mod tests {
 
     #[test]
     fn a_transition_survives_encoding() {
-        for kind in [Kind::Manifest, Kind::Recovery] {
+        for kind in [Kind::Manifest, Kind::Recovery, Kind::Issue, Kind::Withdraw] {
             let one = Transition {
                 kind,
                 ..transition()
@@ -413,7 +413,7 @@ mod tests {
         let mut bytes = transition().encode();
         bytes[21] = b'2';
         assert_eq!(Transition::decode(&bytes), Err(TransitionError::Version));
-        for got in [0, 3, 255] {
+        for got in [0, 5, 255] {
             let mut bytes = transition().encode();
             bytes[22 + 8 + 32] = got;
             assert_eq!(

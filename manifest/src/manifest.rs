@@ -128,7 +128,7 @@ impl fmt::Debug for Manifest {
     }
 }
 
-fn json(bytes: &[u8], errors: &Collector) -> Option<Json> {
+pub(crate) fn json(bytes: &[u8], errors: &Collector) -> Option<Json> {
     let root = Path::root();
     if bytes.len() > Manifest::MAX_BYTES {
         let want = format_args!("at most {} bytes", Manifest::MAX_BYTES);

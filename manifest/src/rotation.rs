@@ -91,8 +91,9 @@ fn parse_lifetime(text: &str) -> Option<Duration> {
         .then_some(lifetime)
 }
 
-/// `duration` in the largest unit that it is a whole number of, as the manifest has it.
-pub(crate) fn in_words(duration: Duration) -> String {
+/// `duration` in the form of the manifest, such as `90m`: in the largest unit that gives a whole
+/// number above 1. Fractions of a second are left out.
+pub fn in_words(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let (unit, name) = [(DAY, 'd'), (HOUR, 'h'), (MINUTE, 'm')]
         .into_iter()

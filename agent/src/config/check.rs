@@ -1,9 +1,10 @@
 //! From what was written to what is meant, with every mistake reported at once.
 
 use std::num::{NonZeroU16, NonZeroU32, NonZeroUsize};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Component, PathBuf};
 
 use super::Workload;
+use super::coordinator::CertificatesFrom;
 use super::file::{Given, Origin, Source, WorkloadKeys};
 use super::problem::{ConfigError, Finding, Place, Problem, Rule, Subject, WorkloadRef};
 use crate::policy::{PortError, WorkloadName};
@@ -50,11 +51,15 @@ impl<'a> Checker<'a> {
         });
     }
 
-    pub(super) fn workloads(&mut self, given: Vec<Given<WorkloadKeys>>) -> Vec<Workload> {
+    pub(super) fn workloads(
+        &mut self,
+        given: Vec<Given<WorkloadKeys>>,
+        certificates: CertificatesFrom,
+    ) -> Vec<Workload> {
         let mut accepted: Vec<(usize, Workload)> = Vec::new();
         for (index, given) in given.into_iter().enumerate() {
             let origins = Origins::of(&given);
-            let workload = self.workload(index, given);
+            let workload = self.workload(index, given, certificates);
             if let Some(workload) = workload {
                 for (other_index, other) in &accepted {
                     self.compare(&workload, &origins, other, *other_index);
@@ -163,7 +168,12 @@ impl<'a> Checker<'a> {
         entries
     }
 
-    fn workload(&mut self, index: usize, given: Given<WorkloadKeys>) -> Option<Workload> {
+    fn workload(
+        &mut self,
+        index: usize,
+        given: Given<WorkloadKeys>,
+        certificates: CertificatesFrom,
+    ) -> Option<Workload> {
         let Given {
             value: keys,
             origin,
@@ -182,17 +192,21 @@ impl<'a> Checker<'a> {
         let cgroup = self.required("cgroup", ADD_CGROUP, keys.cgroup, origin);
         let cgroup = cgroup.map(|cgroup| self.path("cgroup", cgroup));
         let netns = keys.netns.map(|netns| self.path("netns", netns));
-        let tls_dir = keys.tls_dir.map(|tls_dir| self.path("tls_dir", tls_dir));
+        let certificates = self.certificate_origin(
+            certificates,
+            name.as_ref().map_or("", WorkloadName::as_str),
+            keys.tls_dir,
+            keys.spiffe_id,
+            origin,
+        );
         let ingress = self.ingress_policy(keys.ingress_default, keys.ingress_peers, keys.ingress);
         let egress = self.egress_policy(keys.egress_default, keys.egress_peers, keys.egress);
 
-        let name = name?;
-        let tls_dir = tls_dir.unwrap_or_else(|| Path::new(TLS_DIRS).join(name.as_str()));
         Some(Workload {
-            name,
+            name: name?,
             cgroup: cgroup?,
             netns,
-            tls_dir,
+            certificates,
             ingress,
             egress,
         })
@@ -290,6 +304,3 @@ const ADD_CGROUP: &str = "add cgroup = \"/sys/fs/cgroup/...\", or give --cgroup 
 /// Far above any machine's cores; a typing mistake must not exhaust it.
 const MOST_WORKERS: usize = ebpf_abi::MAX_WORKERS;
 const MOST_FLOWS: u32 = 1 << 22;
-
-/// Below it lies a directory for each workload that names no `tls_dir`.
-const TLS_DIRS: &str = "/etc/sealwire";

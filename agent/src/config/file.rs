@@ -92,9 +92,33 @@ pub(super) struct FileKeys {
     /// How many connections may be on their way to the agent at once; default: 65536. A new value
     /// takes effect after `--detach`.
     pub(super) flow_table_entries: Option<Given<Scalar>>,
+    /// `[coordinator]`: certificates from a Coordinator, in place of every `tls_dir`.
+    pub(super) coordinator: Option<Given<CoordinatorKeys>>,
     /// `[[workload]]`: the workloads of this machine.
     #[serde(default)]
     pub(super) workload: Vec<Given<WorkloadKeys>>,
+}
+
+/// The keys of `[coordinator]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CoordinatorKeys {
+    /// Mesh APIs (`host:port`) of the deployment's Coordinators, tried in turn. Required.
+    pub(super) addresses: Option<Given<Vec<Given<String>>>>,
+    /// A manifest of the deployment: what the Coordinator must prove. Required.
+    pub(super) manifest: Option<Given<String>>,
+    /// Where the latest transition is remembered; default: `/var/lib/sealwire/agent-<instance>`.
+    pub(super) state_dir: Option<Given<String>>,
+    /// Whether the simulated TEE is taken for one; default: no.
+    pub(super) allow_simulated_tee: Option<Given<bool>>,
+    /// File that describes the simulated TEE that this machine runs on.
+    pub(super) simulated_tee: Option<Given<String>>,
+    /// SEV-SNP: file with the VCEK's or VLEK's certificate.
+    pub(super) vek: Option<Given<String>>,
+    /// SEV-SNP: file with AMD's revocation list.
+    pub(super) crl: Option<Given<String>>,
+    /// TDX: file with Intel's collateral.
+    pub(super) collateral: Option<Given<String>>,
 }
 
 /// The keys of a `[[workload]]`.
@@ -108,7 +132,11 @@ pub(super) struct WorkloadKeys {
     /// File of the network namespace, such as `/run/netns/web`; default: the agent's own.
     pub(super) netns: Option<Given<String>>,
     /// Directory with `certChain.pem`, `key.pem`, `mesh-ca.pem`; default: `/etc/sealwire/<name>`.
+    /// Not with `[coordinator]`.
     pub(super) tls_dir: Option<Given<String>>,
+    /// Identity to ask the Coordinator for; default: that of the agent's own policy. Required where
+    /// there is more than one workload.
+    pub(super) spiffe_id: Option<Given<String>>,
     /// `mtls` (default), `tls` or `plaintext`, for every port that no ingress rule names.
     pub(super) ingress_default: Option<Given<String>>,
     /// Who may connect where a rule does not say: `any` (default), SPIFFE IDs, workload names.

@@ -18,13 +18,46 @@ pub(super) struct Layers<'a> {
 impl Layers<'_> {
     /// What was given for `option`, if anything was.
     pub(super) fn option(&self, option: Named) -> Option<Given<String>> {
-        match (option.flag)(self.flags) {
+        self.either((option.flag)(self.flags), option.name, option.variable)
+    }
+
+    /// What was given for the option `name`, else in `variable`.
+    pub(super) fn either(
+        &self,
+        flag: Option<&String>,
+        name: &'static str,
+        variable: &'static str,
+    ) -> Option<Given<String>> {
+        match flag {
             Some(value) => Some(Given {
                 value: value.clone(),
-                origin: Origin::Flag(option.name),
+                origin: Origin::Flag(name),
             }),
-            None => self.variable(option.variable),
+            None => self.variable(variable),
         }
+    }
+
+    /// What was given for an option that may be given several times; the variable separates by
+    /// commas.
+    pub(super) fn list(&self, option: NamedList) -> Option<Given<Vec<Given<String>>>> {
+        let NamedList {
+            name,
+            variable,
+            flag,
+        } = option;
+        let values = flag(self.flags);
+        let (values, origin) = if values.is_empty() {
+            let text = self.variable(variable)?;
+            let values = text.value.split(',').map(|it| it.trim().to_owned());
+            (values.collect(), text.origin)
+        } else {
+            (values.to_vec(), Origin::Flag(name))
+        };
+        let value = values
+            .into_iter()
+            .map(|value| Given { value, origin })
+            .collect();
+        Some(Given { value, origin })
     }
 
     pub(super) fn variable(&self, name: &'static str) -> Option<Given<String>> {
@@ -102,12 +135,20 @@ pub(super) struct Named {
     flag: fn(&Flags) -> Option<&String>,
 }
 
+/// An option that may be given several times, and the variable that stands in for it.
+#[derive(Clone, Copy)]
+pub(super) struct NamedList {
+    name: &'static str,
+    variable: &'static str,
+    flag: fn(&Flags) -> &[String],
+}
+
 macro_rules! named {
-    ($name:literal, $variable:literal, $field:ident) => {
+    ($name:literal, $variable:literal, $($field:ident).+) => {
         Named {
             name: $name,
             variable: $variable,
-            flag: |flags| flags.$field.as_ref(),
+            flag: |flags| flags.$($field).+.as_ref(),
         }
     };
 }
@@ -143,6 +184,30 @@ pub(super) const LOG_LEVEL: Named = named!("--log-level", "SEALWIRE_LOG_LEVEL", 
 pub(super) const WORKERS: Named = named!("--workers", "SEALWIRE_WORKERS", workers);
 pub(super) const INSTANCE: Named = named!("--instance", "SEALWIRE_INSTANCE", instance);
 const BPFFS: Named = named!("--bpffs", "SEALWIRE_BPFFS", bpffs);
+pub(super) const COORDINATOR: NamedList = NamedList {
+    name: "--coordinator",
+    variable: "SEALWIRE_COORDINATOR",
+    flag: |flags| &flags.coordinator.addresses,
+};
+pub(super) const COORDINATOR_MANIFEST: Named = named!(
+    "--coordinator-manifest",
+    "SEALWIRE_COORDINATOR_MANIFEST",
+    coordinator.manifest
+);
+pub(super) const STATE_DIR: Named =
+    named!("--state-dir", "SEALWIRE_STATE_DIR", coordinator.state_dir);
+pub(super) const VEK: Named = named!("--vek", "SEALWIRE_VEK", coordinator.vek);
+pub(super) const CRL: Named = named!("--crl", "SEALWIRE_CRL", coordinator.crl);
+pub(super) const COLLATERAL: Named = named!(
+    "--collateral",
+    "SEALWIRE_COLLATERAL",
+    coordinator.collateral
+);
+pub(super) const SIMULATED_TEE: Named = named!(
+    "--simulated-tee",
+    "SEALWIRE_SIMULATED_TEE",
+    coordinator.simulated_tee
+);
 pub(super) const CONTRAST_ADMIN_PORT: &str = "CONTRAST_ADMIN_PORT";
 
 const DEFAULT_BPFFS: &str = "/sys/fs/bpf";

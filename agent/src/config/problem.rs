@@ -4,6 +4,9 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use attestation::identity::SpiffeIdError;
+
+use super::address::AddressError;
 use crate::policy::{Cidr, CidrError, NameError, PeerMatchError, PortError, PortRange};
 
 /// Why there is no configuration. The agent exits with code 2.
@@ -156,6 +159,35 @@ pub enum Problem {
     #[error("flow_table_entries `{got}` is not a table's size; write 1 to {most}, or leave it out")]
     FlowTable { got: String, most: u32 },
 
+    #[error("address `{got}` {reason}")]
+    Address { got: String, reason: AddressError },
+    #[error("coordinator.addresses lists `{got}` twice; remove one")]
+    DuplicateAddress { got: String },
+    #[error("{key} is empty; name the file")]
+    NoFile { key: &'static str },
+    #[error(
+        "coordinator.simulated_tee protects nothing; if that is meant, add allow_simulated_tee = \
+         true, or give --allow-simulated-tee"
+    )]
+    SimulatedTeeNotAllowed,
+    #[error("{key} has no effect beside coordinator.simulated_tee; remove one of the two")]
+    UnusedEndorsement { key: &'static str },
+    #[error(
+        "tls_dir has no effect, as certificates come from the Coordinator; remove tls_dir, or \
+         [coordinator] and its options"
+    )]
+    TlsDirWithCoordinator,
+    #[error(
+        "spiffe_id has no effect, as certificates come from files; remove it, or add [coordinator]"
+    )]
+    SpiffeIdWithoutCoordinator,
+    #[error("spiffe_id `{got}` is not a SPIFFE ID ({reason}); write the one that the manifest has")]
+    SpiffeId { got: String, reason: SpiffeIdError },
+    #[error("spiffe_id `{got}` names a trust domain, not a workload; write the workload's")]
+    TrustDomainAlone { got: String },
+    #[error("timeout `{got}` is not a number of seconds; write 1 to {most}, or leave it out")]
+    Timeout { got: String, most: u32 },
+
     #[error("name `{got}` is already the name of workload[{first}]; names must be unique")]
     DuplicateName { got: String, first: usize },
     #[error(
@@ -227,6 +259,8 @@ pub enum Problem {
     },
     #[error("{key} {path} is not a directory; name the directory")]
     NotADirectory { key: &'static str, path: String },
+    #[error("{key} {path} is not a file; name the file")]
+    NotAFile { key: &'static str, path: String },
     #[error(
         "cgroup {path} is not in a cgroup2 file system; name a directory below the mount of type \
          cgroup2 (see `findmnt -t cgroup2`)"

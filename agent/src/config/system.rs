@@ -12,7 +12,7 @@ use nix::sys::statfs::{self, CGROUP2_SUPER_MAGIC, FsType, NSFS_MAGIC};
 use super::check::Checker;
 use super::file::Origin;
 use super::problem::{ConfigError, Problem, Subject, WorkloadRef};
-use super::{Config, Workload};
+use super::{CertificateOrigin, Config, Coordinator, InitConfig, Tee, Workload};
 
 impl Config {
     /// Looks at the machine: cgroups, namespaces, directories. Everything that is missing is
@@ -32,13 +32,28 @@ impl Config {
             if let Some(netns) = &workload.netns {
                 checker.netns(netns);
             }
-            checker.directory("tls_dir", &workload.tls_dir, MAKE_TLS_DIR);
+            if let CertificateOrigin::Files { tls_dir } = &workload.certificates {
+                checker.directory("tls_dir", tls_dir, MAKE_TLS_DIR);
+            }
             let this = Found::of(workload);
             for (other_workload, other) in &found {
                 checker.same_thing(workload, &this, other_workload, other);
             }
             found.push((workload, this));
         }
+        checker.within(None);
+        if let Some(coordinator) = &self.coordinator {
+            checker.files_of(coordinator);
+        }
+        checker.finish()
+    }
+}
+
+impl InitConfig {
+    /// Looks for the files that it names; everything that is missing is reported at once.
+    pub fn check_system(&self) -> Result<(), ConfigError> {
+        let mut checker = Checker::new(None);
+        checker.files_of(&self.coordinator);
         checker.finish()
     }
 }
@@ -72,6 +87,49 @@ impl Checker<'_> {
             Err(errno) => {
                 self.inaccessible("netns", path, MAKE_NETNS, "setns", &errno.into());
             }
+        }
+    }
+
+    fn files_of(&mut self, coordinator: &Coordinator) {
+        let none = [None; 3];
+        let (endorsements, simulated_tee) = match &coordinator.tee {
+            Tee::Hardware {
+                vek,
+                crl,
+                collateral,
+            } => ([vek, crl, collateral].map(Option::as_deref), None),
+            Tee::Simulated { simulated_tee } => (none, Some(simulated_tee.as_path())),
+        };
+        let [vek, crl, collateral] = endorsements;
+        for (key, path, create) in [
+            (
+                "coordinator.manifest",
+                Some(coordinator.manifest.as_path()),
+                GET_MANIFEST,
+            ),
+            (
+                "coordinator.simulated_tee",
+                simulated_tee,
+                MAKE_SIMULATED_TEE,
+            ),
+            ("coordinator.vek", vek, GET_VEK),
+            ("coordinator.crl", crl, GET_VEK),
+            ("coordinator.collateral", collateral, GET_COLLATERAL),
+        ] {
+            if let Some(path) = path {
+                self.regular_file(key, path, create);
+            }
+        }
+    }
+
+    fn regular_file(&mut self, key: &'static str, path: &Path, create: &'static str) {
+        match path.metadata() {
+            Ok(metadata) if metadata.is_dir() => {
+                let path = path.display().to_string();
+                self.report(Origin::Nowhere, Problem::NotAFile { key, path });
+            }
+            Ok(_) => {}
+            Err(error) => self.inaccessible(key, path, create, "stat", &error),
         }
     }
 
@@ -183,3 +241,7 @@ const MAKE_CGROUP: &str = "create it with mkdir and move the workload's processe
                            correct the path";
 const MAKE_NETNS: &str = "create it with `ip netns add NAME`, or correct the path";
 const MAKE_TLS_DIR: &str = "create it with `sealwire pki issue`, or name another with --tls-dir";
+const GET_MANIFEST: &str = "copy the deployment's manifest there, or correct the path";
+const MAKE_SIMULATED_TEE: &str = "make it with `sealwire evidence simulate`, or correct the path";
+const GET_VEK: &str = "fetch it from AMD's KDS, or leave it out where the host gives it";
+const GET_COLLATERAL: &str = "fetch it from Intel's PCS, or correct the path";

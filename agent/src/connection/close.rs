@@ -1,5 +1,7 @@
 use userspace_tls::RelayEnd;
 
+use crate::policy::Objection;
+
 /// How an established connection ended. The sockets were closed, or reset, accordingly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum CloseReason {
@@ -22,6 +24,9 @@ pub(crate) enum CloseReason {
     WireError,
     /// The agent stopped and reset the connection.
     AgentStopped,
+    /// The mesh no longer wanted the connection: the peer was told by an alert, where one could be
+    /// sent, and both sides were reset.
+    Closed(CloseCause),
 }
 
 impl CloseReason {
@@ -37,12 +42,12 @@ impl CloseReason {
             Self::AppError => "app-error",
             Self::WireError => "wire-error",
             Self::AgentStopped => "agent-stopped",
+            Self::Closed(cause) => cause.as_str(),
         }
     }
-}
 
-impl From<RelayEnd> for CloseReason {
-    fn from(end: RelayEnd) -> Self {
+    /// How the relay ended, and what ended it if it was ended from outside.
+    pub(super) fn of(end: RelayEnd, cause: Option<CloseCause>) -> Self {
         match end {
             RelayEnd::Orderly => Self::Orderly,
             RelayEnd::AppReset => Self::AppReset,
@@ -52,6 +57,57 @@ impl From<RelayEnd> for CloseReason {
             RelayEnd::BadRecord(_) => Self::BadRecord,
             RelayEnd::AppError(_) => Self::AppError,
             RelayEnd::WireError(_) => Self::WireError,
+            RelayEnd::Stopped => cause.map_or(Self::AgentStopped, Self::Closed),
         }
+    }
+}
+
+/// Why the mesh no longer wants a connection that it wanted before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum CloseCause {
+    /// The workload's identity, or the peer's, is none of the mesh's any more.
+    IdentityWithdrawn,
+    /// The peer is still in the mesh, but the workload may not meet it any more.
+    PeerNotAllowedAnyMore,
+}
+
+impl CloseCause {
+    /// Every cause.
+    pub(crate) const ALL: [Self; 2] = [Self::IdentityWithdrawn, Self::PeerNotAllowedAnyMore];
+
+    /// The code in logs, metrics and the documentation.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::IdentityWithdrawn => "identity-withdrawn",
+            Self::PeerNotAllowedAnyMore => "peer-not-allowed-any-more",
+        }
+    }
+}
+
+impl From<Objection> for CloseCause {
+    fn from(objection: Objection) -> Self {
+        match objection {
+            Objection::OwnIdentity | Objection::PeerIdentity => Self::IdentityWithdrawn,
+            Objection::PeerNotAllowed => Self::PeerNotAllowedAnyMore,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_relay_that_was_stopped_is_closed_for_the_cause_that_stopped_it() {
+        for cause in CloseCause::ALL {
+            let reason = CloseReason::of(RelayEnd::Stopped, Some(cause));
+            assert_eq!(reason.as_str(), cause.as_str());
+        }
+        // It ended by itself just before.
+        let cause = Some(CloseCause::IdentityWithdrawn);
+        assert_eq!(
+            CloseReason::of(RelayEnd::Orderly, cause).as_str(),
+            "orderly"
+        );
     }
 }

@@ -1,24 +1,28 @@
 use std::{io, net::SocketAddr, time::Duration};
 
+use attestation::identity::SpiffeId;
 use socket2::SockRef;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    sync::watch,
     time::{Instant, timeout},
 };
 use userspace_tls::{
-    Alert, Alpn, ClientAuth, HandshakeError, Handshaken, MeshTls, Offer, Session, accept, connect,
+    Alert, Alpn, ClientAuth, HandshakeError, Handshaken, MeshTls, Offer, Session, StopSignal,
+    accept, connect,
 };
 
 use super::{
-    Door,
+    CloseCause, Door,
     authorize::{Authorized, Protection},
     dial::{self, ClientName},
     intercept::{Ends, Intercepted},
     refusal::{Cause, Refusal, RefusalReason},
 };
 use crate::{
-    policy::{Direction, Mode, PeerSet, RuleRef},
+    certificates::{Credential, Unusable},
+    policy::{Direction, Mode, Objection, PeerSet, RuleRef},
     registry::{self, Registration},
 };
 
@@ -45,11 +49,14 @@ impl Authorized<'_> {
     /// Connects the second socket and lets the peer prove itself.
     pub(super) async fn establish(self, door: &Door) -> Result<Established, Refusal> {
         let Ends { from, to, .. } = self.intercepted.ends;
-        let established = match door.direction {
-            Direction::Egress => self.egress(door).await,
-            Direction::Ingress => self.ingress(door).await,
-        };
-        established.map_err(|cause| {
+        let connection = self.entry.connection();
+        let established = unless_closed(connection.stop(), async {
+            match door.direction {
+                Direction::Egress => self.egress(door).await,
+                Direction::Ingress => self.ingress(door).await,
+            }
+        });
+        established.await.map_err(|cause| {
             if door.direction == Direction::Egress && tells_of_destination(cause.reason) {
                 let workload = door.workload.id;
                 door.worker
@@ -77,7 +84,13 @@ impl Authorized<'_> {
             Protection::Plaintext => (dial::wire(door, ends.to, source).await?, None),
             Protection::Tls { tls, peers, .. } => {
                 let (mut wire, shaken) = call(door, &tls, ends.to, source).await?;
-                let session = admit(shaken, &tls, peers, rule, &entry, &mut wire).await?;
+                let admission = Admission {
+                    credential: &door.workload.credential,
+                    peers,
+                    rule,
+                    entry: &entry,
+                };
+                let session = admission.admit(shaken, &tls, &mut wire).await?;
                 (wire, Some(session))
             }
         };
@@ -109,7 +122,13 @@ impl Authorized<'_> {
         };
         let mut turn = door.worker.order.turn(ends.from.ip(), ends.to);
         let shaken = answer(door, &tls, mode, ends.from, &mut wire).await?;
-        let session = Some(admit(shaken, &tls, peers, rule, &entry, &mut wire).await?);
+        let admission = Admission {
+            credential: &door.workload.credential,
+            peers,
+            rule,
+            entry: &entry,
+        };
+        let session = Some(admission.admit(shaken, &tls, &mut wire).await?);
         turn.come().await;
         let (app, client) = dial::program(door, ends.to, ends.from).await?;
         Ok(Established {
@@ -193,50 +212,109 @@ async fn answer(
     shaken
 }
 
-/// Checks the peer against those the rule allows, and writes down who met whom.
-async fn admit(
-    shaken: Handshaken,
-    tls: &MeshTls,
-    peers: &PeerSet,
+/// Lets go of a connection on its way to being established as soon as the mesh no longer wants it.
+/// What it has opened is reset then.
+async fn unless_closed<T>(
+    stop: &StopSignal<CloseCause>,
+    establishing: impl Future<Output = Result<T, Cause>>,
+) -> Result<T, Cause> {
+    tokio::select! {
+        biased;
+        cause = stop.stopped() => {
+            let detail = "the mesh no longer wants it; it was not established yet";
+            Err(Cause::new(RefusalReason::Closed(cause), detail))
+        }
+        established = establishing => established,
+    }
+}
+
+/// By what a peer that has proved who it is is judged.
+struct Admission<'a> {
+    /// What the mesh says, at any moment.
+    credential: &'a watch::Receiver<Credential>,
+    /// What the rule says.
+    peers: &'a PeerSet,
     rule: RuleRef,
-    entry: &Registration,
-    wire: &mut TcpStream,
-) -> Result<Session, Cause> {
-    let Handshaken {
-        peer,
-        application_protocol,
-        cipher,
-        key_exchange,
-        session,
-    } = shaken;
-    let allowed = match &peer {
-        Some(peer) => peers.allows(peer),
-        // A `tls` port authenticates the server alone, and its rule can't list peers.
-        None => entry.mode() == Mode::Tls,
-    };
-    if !allowed {
+    entry: &'a Registration,
+}
+
+impl Admission<'_> {
+    /// Checks the peer against those that rule and mesh allow, and writes down who met whom.
+    async fn admit(
+        &self,
+        shaken: Handshaken,
+        tls: &MeshTls,
+        wire: &mut TcpStream,
+    ) -> Result<Session, Cause> {
+        let Handshaken {
+            peer,
+            application_protocol,
+            cipher,
+            key_exchange,
+            session,
+        } = shaken;
+        let refused = self.rule_objects(peer.as_ref()).or_else(|| {
+            // Written down before the mesh is asked: who is withdrawn between the two is found here
+            // by those who close what is open, and who is withdrawn earlier is refused.
+            self.entry.set_established(registry::Established {
+                identity: tls.identity().clone(),
+                peer,
+                key_exchange,
+                cipher,
+                alpn: application_protocol.map(|protocol| match protocol {
+                    Alpn::Sealwire1 => "sealwire/1",
+                    Alpn::Other => "other",
+                }),
+            });
+            self.mesh_objects()
+        });
+        let Some(cause) = refused else {
+            return Ok(session);
+        };
         if let Some(alert) = session.deny() {
             let _ = timeout(LAST_WORDS, wire.write_all(&alert)).await;
             let_alert_out(wire).await;
         }
-        let who = peer.map_or_else(
-            || "a peer without an identity".into(),
-            |peer| peer.to_string(),
-        );
-        let detail = format!("{who} is not among the peers of {rule}");
-        return Err(Cause::new(RefusalReason::PeerNotAllowed, detail));
+        Err(cause)
     }
-    entry.set_established(registry::Established {
-        identity: tls.identity().clone(),
-        peer,
-        key_exchange,
-        cipher,
-        alpn: application_protocol.map(|protocol| match protocol {
-            Alpn::Sealwire1 => "sealwire/1",
-            Alpn::Other => "other",
-        }),
-    });
-    Ok(session)
+
+    fn rule_objects(&self, peer: Option<&SpiffeId>) -> Option<Cause> {
+        let who = match peer {
+            Some(peer) if self.peers.allows(peer) => return None,
+            // A `tls` port authenticates the server alone, and its rule can't list peers.
+            None if self.entry.mode() == Mode::Tls => return None,
+            Some(peer) => peer.as_str(),
+            None => "a peer without an identity",
+        };
+        let detail = format!("{who} is not among the peers of {}", self.rule);
+        Some(Cause::new(RefusalReason::PeerNotAllowed, detail))
+    }
+
+    fn mesh_objects(&self) -> Option<Cause> {
+        let registry::Established { identity, peer, .. } = self.entry.established()?;
+        let objection = self
+            .credential
+            .borrow()
+            .objection(identity, peer.as_ref())?;
+        let who = peer.as_ref().map_or("the peer", SpiffeId::as_str);
+        let (reason, detail) = match objection {
+            Objection::OwnIdentity => (
+                RefusalReason::Credential(Unusable::Withdrawn),
+                format!("the manifest in force has this workload's identity {identity} no more"),
+            ),
+            Objection::PeerIdentity => (
+                RefusalReason::PeerNotAllowed,
+                format!("{who} is no identity of the manifest in force"),
+            ),
+            Objection::PeerNotAllowed => (
+                RefusalReason::PeerNotAllowed,
+                format!(
+                    "{who} is not among the peers that the manifest in force allows {identity}"
+                ),
+            ),
+        };
+        Some(Cause::new(reason, detail))
+    }
 }
 
 /// Lets the alert that ends a failed handshake reach the peer: a reset would overtake it, and so
@@ -269,3 +347,6 @@ fn tells_of_destination(reason: RefusalReason) -> bool {
         RefusalReason::DialRefused | RefusalReason::DeniedByRule
     )
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,7 +18,7 @@ use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use tokio::net::TcpStream;
 
-pub(crate) use close::CloseReason;
+pub(crate) use close::{CloseCause, CloseReason};
 pub(crate) use offload::KernelTls;
 pub(crate) use refusal::{Refusal, RefusalReason};
 

@@ -2,6 +2,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use userspace_tls::{HandshakeError, HandshakeRefusal};
 
+use super::CloseCause;
 use crate::certificates::Unusable;
 
 /// A connection that the agent did not let through.
@@ -40,6 +41,8 @@ pub(crate) enum RefusalReason {
     Handshake(HandshakeRefusal),
     /// The peer is a member of the mesh, but not one that the rule lists.
     PeerNotAllowed,
+    /// The mesh no longer wants the connection, and said so before it was established.
+    Closed(CloseCause),
     /// The destination, or the program, refused the connection.
     DialRefused,
     /// It did not answer.
@@ -64,6 +67,7 @@ impl RefusalReason {
             Self::HandshakeTimeout => "handshake-timeout",
             Self::Handshake(why) => why.as_str(),
             Self::PeerNotAllowed => "peer-not-allowed",
+            Self::Closed(cause) => cause.as_str(),
             Self::DialRefused => "dial-refused",
             Self::DialTimeout => "dial-timeout",
             Self::DialUnreachable => "dial-unreachable",

@@ -27,11 +27,11 @@ impl Datapath {
             close: CloseReason::AgentStopped,
         };
         let ended = match session {
-            Some(session) => relay(app, wire, session, entry.traffic()).await,
-            None => relay_plaintext(app, wire, entry.traffic()).await,
+            Some(session) => relay(app, wire, session, entry.traffic(), entry.stop()).await,
+            None => relay_plaintext(app, wire, entry.traffic(), entry.stop()).await,
         };
         drop(client);
-        end.close = CloseReason::from(ended);
+        end.close = CloseReason::of(ended, entry.stop().cause());
     }
 }
 

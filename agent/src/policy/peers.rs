@@ -1,5 +1,6 @@
-//! Which peers a rule allows.
+//! Which peers a rule allows, and which the mesh.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -111,6 +112,58 @@ pub enum PeerMatchError {
     /// It is not a workload's name either.
     #[error(transparent)]
     Name(#[from] NameError),
+}
+
+/// What the mesh says of a workload and those it may meet, on top of the workload's own rules.
+/// Cloning is cheap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Membership {
+    /// Every identity of the mesh. `None` where nobody lists them, as with certificates from files:
+    /// whoever holds a certificate is a member then.
+    pub members: Option<Arc<BTreeSet<SpiffeId>>>,
+    /// Those of them that the workload may meet, whoever opens the connection.
+    pub allowed_peers: PeerSet,
+}
+
+impl Membership {
+    /// Leaves everything to the workload's own rules.
+    pub fn unrestricted() -> Self {
+        Self {
+            members: None,
+            allowed_peers: PeerSet::any(),
+        }
+    }
+
+    /// Whether the mesh has this identity.
+    pub fn lists(&self, identity: &SpiffeId) -> bool {
+        self.members
+            .as_ref()
+            .is_none_or(|members| members.contains(identity))
+    }
+
+    /// What speaks against a connection between the workload, which goes by `own`, and `peer`;
+    /// `None` stands for a peer that has not proved who it is, about which nothing can be said.
+    pub fn objection(&self, own: &SpiffeId, peer: Option<&SpiffeId>) -> Option<Objection> {
+        if !self.lists(own) {
+            return Some(Objection::OwnIdentity);
+        }
+        let peer = peer?;
+        if !self.lists(peer) {
+            return Some(Objection::PeerIdentity);
+        }
+        (!self.allowed_peers.allows(peer)).then_some(Objection::PeerNotAllowed)
+    }
+}
+
+/// Why the mesh does not want a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Objection {
+    /// The workload's own identity is none of the mesh's any more.
+    OwnIdentity,
+    /// The peer's is not.
+    PeerIdentity,
+    /// Both are, but the workload may not meet the peer.
+    PeerNotAllowed,
 }
 
 /// A workload's short name: 1 to 63 of `a-z`, `0-9` and `-`, not at either end a dash; not `any`.
@@ -228,6 +281,44 @@ mod tests {
         ] {
             assert_eq!(set.allows(peer), allowed, "{set} and {peer}");
         }
+    }
+
+    #[test]
+    fn a_membership_wants_both_sides_listed_and_the_peer_allowed() {
+        let [web, db, gone] = ["web", "db", "gone"]
+            .map(|name| id(&format!("spiffe://mesh.local/ns/default/sa/{name}")));
+        let members = BTreeSet::from([web.clone(), db.clone()]);
+        let membership = |allowed| Membership {
+            members: Some(Arc::new(members.clone())),
+            allowed_peers: allowed,
+        };
+        let any = membership(PeerSet::any());
+        assert_eq!(any.objection(&web, Some(&db)), None);
+        assert_eq!(any.objection(&web, None), None);
+        assert_eq!(
+            any.objection(&gone, Some(&db)),
+            Some(Objection::OwnIdentity)
+        );
+        assert_eq!(any.objection(&gone, None), Some(Objection::OwnIdentity));
+        assert_eq!(
+            any.objection(&web, Some(&gone)),
+            Some(Objection::PeerIdentity)
+        );
+        let nobody = membership(peers(&[]));
+        assert_eq!(
+            nobody.objection(&web, Some(&db)),
+            Some(Objection::PeerNotAllowed)
+        );
+        // Whom the list of peers names need not be a member.
+        let withdrawn = membership(peers(&["gone"]));
+        assert_eq!(
+            withdrawn.objection(&web, Some(&gone)),
+            Some(Objection::PeerIdentity)
+        );
+        assert_eq!(
+            Membership::unrestricted().objection(&gone, Some(&gone)),
+            None
+        );
     }
 
     #[test]

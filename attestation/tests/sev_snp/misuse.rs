@@ -174,6 +174,30 @@ fn an_unknown_version_is_refused() {
 }
 
 #[test]
+fn another_signature_algorithm_is_refused() {
+    let chip = Chip::milan();
+    for algorithm in [0, 2, 0x0100_0001, u32::MAX] {
+        let mut report = chip.report(3);
+        report[0x34..0x38].copy_from_slice(&algorithm.to_le_bytes());
+        let refusal = chip.judge_report(report).unwrap_err();
+        assert_eq!(refusal.code, Code::Malformed);
+        assert_eq!(refusal.field, "report.signature_algo");
+    }
+}
+
+#[test]
+fn a_kind_of_key_that_does_not_exist_is_refused() {
+    let chip = Chip::milan();
+    for kind in 2..=6 {
+        let mut report = chip.report(3);
+        report[0x48] = kind << 2;
+        let refusal = chip.judge_report(report).unwrap_err();
+        assert_eq!(refusal.code, Code::Malformed);
+        assert_eq!(refusal.field, "report.key_info.signing_key");
+    }
+}
+
+#[test]
 fn an_unknown_processor_is_refused() {
     let mut it = vectors::milan_v3().evidence;
     for (family, model) in [(0x17, 0x31), (0x19, 0x20), (0x1a, 0x12), (0x1a, 0x50)] {

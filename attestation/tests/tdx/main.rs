@@ -1,5 +1,11 @@
 //! Verification of Intel TDX evidence: real quotes, corrupted ones, and those of a simulated Intel.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
 mod certificates;
 mod collateral;
 mod corruption;

@@ -303,7 +303,7 @@ fn collateral_below_the_minimum_evaluation_is_refused() {
     assert_eq!(quote.tcb_evaluation_data_number(), 17);
     let minimum = |number| {
         appraise(&quote, |it| {
-            it.min_tcb_evaluation_data_number = Some(number)
+            it.min_tcb_evaluation_data_number = Some(number);
         })
     };
     minimum(17).unwrap();

@@ -28,7 +28,7 @@ pub(crate) fn vector(name: &str) -> Vec<u8> {
         .join("tests/vectors")
         .join(name);
     let bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    if name.ends_with(".hex") {
+    if path.extension().is_some_and(|it| it == "hex") {
         let text = String::from_utf8(bytes).unwrap();
         return hex::decode(text.trim().trim_start_matches("0x")).unwrap();
     }

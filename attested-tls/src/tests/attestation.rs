@@ -86,7 +86,7 @@ async fn a_wrong_measurement_is_explained_to_the_operator_and_not_to_the_peer() 
     };
     let (strict, lax) = (tls(impostor.demanded()), tls(Demand::Nothing));
     for wanted_of_server in [true, false] {
-        let (refuser, refusee) = if wanted_of_server {
+        let (refuser, turned_away) = if wanted_of_server {
             let (near, far) = meet((&strict, Offer::default()), (&lax, wanted.offer())).await;
             (near, far)
         } else {
@@ -95,9 +95,9 @@ async fn a_wrong_measurement_is_explained_to_the_operator_and_not_to_the_peer() 
         };
         let (codes, id) = refused(refuser);
         assert_eq!(codes, [Code::Measurement]);
-        let shown = refusee.as_ref().unwrap_err().to_string();
+        let shown = turned_away.as_ref().unwrap_err().to_string();
         assert_eq!(
-            refused_by_peer(refusee),
+            refused_by_peer(turned_away),
             ("attestation-refused".to_owned(), id)
         );
         assert!(!shown.contains("measurement"), "{shown}");

@@ -233,7 +233,7 @@ async fn a_byte_a_second_is_too_slow_at_each_step() {
             ),
             "{step} {connection:?}"
         );
-        assert!(began.elapsed() < Duration::from_secs(120), "{step}");
+        assert!(began.elapsed() < Duration::from_mins(2), "{step}");
     }
 }
 
@@ -243,7 +243,7 @@ async fn a_refusal_is_not_lost_to_a_peer_that_stalls() {
     let connection = serve(Machine::running(1).demanded(), async |mut raw: Raw| {
         raw.write_all(&bytes).await.unwrap();
         raw.flush().await.unwrap();
-        tokio::time::sleep(Duration::from_secs(60)).await;
+        tokio::time::sleep(Duration::from_mins(1)).await;
     })
     .await;
     assert_eq!(refused(connection).0, [Code::Missing]);
@@ -252,7 +252,7 @@ async fn a_refusal_is_not_lost_to_a_peer_that_stalls() {
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_reads_nothing_does_not_hold_the_server_for_longer() {
     let connection = serve(Demand::Nothing, async |raw: Raw| {
-        tokio::time::sleep(Duration::from_secs(60)).await;
+        tokio::time::sleep(Duration::from_mins(1)).await;
         drop(raw);
     })
     .await;

@@ -165,12 +165,12 @@ async fn relay(role_of_attester: Role) {
 
 #[tokio::test]
 async fn a_servers_evidence_relayed_into_another_session_is_refused_despite_the_leaked_keys() {
-    relay(Role::Server).await;
+    Box::pin(relay(Role::Server)).await;
 }
 
 #[tokio::test]
 async fn a_clients_evidence_relayed_into_another_session_is_refused_despite_the_leaked_keys() {
-    relay(Role::Client).await;
+    Box::pin(relay(Role::Client)).await;
 }
 
 #[tokio::test]

@@ -99,9 +99,17 @@ pub(crate) fn remembered(dir: &Path) -> Result<Option<Head>, Failure> {
 fn write(dir: &Path, deployment: &VerifiedDeployment) -> Result<Vec<PathBuf>, Failure> {
     fs::create_dir_all(dir).with_context(|| format!("can't make {}", dir.display()))?;
     let mut files = vec![
-        write_file(dir, "coordinator-root-ca.pem", deployment.root_ca.as_bytes())?,
+        write_file(
+            dir,
+            "coordinator-root-ca.pem",
+            deployment.root_ca.as_bytes(),
+        )?,
         write_file(dir, "mesh-ca.pem", deployment.mesh_ca.as_bytes())?,
-        write_file(dir, "transitions.json", deployment.transitions_json().as_bytes())?,
+        write_file(
+            dir,
+            "transitions.json",
+            deployment.transitions_json().as_bytes(),
+        )?,
     ];
     for (number, manifest) in deployment.manifests.iter().enumerate() {
         let name = format!("manifest.{number}.json");

@@ -10,11 +10,7 @@ use manifest::{AllowedPeers, Role};
 use super::deployment::VerifiedDeployment;
 use crate::client::{PLAIN, RED};
 
-pub(super) fn report(
-    deployment: &VerifiedDeployment,
-    peer: &Peer,
-    files: &[PathBuf],
-) -> String {
+pub(super) fn report(deployment: &VerifiedDeployment, peer: &Peer, files: &[PathBuf]) -> String {
     let mut text = String::new();
     // Writing to a String does not fail.
     let _ = write_report(&mut text, deployment, peer, files);
@@ -84,8 +80,14 @@ fn write_report(
     )?;
     writeln!(text, "\nYou trust, by doing so")?;
     match (manifest.workload_owners().len(), manifest.update_quorum()) {
-        (0, _) => writeln!(text, "  nobody to change the manifest: updates are off for ever")?,
-        (n, k) => writeln!(text, "  any {k} of {n} workload owners to set another manifest")?,
+        (0, _) => writeln!(
+            text,
+            "  nobody to change the manifest: updates are off for ever"
+        )?,
+        (n, k) => writeln!(
+            text,
+            "  any {k} of {n} workload owners to set another manifest"
+        )?,
     }
     writeln!(
         text,

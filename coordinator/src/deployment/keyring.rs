@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use attestation::identity::TrustDomain;
-use history::{TransitionKey, SigningKeyError, TransitionSigner};
+use history::{SigningKeyError, TransitionKey, TransitionSigner};
 use seed::{Seed, SeedError};
 use thiserror::Error;
 use time::OffsetDateTime;
@@ -81,8 +81,7 @@ impl Keyring {
         key_pem: &str,
     ) -> Result<(), KeyringError> {
         let key = PrivateKey::from_pem(key_pem).map_err(PkiError::from)?;
-        let mesh_ca =
-            MeshCa::from_parts(record.mesh_ca.clone(), record.intermediate.clone(), key)?;
+        let mesh_ca = MeshCa::from_parts(record.mesh_ca.clone(), record.intermediate.clone(), key)?;
         self.add(generation, Arc::new(mesh_ca));
         Ok(())
     }

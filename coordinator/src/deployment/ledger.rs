@@ -59,15 +59,13 @@ impl Ledger {
         next.shares = parts.shares;
         next.pki.insert(next.view.newest(), parts.pki);
         let trusted = next.view.trusted().to_vec();
-        next.pki.retain(|generation, _| trusted.contains(generation));
+        next.pki
+            .retain(|generation, _| trusted.contains(generation));
         Ok(next)
     }
 
     /// Reads and verifies all of the store's history; `None` where there is none.
-    pub async fn read(
-        store: &dyn Store,
-        key: &TransitionKey,
-    ) -> Result<Option<Self>, LedgerError> {
+    pub async fn read(store: &dyn Store, key: &TransitionKey) -> Result<Option<Self>, LedgerError> {
         let Some(head) = store.head().await? else {
             return Ok(None);
         };
@@ -256,9 +254,7 @@ pub enum LedgerError {
     #[error(transparent)]
     Chain(#[from] ChainError),
     /// Something that a transition needs is not there.
-    #[error(
-        "the store has lost the {what} of transition {seq} ({digest}); restore it from a copy"
-    )]
+    #[error("the store has lost the {what} of transition {seq} ({digest}); restore it from a copy")]
     Missing {
         /// Which transition.
         seq: u64,

@@ -151,9 +151,11 @@ mod tests {
 
     #[test]
     fn an_update_during_an_update_keeps_every_generation_until_the_newest_has_taken_over() {
-        let second = MeshView::first(1)
-            .after(2, Kind::Manifest, Graceful)
-            .after(3, Kind::Manifest, Graceful);
+        let second = MeshView::first(1).after(2, Kind::Manifest, Graceful).after(
+            3,
+            Kind::Manifest,
+            Graceful,
+        );
         assert_eq!(second, view(&[1, 2, 3], 1, 1, Stage::Trust));
         let done = second
             .after(4, Kind::Issue, Graceful)

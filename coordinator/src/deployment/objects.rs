@@ -90,7 +90,10 @@ pub enum ObjectError {
 }
 
 fn digest(bytes: &[u8]) -> Result<Digest, ObjectError> {
-    bytes.try_into().map(Digest).map_err(|_| ObjectError::Encoding)
+    bytes
+        .try_into()
+        .map(Digest)
+        .map_err(|_| ObjectError::Encoding)
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

@@ -14,12 +14,12 @@ use tonic::{Request, Response, Status};
 use tracing::debug;
 
 use super::messages;
+use crate::audit::Event;
 use crate::change::{head, internal};
 use crate::core::{Coordinator, Deployment, Phase, now};
 use crate::enrol::Caller;
 use crate::refusal::{RefusalCode, Refused};
 use crate::roster::Enrolled;
-use crate::audit::Event;
 
 /// Judges the evidence of whoever calls the mesh API, by the manifest in force.
 #[derive(Debug)]
@@ -98,7 +98,13 @@ impl MeshService {
         }
         let known = history::SignedTransition::decode(known)
             .map_err(|error| messages::malformed(format_args!("known: {error}")))?;
-        if deployment.keyring.signer().public_key().verify(&known).is_err() {
+        if deployment
+            .keyring
+            .signer()
+            .public_key()
+            .verify(&known)
+            .is_err()
+        {
             return Err(Refused::new(
                 RefusalCode::NotAllowed,
                 "the caller remembers a transition of another deployment",
@@ -263,7 +269,9 @@ impl MeshApi for MeshService {
             Self::coordinator_alone(&deployment, &peer)?;
             let generation = request.get_ref().generation;
             if deployment.ledger.view().newest() != generation {
-                return Err(internal(format_args!("generation {generation} is not the newest")));
+                return Err(internal(format_args!(
+                    "generation {generation} is not the newest"
+                )));
             }
             match coordinator.pending(&deployment) {
                 Some(pending) if !pending.knows_all => {

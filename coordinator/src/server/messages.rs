@@ -13,15 +13,17 @@ use crate::rotate::Pending;
 use manifest::{AllowedPeers, Manifest};
 
 pub(super) fn digest(field: &str, bytes: &[u8]) -> Result<Digest, Refused> {
-    bytes.try_into().map(Digest).map_err(|_| {
-        malformed(format_args!("{field}: got {} bytes, want 32", bytes.len()))
-    })
+    bytes
+        .try_into()
+        .map(Digest)
+        .map_err(|_| malformed(format_args!("{field}: got {} bytes, want 32", bytes.len())))
 }
 
 pub(super) fn instance(bytes: &[u8]) -> Result<InstanceId, Refused> {
-    bytes.try_into().map(InstanceId).map_err(|_| {
-        malformed(format_args!("instance: got {} bytes, want 16", bytes.len()))
-    })
+    bytes
+        .try_into()
+        .map(InstanceId)
+        .map_err(|_| malformed(format_args!("instance: got {} bytes, want 16", bytes.len())))
 }
 
 pub(super) fn known_head(head: Option<&v1::Head>) -> Result<Option<Head>, Refused> {

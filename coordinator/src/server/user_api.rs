@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
-use api::v1::user_api_server::UserApi;
 use api::v1;
+use api::v1::user_api_server::UserApi;
 use attested_tls::ConnectedPeer;
 use seed::Share;
 use tokio::sync::mpsc;
@@ -27,7 +27,11 @@ impl UserService {
         Self { coordinator }
     }
 
-    fn refuse<T>(&self, name: &str, request: &Request<T>) -> impl Fn(Refused) -> Status + use<'_, T> {
+    fn refuse<T>(
+        &self,
+        name: &str,
+        request: &Request<T>,
+    ) -> impl Fn(Refused) -> Status + use<'_, T> {
         let remote = request
             .extensions()
             .get::<ConnectedPeer>()

@@ -17,7 +17,11 @@ pub(crate) async fn an_empty_store_has_no_head_and_no_objects(store: &dyn Store)
 
 pub(crate) async fn what_was_appended_is_read_back(store: &dyn Store) {
     let mut expected = None;
-    for (operation, payload) in [("a", noise(1, 0)), ("b", noise(2, 1)), ("c", noise(3, 70_000))] {
+    for (operation, payload) in [
+        ("a", noise(1, 0)),
+        ("b", noise(2, 1)),
+        ("c", noise(3, 70_000)),
+    ] {
         let step = Step::after(expected, operation, payload);
         step.append(store).await.unwrap();
         expected = Some(step.head);
@@ -82,7 +86,10 @@ pub(crate) async fn a_number_out_of_turn_is_refused(store: &dyn Store) {
     };
     let after_the_last = Step {
         expected: Some(last),
-        head: StoredHead { seq: 0, ..next.head },
+        head: StoredHead {
+            seq: 0,
+            ..next.head
+        },
         ..next
     };
     assert!(matches!(

@@ -109,7 +109,11 @@ pub(crate) async fn operations_since(
         let bytes = store.get(&head.transition).await.unwrap();
         let transition = Transition::decode(&bytes.unwrap());
         let payload = store.get(&transition.payload).await.unwrap();
-        assert!(payload.is_some(), "{} lost its object", transition.operation);
+        assert!(
+            payload.is_some(),
+            "{} lost its object",
+            transition.operation
+        );
         operations.push(transition.operation);
         assert_eq!(transition.previous.is_none(), head.seq == 1);
         next = transition.previous.map(|transition| StoredHead {

@@ -1,0 +1,219 @@
+use std::{future::pending, num::NonZeroUsize, sync::Arc, time::Instant as StdInstant};
+
+use tokio::net::TcpListener;
+use userspace_tls::{RelayEnd, Traffic, relay};
+
+use super::*;
+use crate::{
+    certificates::{
+        self,
+        testing::{TestMesh, id, issued},
+    },
+    metrics::Metrics,
+    registry::{Opening, Registry},
+};
+
+#[tokio::test]
+async fn a_peer_whom_the_mesh_lists_and_allows_is_admitted_and_written_down() {
+    let mut bed = Bed::new().await;
+    bed.publish(&["web", "db"], &["db"]);
+    assert!(bed.admit().await.is_ok());
+    let found = bed.entry.established().unwrap();
+    assert_eq!(found.identity, id("web"));
+    assert_eq!(found.peer, Some(id("db")));
+}
+
+#[tokio::test]
+async fn a_peer_who_is_no_member_or_not_allowed_is_refused_and_told_by_an_alert() {
+    for (members, allowed, detail) in [
+        (
+            &["web"][..],
+            "any",
+            "spiffe://mesh.local/ns/default/sa/db is no identity of the manifest in force",
+        ),
+        (
+            &["web", "db", "log"],
+            "log",
+            "spiffe://mesh.local/ns/default/sa/db is not among the peers that the manifest in \
+             force allows spiffe://mesh.local/ns/default/sa/web",
+        ),
+    ] {
+        let mut bed = Bed::new().await;
+        // What counts is the moment after the handshake.
+        bed.publish(members, &[allowed]);
+        let told = bed.told();
+        let (refused, told) = tokio::join!(bed.admit(), told);
+        let cause = refused.unwrap_err();
+        assert_eq!(cause.reason, RefusalReason::PeerNotAllowed);
+        assert_eq!(cause.detail, detail);
+        let access_denied = Alert(49);
+        assert_eq!(told, RelayEnd::PeerAlert(access_denied));
+    }
+}
+
+#[tokio::test]
+async fn a_workload_that_is_withdrawn_during_a_handshake_admits_nobody() {
+    let mut bed = Bed::new().await;
+    bed.publish(&["db"], &["any"]);
+    let told = bed.told();
+    let (refused, _) = tokio::join!(bed.admit(), told);
+    assert_eq!(
+        refused.unwrap_err().reason,
+        RefusalReason::Credential(Unusable::Withdrawn)
+    );
+}
+
+#[tokio::test]
+async fn the_rule_is_asked_as_before() {
+    let mut bed = Bed::new().await;
+    bed.publish(&["web", "db"], &["any"]);
+    bed.peers = ["log".parse().unwrap()].into_iter().collect();
+    let told = bed.told();
+    let (refused, _) = tokio::join!(bed.admit(), told);
+    assert_eq!(refused.unwrap_err().reason, RefusalReason::PeerNotAllowed);
+    assert!(bed.entry.established().is_none());
+}
+
+/// Whoever withdraws an identity publishes first and looks through the connections then.
+#[tokio::test]
+async fn a_peer_who_is_withdrawn_while_it_is_admitted_is_refused_or_found() {
+    let mesh = TestMesh::new();
+    let (web, db) = (mesh.issue("web"), mesh.issue("db"));
+    for _ in 0..50 {
+        let mut bed = Bed::with(&web, &db).await;
+        bed.publish(&["web", "db"], &["any"]);
+        let told = bed.told();
+        let withdrawn = Credential::Loaded(issued(&web, &["web"], &["any"]));
+        let (sender, registry) = (bed.sender.clone(), Arc::clone(&bed.registry));
+        let keeper = std::thread::spawn(move || {
+            sender.send_replace(withdrawn);
+            registry.close_where(CloseCause::IdentityWithdrawn, |connection| {
+                let found = connection.established();
+                found.is_some_and(|found| found.peer == Some(id("db")))
+            })
+        });
+        let admitted = bed.admit().await.is_ok();
+        keeper.join().unwrap();
+        assert!(!admitted || bed.entry.stop().cause().is_some());
+        drop(told);
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_is_no_longer_wanted_is_reset_before_it_is_established() {
+    let (near, mut far) = tcp_pair().await;
+    let stop = StopSignal::default();
+    let establishing = unless_closed(&stop, async {
+        let _held = near;
+        pending::<Result<(), Cause>>().await
+    });
+    let cause = CloseCause::IdentityWithdrawn;
+    let (refused, _) = tokio::join!(establishing, async { stop.stop(cause) });
+    assert_eq!(refused.unwrap_err().reason, RefusalReason::Closed(cause));
+    let error = far.read(&mut [0]).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn a_connection_that_was_closed_already_is_not_even_begun() {
+    let stop = StopSignal::default();
+    stop.stop(CloseCause::PeerNotAllowedAnyMore);
+    let refused = unless_closed(&stop, async { Ok(()) }).await;
+    assert_eq!(
+        refused.unwrap_err().reason.as_str(),
+        "peer-not-allowed-any-more"
+    );
+}
+
+/// `web` has made a handshake with the client `db`, whom it has yet to admit.
+struct Bed {
+    web: Arc<MeshTls>,
+    shaken: Option<Handshaken>,
+    wire: TcpStream,
+    client: Option<(TcpStream, Session)>,
+    sender: Arc<watch::Sender<Credential>>,
+    credential: watch::Receiver<Credential>,
+    registry: Arc<Registry>,
+    entry: Registration,
+    peers: PeerSet,
+}
+
+impl Bed {
+    async fn new() -> Self {
+        let mesh = TestMesh::new();
+        Self::with(&mesh.issue("web"), &mesh.issue("db")).await
+    }
+
+    async fn with(web: &Arc<MeshTls>, db: &Arc<MeshTls>) -> Self {
+        let (mut near, mut wire) = tcp_pair().await;
+        let (connected, shaken) = tokio::join!(
+            connect(db, Offer::Sealwire1, &mut near),
+            accept(web, ClientAuth::Required, &mut wire),
+        );
+        let (sender, credential) = certificates::channel();
+        let registry = Arc::new(Registry::new(NonZeroUsize::MIN));
+        let metrics = Metrics::new("0.1.0").workload(&"web".parse().unwrap());
+        let entry = registry.register(
+            0,
+            Opening {
+                lane: Arc::clone(metrics.lane(Direction::Ingress)),
+                mode: Mode::Mtls,
+                from: "10.0.0.1:40000".parse().unwrap(),
+                to: "10.0.0.2:80".parse().unwrap(),
+                opened: StdInstant::now(),
+                traffic: Arc::default(),
+            },
+        );
+        Self {
+            web: Arc::clone(web),
+            shaken: Some(shaken.unwrap()),
+            wire,
+            client: Some((near, connected.unwrap().session)),
+            sender: Arc::new(sender),
+            credential,
+            registry,
+            entry,
+            peers: PeerSet::any(),
+        }
+    }
+
+    fn publish(&self, members: &[&str], allowed: &[&str]) {
+        let issued = issued(&self.web, members, allowed);
+        self.sender.send_replace(Credential::Loaded(issued));
+    }
+
+    async fn admit(&mut self) -> Result<Session, Cause> {
+        let admission = Admission {
+            credential: &self.credential,
+            peers: &self.peers,
+            rule: RuleRef::IngressDefault,
+            entry: &self.entry,
+        };
+        let shaken = self.shaken.take().unwrap();
+        admission.admit(shaken, &self.web, &mut self.wire).await
+    }
+
+    /// How the connection ends for the client.
+    fn told(&mut self) -> impl Future<Output = RelayEnd> + use<> {
+        let (wire, session) = self.client.take().unwrap();
+        async move {
+            let (_program, app) = tcp_pair().await;
+            let never = StopSignal::<()>::default();
+            relay(app, wire, session, &Traffic::default(), &never).await
+        }
+    }
+}
+
+/// Connected sockets that reset when they are dropped.
+async fn tcp_pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (near, far) = tokio::join!(TcpStream::connect(address), listener.accept());
+    let (near, (far, _)) = (near.unwrap(), far.unwrap());
+    for stream in [&near, &far] {
+        SockRef::from(stream)
+            .set_linger(Some(Duration::ZERO))
+            .unwrap();
+    }
+    (near, far)
+}
