@@ -19,7 +19,7 @@ use tokio::sync::watch;
 
 pub use append::MAX_OBJECT_BYTES;
 pub use error::{AppendError, Denial, Found, Misuse, Object, Place, StoreError};
-pub use etcd::{ClientCertificate, EtcdOptions, EtcdOptionsError, EtcdStore, Login};
+pub use etcd::{ClientCertificate, EtcdOptions, EtcdOptionsError, EtcdStore, Login, PemFile};
 pub use redb::RedbStore;
 
 /// The end of history as a store names it: which transition is the latest, by its hash.

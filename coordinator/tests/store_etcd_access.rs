@@ -13,7 +13,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use coordinator::store::{
-    AppendError, ClientCertificate, Denial, EtcdOptions, EtcdStore, Login, Store, StoreError,
+    AppendError, ClientCertificate, Denial, EtcdOptions, EtcdOptionsError, EtcdStore, Login, Store,
+    StoreError,
 };
 use etcd_client::{Client, Permission, PermissionType};
 use rcgen::{
@@ -77,12 +78,18 @@ async fn tls_admits_those_with_the_right_certificates_alone() {
         );
     }
 
-    let garbage = EtcdOptions {
-        ca_pem: Some("garbage".to_owned()),
+    let mixed = ClientCertificate {
+        key_pem: theirs.client().key_pem,
+        ..ours.client()
+    };
+    let mixed = EtcdOptions {
+        client: Some(mixed),
         ..good
     };
-    match EtcdStore::connect(garbage).await {
-        Err(StoreError::Options(_) | StoreError::Unauthorised { .. }) => {}
+    match EtcdStore::connect(mixed).await {
+        Err(StoreError::Options(EtcdOptionsError::Tls { endpoint, .. })) => {
+            assert_eq!(endpoint, etcd.endpoint());
+        }
         other => panic!("{other:?}"),
     }
 }

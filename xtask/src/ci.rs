@@ -8,7 +8,9 @@ use std::{
 use anyhow::{Result, bail};
 use clap::Args;
 
-use crate::{cargo_tool::CargoTool, ebpf, process, skipped::Log, tally::Tally, test, workspace};
+use crate::{
+    cargo_tool::CargoTool, ebpf, packages, process, skipped::Log, tally::Tally, test, workspace,
+};
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -95,6 +97,7 @@ const STEPS: [Step; 8] = [
     Step {
         name: "clippy",
         run: |_| {
+            packages::ensure_to_build()?;
             cargo(&[
                 "clippy",
                 "--workspace",

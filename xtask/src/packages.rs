@@ -43,6 +43,12 @@ pub(crate) fn ensure(packages: &[&str]) -> Result<()> {
     )
 }
 
+/// What building the workspace takes beside the toolchain: aws-lc-sys compiles C (on x86-64 and
+/// `AArch64` that takes neither cmake nor clang), and the gRPC messages are generated.
+pub(crate) fn ensure_to_build() -> Result<()> {
+    ensure(&["gcc", "libc6-dev", "protobuf-compiler", "libprotobuf-dev"])
+}
+
 /// Whether the package, or another that brings the same program, is here.
 fn installed(package: &str) -> bool {
     let program = PROGRAMS
@@ -71,17 +77,21 @@ fn dpkg_has(package: &str) -> bool {
 
 /// The program that each package is installed for. One that came otherwise is as good, and some
 /// packages would replace a variant that someone has chosen (nginx-light, nginx-full).
-const PROGRAMS: [(&str, &str); 10] = [
+const PROGRAMS: [(&str, &str); 14] = [
     ("curl", "curl"),
+    ("etcd-server", "etcd"),
     ("g++", "g++"),
     ("gcc", "cc"),
     ("iperf3", "iperf3"),
     ("iproute2", "ip"),
     ("nginx-light", "nginx"),
     ("nodejs", "node"),
+    ("opensc", "pkcs11-tool"),
     ("openssl", "openssl"),
+    ("protobuf-compiler", "protoc"),
     ("redis-server", "redis-server"),
     ("redis-tools", "redis-benchmark"),
+    ("softhsm2", "softhsm2-util"),
 ];
 
 /// Debian starts a service when its package is installed, unless `policy-rc.d` says 101. A policy
@@ -103,6 +113,7 @@ apt-get -qq install --yes --no-install-recommends \
 for package; do
     case $package in
         nginx-light) unit=nginx ;;
+        etcd-server) unit=etcd ;;
         postgresql | redis-server | iperf3) unit=$package ;;
         *) continue ;;
     esac

@@ -8,8 +8,7 @@ use crate::{packages, process, workspace};
 
 /// Builds what an operator installs, and every binary of the packages in `besides`.
 pub(crate) fn build(besides: &[&str]) -> Result<()> {
-    // aws-lc-sys compiles C; on x86-64 and AArch64 that takes neither cmake nor clang.
-    packages::ensure(&["gcc", "libc6-dev"])?;
+    packages::ensure_to_build()?;
     let chosen = [&PRODUCT, besides].concat();
     process::step(format!("building {} (release)", chosen.join(", ")));
     process::run(
@@ -29,5 +28,5 @@ pub(crate) fn directory() -> PathBuf {
     workspace::target().join("release")
 }
 
-/// The packages of `sealwire-agent` and `sealwire`.
-const PRODUCT: [&str; 2] = ["agent", "sealwire-cli"];
+/// The packages of `sealwire-agent`, `sealwire-coordinator` and `sealwire`.
+const PRODUCT: [&str; 3] = ["agent", "coordinator", "sealwire-cli"];

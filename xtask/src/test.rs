@@ -49,6 +49,10 @@ pub(crate) fn tally(options: &Options, log: &skipped::Log) -> Result<Tally> {
 
 /// What needs no namespaces: every crate but the testbed.
 fn units(options: &Options, log: &skipped::Log) -> Result<Report> {
+    packages::ensure_to_build()?;
+    if let Err(error) = packages::ensure(&SERVICES) {
+        eprintln!("warning: {error:#}");
+    }
     process::step("unit tests");
     let mut cargo = workspace::cargo();
     cargo.args([
@@ -152,6 +156,10 @@ impl std::ops::AddAssign for Report {
 }
 
 /// The unmodified programs that the tests run through Sealwire.
+/// What tests of single crates run: a store, and a hardware module's stand-in. Each test that misses
+/// its program skips itself, by name.
+const SERVICES: [&str; 4] = ["etcd-server", "opensc", "openssl", "softhsm2"];
+
 const PROGRAMS: [&str; 9] = [
     "nginx-light",
     "curl",

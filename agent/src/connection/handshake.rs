@@ -84,13 +84,13 @@ impl Authorized<'_> {
             Protection::Plaintext => (dial::wire(door, ends.to, source).await?, None),
             Protection::Tls { tls, peers, .. } => {
                 let (mut wire, shaken) = call(door, &tls, ends.to, source).await?;
-                let admission = Admission {
+                let check = PeerCheck {
                     credential: &door.workload.credential,
                     peers,
                     rule,
                     entry: &entry,
                 };
-                let session = admission.admit(shaken, &tls, &mut wire).await?;
+                let session = check.admit(shaken, &tls, &mut wire).await?;
                 (wire, Some(session))
             }
         };
@@ -122,13 +122,13 @@ impl Authorized<'_> {
         };
         let mut turn = door.worker.order.turn(ends.from.ip(), ends.to);
         let shaken = answer(door, &tls, mode, ends.from, &mut wire).await?;
-        let admission = Admission {
+        let check = PeerCheck {
             credential: &door.workload.credential,
             peers,
             rule,
             entry: &entry,
         };
-        let session = Some(admission.admit(shaken, &tls, &mut wire).await?);
+        let session = Some(check.admit(shaken, &tls, &mut wire).await?);
         turn.come().await;
         let (app, client) = dial::program(door, ends.to, ends.from).await?;
         Ok(Established {
@@ -228,8 +228,8 @@ async fn unless_closed<T>(
     }
 }
 
-/// By what a peer that has proved who it is is judged.
-struct Admission<'a> {
+/// What a peer that has proved its identity is judged by.
+struct PeerCheck<'a> {
     /// What the mesh says, at any moment.
     credential: &'a watch::Receiver<Credential>,
     /// What the rule says.
@@ -238,7 +238,7 @@ struct Admission<'a> {
     entry: &'a Registration,
 }
 
-impl Admission<'_> {
+impl PeerCheck<'_> {
     /// Checks the peer against those that rule and mesh allow, and writes down who met whom.
     async fn admit(
         &self,

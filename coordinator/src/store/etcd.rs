@@ -18,7 +18,7 @@ use super::append::{Append, Invalid, MAX_OBJECT_BYTES};
 use super::error::{AppendError, Found, Object, StoreError};
 use super::{Store, StoredHead, record};
 
-pub use options::{ClientCertificate, EtcdOptions, EtcdOptionsError, Login};
+pub use options::{ClientCertificate, EtcdOptions, EtcdOptionsError, Login, PemFile};
 
 /// History in an etcd cluster, for any number of Coordinators.
 ///

@@ -74,31 +74,6 @@ async fn the_rule_is_asked_as_before() {
     assert!(bed.entry.established().is_none());
 }
 
-/// Whoever withdraws an identity publishes first and looks through the connections then.
-#[tokio::test]
-async fn a_peer_who_is_withdrawn_while_it_is_admitted_is_refused_or_found() {
-    let mesh = TestMesh::new();
-    let (web, db) = (mesh.issue("web"), mesh.issue("db"));
-    for _ in 0..50 {
-        let mut bed = Bed::with(&web, &db).await;
-        bed.publish(&["web", "db"], &["any"]);
-        let told = bed.told();
-        let withdrawn = Credential::Loaded(issued(&web, &["web"], &["any"]));
-        let (sender, registry) = (bed.sender.clone(), Arc::clone(&bed.registry));
-        let keeper = std::thread::spawn(move || {
-            sender.send_replace(withdrawn);
-            registry.close_where(CloseCause::IdentityWithdrawn, |connection| {
-                let found = connection.established();
-                found.is_some_and(|found| found.peer == Some(id("db")))
-            })
-        });
-        let admitted = bed.admit().await.is_ok();
-        keeper.join().unwrap();
-        assert!(!admitted || bed.entry.stop().cause().is_some());
-        drop(told);
-    }
-}
-
 #[tokio::test]
 async fn a_connection_that_is_no_longer_wanted_is_reset_before_it_is_established() {
     let (near, mut far) = tcp_pair().await;
@@ -131,9 +106,8 @@ struct Bed {
     shaken: Option<Handshaken>,
     wire: TcpStream,
     client: Option<(TcpStream, Session)>,
-    sender: Arc<watch::Sender<Credential>>,
+    sender: watch::Sender<Credential>,
     credential: watch::Receiver<Credential>,
-    registry: Arc<Registry>,
     entry: Registration,
     peers: PeerSet,
 }
@@ -141,14 +115,11 @@ struct Bed {
 impl Bed {
     async fn new() -> Self {
         let mesh = TestMesh::new();
-        Self::with(&mesh.issue("web"), &mesh.issue("db")).await
-    }
-
-    async fn with(web: &Arc<MeshTls>, db: &Arc<MeshTls>) -> Self {
+        let (web, db) = (mesh.issue("web"), mesh.issue("db"));
         let (mut near, mut wire) = tcp_pair().await;
         let (connected, shaken) = tokio::join!(
-            connect(db, Offer::Sealwire1, &mut near),
-            accept(web, ClientAuth::Required, &mut wire),
+            connect(&db, Offer::Sealwire1, &mut near),
+            accept(&web, ClientAuth::Required, &mut wire),
         );
         let (sender, credential) = certificates::channel();
         let registry = Arc::new(Registry::new(NonZeroUsize::MIN));
@@ -165,13 +136,12 @@ impl Bed {
             },
         );
         Self {
-            web: Arc::clone(web),
+            web,
             shaken: Some(shaken.unwrap()),
             wire,
             client: Some((near, connected.unwrap().session)),
-            sender: Arc::new(sender),
+            sender,
             credential,
-            registry,
             entry,
             peers: PeerSet::any(),
         }
@@ -183,14 +153,14 @@ impl Bed {
     }
 
     async fn admit(&mut self) -> Result<Session, Cause> {
-        let admission = Admission {
+        let check = PeerCheck {
             credential: &self.credential,
             peers: &self.peers,
             rule: RuleRef::IngressDefault,
             entry: &self.entry,
         };
         let shaken = self.shaken.take().unwrap();
-        admission.admit(shaken, &self.web, &mut self.wire).await
+        check.admit(shaken, &self.web, &mut self.wire).await
     }
 
     /// How the connection ends for the client.

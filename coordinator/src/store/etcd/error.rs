@@ -10,7 +10,11 @@ use super::options::EtcdOptionsError;
 pub(super) fn explain(endpoint: &str, error: EtcdError) -> StoreError {
     match error {
         EtcdError::GRpcStatus(status) => explain_status(endpoint, status),
-        EtcdError::TransportError(error) => explain_transport(endpoint, error),
+        // Of the set-up alone; what fails later is a status.
+        EtcdError::TransportError(source) => StoreError::Options(EtcdOptionsError::Tls {
+            endpoint: endpoint.to_owned(),
+            source,
+        }),
         EtcdError::InvalidArgs(_) | EtcdError::InvalidUri(_) => {
             StoreError::Options(EtcdOptionsError::Endpoint {
                 endpoint: endpoint.to_owned(),
@@ -62,13 +66,6 @@ fn explain_status(endpoint: &str, status: Status) -> StoreError {
         },
     };
     unauthorised(endpoint, denial, status)
-}
-
-fn explain_transport(endpoint: &str, error: tonic::transport::Error) -> StoreError {
-    match tls_denial(&error) {
-        Some(denial) => unauthorised(endpoint, denial, error),
-        None => unavailable(endpoint, error),
-    }
 }
 
 /// Whether TLS is behind it. rustls's error type is not in reach here; its texts are.

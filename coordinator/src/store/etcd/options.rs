@@ -3,6 +3,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use etcd_client::{Certificate, ConnectOptions, Identity, TlsOptions};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
@@ -97,16 +99,38 @@ pub enum EtcdOptionsError {
         /// The endpoint.
         endpoint: String,
     },
-    /// The CA, the certificate or the key is not what it should be.
-    #[error(
-        "the certificates for {endpoint} can't be used; give PEM files, and the key of the client certificate"
-    )]
-    Certificates {
+    /// A certificate or a key is not in PEM form.
+    #[error("{0} is not in PEM form")]
+    NotPem(PemFile),
+    /// TLS can't be set up with what was given; most often the key is of another certificate.
+    #[error("TLS for {endpoint} can't be set up; is the key that of the client certificate?")]
+    Tls {
         /// The endpoint.
         endpoint: String,
-        /// What is wrong with them.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        /// What the TLS library said.
+        source: tonic::transport::Error,
     },
+}
+
+/// Something that is given in PEM form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PemFile {
+    /// The CA certificates.
+    Ca,
+    /// The client certificate.
+    ClientCertificate,
+    /// Its private key.
+    ClientKey,
+}
+
+impl fmt::Display for PemFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ca => "the CA certificate for etcd",
+            Self::ClientCertificate => "the client certificate for etcd",
+            Self::ClientKey => "the key of the client certificate for etcd",
+        })
+    }
 }
 
 impl EtcdOptions {
@@ -122,7 +146,27 @@ impl EtcdOptions {
         }
         self.endpoints
             .iter()
-            .try_for_each(|it| self.check_endpoint(it))
+            .try_for_each(|it| self.check_endpoint(it))?;
+        self.check_pem()
+    }
+
+    fn check_pem(&self) -> Result<(), EtcdOptionsError> {
+        let check = |is_pem, file| {
+            if is_pem {
+                Ok(())
+            } else {
+                Err(EtcdOptionsError::NotPem(file))
+            }
+        };
+        if let Some(ca) = &self.ca_pem {
+            check(has_certificates(ca), PemFile::Ca)?;
+        }
+        let Some(ClientCertificate { cert_pem, key_pem }) = &self.client else {
+            return Ok(());
+        };
+        check(has_certificates(cert_pem), PemFile::ClientCertificate)?;
+        let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes());
+        check(key.is_ok(), PemFile::ClientKey)
     }
 
     fn check_endpoint(&self, endpoint: &str) -> Result<(), EtcdOptionsError> {
@@ -166,6 +210,12 @@ impl EtcdOptions {
         }
         options
     }
+}
+
+/// The TLS library takes a file with none for one that trusts nobody.
+fn has_certificates(pem: &str) -> bool {
+    let mut certificates = CertificateDer::pem_slice_iter(pem.as_bytes()).peekable();
+    certificates.peek().is_some() && certificates.all(|it| it.is_ok())
 }
 
 enum Scheme {
@@ -305,6 +355,21 @@ mod tests {
             ..options("http://etcd:1")
         };
         assert!(matches!(no_time.check(), Err(EtcdOptionsError::NoTimeout)));
+    }
+
+    #[test]
+    fn what_is_not_in_pem_form_is_named() {
+        let garbage = "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n";
+        for ca in ["", "garbage", garbage] {
+            let options = EtcdOptions {
+                ca_pem: Some(ca.to_owned()),
+                ..options("https://etcd:2379")
+            };
+            assert!(
+                matches!(options.check(), Err(EtcdOptionsError::NotPem(PemFile::Ca))),
+                "{ca}"
+            );
+        }
     }
 
     #[test]
