@@ -92,12 +92,13 @@ fn parse_lifetime(text: &str) -> Option<Duration> {
 }
 
 /// `duration` in the form of the manifest, such as `90m`: in the largest unit that gives a whole
-/// number above 1. Fractions of a second are left out.
+/// number, but for one day, which is `24h`. Fractions of a second are left out.
 pub fn in_words(duration: Duration) -> String {
     let seconds = duration.as_secs();
     let (unit, name) = [(DAY, 'd'), (HOUR, 'h'), (MINUTE, 'm')]
         .into_iter()
-        .find(|(unit, _)| seconds >= 2 * unit && seconds.is_multiple_of(*unit))
+        .filter(|(unit, _)| seconds != DAY || *unit != DAY)
+        .find(|(unit, _)| seconds >= *unit && seconds.is_multiple_of(*unit))
         .unwrap_or((1, 's'));
     format!("{}{name}", seconds / unit)
 }
@@ -160,7 +161,9 @@ mod tests {
         for (seconds, text) in [
             (10, "10s"),
             (90, "90s"),
+            (60, "1m"),
             (300, "5m"),
+            (3600, "1h"),
             (86_400, "24h"),
             (172_800, "2d"),
             (3601, "3601s"),

@@ -385,7 +385,7 @@ fn rotation_and_lifetime() {
         texts(&changed),
         [
             "rotation strict -> graceful: updates drop no connection of who stays trusted",
-            "rotation deadline 60s -> 10m: agents that take longer are left behind",
+            "rotation deadline 1m -> 10m: agents that take longer are left behind",
             "certificate lifetime 90m -> 2d: holds for every certificate from now on",
         ]
     );

@@ -46,23 +46,23 @@ impl CurrentCredential {
     /// Takes over what the source has brought.
     pub(crate) fn take(&self, brought: Result<Issued, CertificateError>) {
         match brought {
-            Ok(issued) => self.install(issued),
+            Ok(issued) => self.install(&issued),
             Err(error) => self.note(error),
         }
     }
 
     /// New connections first, then those that are open: each of them either sees the new membership
     /// when it is admitted, or has written down its peer by the time that it is looked at.
-    fn install(&self, issued: Issued) {
+    fn install(&self, issued: &Issued) {
         let name = &self.workload;
-        if !self.has_certificate(&issued) {
+        if !self.has_certificate(issued) {
             info!(workload = %name, identity = %issued.identity(), "certificate loaded");
             certificate_loaded(&self.metrics, issued.validity());
         }
         self.sender.send_replace(Credential::Loaded(issued.clone()));
         for cause in CloseCause::ALL {
             let closed = self.registry.close_where(cause, |connection| {
-                self.is_over(connection, &issued) == Some(cause)
+                self.is_over(connection, issued) == Some(cause)
             });
             if closed > 0 {
                 warn!(workload = %name, closed, reason = %cause.as_str(), "connections closed");

@@ -67,14 +67,17 @@ impl PkiRecord {
         .encode_to_vec()
     }
 
-    /// Reads what [`PkiRecord::encode`] wrote.
+    /// Reads what [`PkiRecord::encode`] wrote. Refuses certificates that do not belong together.
     pub fn decode(bytes: &[u8]) -> Result<Self, ObjectError> {
         let message = PkiMessage::decode(bytes).map_err(|_| ObjectError::Encoding)?;
-        Ok(Self {
+        let record = Self {
             root: CaCertificate::from_pem(&message.root)?,
             mesh_ca: CaCertificate::from_pem(&message.mesh_ca)?,
             intermediate: CaCertificate::from_pem(&message.intermediate)?,
-        })
+        };
+        record.mesh_ca.check_twin(&record.intermediate)?;
+        record.intermediate.check_signed_by(&record.root)?;
+        Ok(record)
     }
 }
 

@@ -93,7 +93,7 @@ impl CaCertificate {
         Ok(())
     }
 
-    pub(super) fn check_twin(&self, other: &Self) -> Result<(), PkiError> {
+    pub(crate) fn check_twin(&self, other: &Self) -> Result<(), PkiError> {
         let (a, b) = (parse(&self.der)?, parse(&other.der)?);
         if a.public_key().raw != b.public_key().raw
             || a.subject().as_raw() != b.subject().as_raw()
@@ -104,7 +104,7 @@ impl CaCertificate {
         Ok(())
     }
 
-    pub(super) fn check_signed_by(&self, root: &Self) -> Result<(), PkiError> {
+    pub(crate) fn check_signed_by(&self, root: &Self) -> Result<(), PkiError> {
         let (x509, root) = (parse(&self.der)?, parse(&root.der)?);
         if x509.issuer().as_raw() != root.subject().as_raw()
             || x509.verify_signature(Some(root.public_key())).is_err()

@@ -20,12 +20,12 @@ fn the_connections_of_a_withdrawn_peer_end_and_no_others() {
     let web = TestMesh::new().issue("web");
     bed.current
         .take(Ok(issued(&web, &["web", "db", "log"], &["any"])));
-    let db = bed.open("web", Mode::Mtls, Some(Some("db")));
-    let log = bed.open("web", Mode::Mtls, Some(Some("log")));
-    let nobody = bed.open("web", Mode::Tls, Some(None));
-    let handshaking = bed.open("web", Mode::Mtls, None);
-    let plaintext = bed.open("web", Mode::Plaintext, None);
-    let others = bed.open("other", Mode::Mtls, Some(Some("db")));
+    let db = bed.open("web", Mode::Mtls, Stage::Met("db"));
+    let log = bed.open("web", Mode::Mtls, Stage::Met("log"));
+    let nobody = bed.open("web", Mode::Tls, Stage::MetNobody);
+    let handshaking = bed.open("web", Mode::Mtls, Stage::Handshaking);
+    let plaintext = bed.open("web", Mode::Plaintext, Stage::Handshaking);
+    let others = bed.open("other", Mode::Mtls, Stage::Met("db"));
 
     bed.current
         .take(Ok(issued(&web, &["web", "log"], &["any"])));
@@ -41,8 +41,8 @@ fn the_connections_with_a_peer_that_is_not_allowed_any_more_end() {
     let web = TestMesh::new().issue("web");
     let members = ["web", "db", "log"];
     bed.current.take(Ok(issued(&web, &members, &["db", "log"])));
-    let db = bed.open("web", Mode::Mtls, Some(Some("db")));
-    let log = bed.open("web", Mode::Mtls, Some(Some("log")));
+    let db = bed.open("web", Mode::Mtls, Stage::Met("db"));
+    let log = bed.open("web", Mode::Mtls, Stage::Met("log"));
 
     bed.current.take(Ok(issued(&web, &members, &["log"])));
     let cause = CloseCause::PeerNotAllowedAnyMore;
@@ -55,10 +55,10 @@ fn a_workload_that_is_withdrawn_loses_every_connection_but_those_in_clear_and_ma
     let bed = Bed::new();
     let web = TestMesh::new().issue("web");
     bed.current.take(Ok(issued(&web, &["web", "db"], &["any"])));
-    let db = bed.open("web", Mode::Mtls, Some(Some("db")));
-    let nobody = bed.open("web", Mode::Tls, Some(None));
-    let handshaking = bed.open("web", Mode::Mtls, None);
-    let plaintext = bed.open("web", Mode::Plaintext, None);
+    let db = bed.open("web", Mode::Mtls, Stage::Met("db"));
+    let nobody = bed.open("web", Mode::Tls, Stage::MetNobody);
+    let handshaking = bed.open("web", Mode::Mtls, Stage::Handshaking);
+    let plaintext = bed.open("web", Mode::Plaintext, Stage::Handshaking);
     let now = SystemTime::now();
     assert!(bed.current.get().usable(now).is_ok());
 
@@ -80,7 +80,7 @@ fn a_new_name_ends_the_connections_under_the_old_one() {
     let members = ["web", "web2", "db"];
     bed.current
         .take(Ok(issued(&mesh.issue("web"), &members, &["any"])));
-    let db = bed.open("web", Mode::Mtls, Some(Some("db")));
+    let db = bed.open("web", Mode::Mtls, Stage::Met("db"));
     // Both names while one gives way to the other.
     let web2 = mesh.issue("web2");
     bed.current.take(Ok(issued(&web2, &members, &["any"])));
@@ -95,7 +95,7 @@ fn certificates_from_files_end_nothing() {
     let bed = Bed::new();
     let tls = TestMesh::new().issue("web");
     let membership = crate::policy::Membership::unrestricted();
-    let stranger = bed.open("web", Mode::Mtls, Some(Some("stranger")));
+    let stranger = bed.open("web", Mode::Mtls, Stage::Met("stranger"));
     bed.current.take(Ok(Issued { tls, membership }));
     assert_eq!(stranger.stop().cause(), None);
 }
@@ -135,6 +135,15 @@ fn a_membership_alone_is_no_new_certificate() {
     bed.expect_reloads("loaded", 2);
 }
 
+/// How far a connection has come.
+#[derive(Clone, Copy)]
+enum Stage {
+    Handshaking,
+    Met(&'static str),
+    /// A client without a certificate.
+    MetNobody,
+}
+
 /// The credential of the workload `web`, and connections.
 struct Bed {
     metrics: Metrics,
@@ -161,8 +170,7 @@ impl Bed {
         }
     }
 
-    /// A connection; `established` with a peer, or with somebody without a certificate.
-    fn open(&self, workload: &str, mode: Mode, established: Option<Option<&str>>) -> Registration {
+    fn open(&self, workload: &str, mode: Mode, stage: Stage) -> Registration {
         let metrics = self.metrics.workload(&workload.parse().unwrap());
         let entry = self.registry.register(
             0,
@@ -175,15 +183,18 @@ impl Bed {
                 traffic: Arc::default(),
             },
         );
-        if let Some(peer) = established {
-            entry.set_established(Established {
-                identity: id(workload),
-                peer: peer.map(id),
-                key_exchange: "X25519MLKEM768",
-                cipher: "AES-128-GCM",
-                alpn: None,
-            });
-        }
+        let peer = match stage {
+            Stage::Handshaking => return entry,
+            Stage::Met(peer) => Some(id(peer)),
+            Stage::MetNobody => None,
+        };
+        entry.set_established(Established {
+            identity: id(workload),
+            peer,
+            key_exchange: "X25519MLKEM768",
+            cipher: "AES-128-GCM",
+            alpn: None,
+        });
         entry
     }
 

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use etcd_client::{WatchOptions, WatchResponse, WatchStream};
+use etcd_client::{Event, KeyValue, WatchOptions, WatchStream};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
@@ -41,8 +41,9 @@ async fn follow_until_lost(
         // A member that hangs sends nothing, and neither does an idle one: ask which it is.
         match timeout(members.timeout(), stream.message()).await {
             Ok(Ok(Some(message))) if !message.canceled() => {
-                if let Some(head) = last_head(&message)? {
-                    publish(heads, head);
+                // What is put later in the message replaced what is put before.
+                if let Some(kv) = message.events().last().and_then(Event::kv) {
+                    publish(heads, head_of(kv)?);
                 }
             }
             Ok(_) => return Ok(()),
@@ -67,17 +68,14 @@ async fn watch_from(members: &Members, revision: i64) -> Result<WatchStream, Sto
         .await
 }
 
-/// The head after all of the message's events; `None` if it has none.
-fn last_head(message: &WatchResponse) -> Result<Option<Option<StoredHead>>, StoreError> {
-    let Some(kv) = message.events().last().and_then(|it| it.kv()) else {
-        return Ok(None);
-    };
+/// The head that an event is about; `None` when the head was deleted.
+fn head_of(kv: &KeyValue) -> Result<Option<StoredHead>, StoreError> {
     // Not Event::event_type, which panics at a number that it doesn't know.
     let is_deleted = kv.version() == 0;
     if is_deleted {
-        return Ok(Some(None));
+        return Ok(None);
     }
-    record::decode(kv.value(), Object::Head).map(|head| Some(Some(head)))
+    record::decode(kv.value(), Object::Head).map(Some)
 }
 
 fn publish(heads: &watch::Sender<Option<StoredHead>>, head: Option<StoredHead>) {

@@ -3,7 +3,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use etcd_client::{Client, ConnectOptions};
+use etcd_client::{Client, ConnectOptions, ResponseHeader};
 use thiserror::Error;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout};
@@ -21,7 +21,7 @@ use super::options::{EtcdOptions, EtcdOptionsError};
 /// hangs, and can't say which one it was that failed.
 pub(super) struct Members {
     keys: Keys,
-    members: Vec<Member>,
+    all: Vec<Member>,
     current: AtomicUsize,
     timeout: Duration,
     attempt: Duration,
@@ -61,7 +61,7 @@ impl Members {
             timeout: options.timeout,
             attempt,
             options: options.to_connect_options(attempt),
-            members: options
+            all: options
                 .endpoints
                 .into_iter()
                 .map(|endpoint| Member {
@@ -97,7 +97,7 @@ impl Members {
             let key = key.clone();
             async move {
                 let mut answer = kv.get(key, None).await?;
-                let revision = answer.header().map_or(0, |header| header.revision());
+                let revision = answer.header().map_or(0, ResponseHeader::revision);
                 let value = answer.take_kvs().pop().map(|it| it.into_key_value().1);
                 Ok(Value { value, revision })
             }
@@ -116,8 +116,8 @@ impl Members {
         let first = self.current.load(Ordering::Relaxed);
         let mut tried = 0;
         loop {
-            let index = (first + tried) % self.members.len();
-            let member = &self.members[index];
+            let index = (first + tried) % self.all.len();
+            let member = &self.all[index];
             let error = match timeout(self.attempt, member.ask(&self.options, &request)).await {
                 Ok(Ok(answer)) => {
                     self.current.store(index, Ordering::Relaxed);
@@ -134,7 +134,7 @@ impl Members {
                 client.take();
             }
             tried += 1;
-            let pause = if tried % self.members.len() == 0 {
+            let pause = if tried % self.all.len() == 0 {
                 PAUSE
             } else {
                 Duration::ZERO
@@ -150,7 +150,7 @@ impl Members {
 impl fmt::Debug for Members {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list()
-            .entries(self.members.iter().map(|it| &it.endpoint))
+            .entries(self.all.iter().map(|it| &it.endpoint))
             .finish()
     }
 }

@@ -176,14 +176,13 @@ impl EtcdOptions {
         };
         match url.scheme {
             Scheme::Https if self.ca_pem.is_none() => Err(EtcdOptionsError::NoCa { endpoint }),
-            Scheme::Https => Ok(()),
             Scheme::Http if self.ca_pem.is_some() || self.client.is_some() => {
                 Err(EtcdOptionsError::TlsNotUsed { endpoint })
             }
             Scheme::Http if self.login.is_some() && !url.is_loopback => {
                 Err(EtcdOptionsError::PasswordInClear { endpoint })
             }
-            Scheme::Http => Ok(()),
+            Scheme::Https | Scheme::Http => Ok(()),
         }
     }
 
@@ -265,11 +264,11 @@ mod tests {
         }
     }
 
-    fn login() -> Option<Login> {
-        Some(Login {
+    fn login() -> Login {
+        Login {
             user: "sealwire".to_owned(),
             password: Zeroizing::new("hunter2".to_owned()),
-        })
+        }
     }
 
     #[test]
@@ -280,13 +279,13 @@ mod tests {
             "http://localhost:2379",
         ] {
             let options = EtcdOptions {
-                login: login(),
+                login: Some(login()),
                 ..options(loopback)
             };
             assert!(options.check().is_ok(), "{loopback}");
         }
         let remote = EtcdOptions {
-            login: login(),
+            login: Some(login()),
             ..options("http://192.0.2.1:2379")
         };
         assert!(matches!(
@@ -379,7 +378,7 @@ mod tests {
             key_pem: Zeroizing::new("hunter2".to_owned()),
         });
         let options = EtcdOptions {
-            login: login(),
+            login: Some(login()),
             client,
             ..options("http://etcd:2379")
         };
