@@ -149,14 +149,16 @@ async fn what_etcd_makes_up_is_refused() {
     raw.put(key.as_str(), "false", None).await.unwrap();
     let got = Found::Hash(Digest::of(b"false"));
     assert_corrupt(&store.get(&wanted).await, &Object::Content(wanted), &got);
-    raw.put(key.as_str(), noise(1, MAX_OBJECT_BYTES + 1), None)
-        .await
-        .unwrap();
-    assert_corrupt(
-        &store.get(&wanted).await,
-        &Object::Content(wanted),
-        &Found::TooLong,
-    );
+    for too_long in [MAX_OBJECT_BYTES + 1, MAX_OBJECT_BYTES + 300_000] {
+        raw.put(key.as_str(), noise(1, too_long), None)
+            .await
+            .unwrap();
+        assert_corrupt(
+            &store.get(&wanted).await,
+            &Object::Content(wanted),
+            &Found::TooLong,
+        );
+    }
 
     let genuine = raw
         .get("/sealwire/head", None)

@@ -21,7 +21,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
     KeyPair,
 };
-use store::etcd::{Etcd, PATIENCE, PROGRAM};
+use store::etcd::{Etcd, PROGRAM};
 use store::skip;
 use store::transition::{Step, append, operations};
 

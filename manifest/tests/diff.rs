@@ -212,12 +212,12 @@ fn a_workload_that_becomes_a_node_is_named() {
 fn a_raised_tcb_is_a_change_of_that_field() {
     let mut raised = common::snp();
     set(&mut raised, "/MinimumTCB/SNPVersion", json!(15));
-    // Beside a copy of itself, which takes its place in the list.
-    let changed = changes(&[("/ReferenceValues/snp", json!([common::snp(), raised]))]);
+    // Before the one that stays as it is.
+    let changed = changes(&[("/ReferenceValues/snp", json!([raised, common::snp()]))]);
     assert_eq!(
         texts(&changed),
         [format!(
-            "reference value snp[1] added: sev-snp guests with measurement {} are trusted",
+            "reference value snp[0] added: sev-snp guests with measurement {} are trusted",
             "0a".repeat(48)
         )]
     );

@@ -14,6 +14,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::admin::{Answer, Metrics};
+use crate::coordinator::CoordinatorConfig;
 use crate::program::{Finished, HostCommand, Running, tail};
 use crate::testbed::{Host, Testbed};
 
@@ -298,6 +299,8 @@ pub fn command(cgroup: Option<&Path>) -> Result<HostCommand> {
 pub struct AgentConfig {
     admin_port: u16,
     log_format: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    coordinator: Option<CoordinatorConfig>,
     workload: Vec<WorkloadConfig>,
     #[serde(skip)]
     workers: Option<u16>,
@@ -309,9 +312,19 @@ impl AgentConfig {
         Ok(Self {
             admin_port: free_port()?,
             log_format: "json",
+            coordinator: None,
             workload: workloads,
             workers: None,
         })
+    }
+
+    /// With certificates from a Coordinator.
+    #[must_use]
+    pub fn enrolled(self, coordinator: CoordinatorConfig) -> Self {
+        Self {
+            coordinator: Some(coordinator),
+            ..self
+        }
     }
 
     /// With this many workers in place of one for each core.
@@ -333,8 +346,12 @@ pub struct WorkloadConfig {
     pub cgroup: PathBuf,
     /// Its network namespace.
     pub netns: PathBuf,
-    /// The directory with its certificate.
-    pub tls_dir: PathBuf,
+    /// The directory with its certificate; none where a Coordinator gives it one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_dir: Option<PathBuf>,
+    /// Which of the identities that a node may ask for it has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spiffe_id: Option<String>,
     /// Who may connect to it by default.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ingress_peers: Vec<String>,
@@ -359,10 +376,17 @@ impl WorkloadConfig {
     /// The workload of a host, named as it is.
     pub fn of(host: &Host, tls_dir: &Path) -> Self {
         Self {
+            tls_dir: Some(tls_dir.to_owned()),
+            ..Self::without_certificate(host)
+        }
+    }
+
+    /// The same, with its certificate from a Coordinator.
+    pub fn without_certificate(host: &Host) -> Self {
+        Self {
             name: host.name().to_owned(),
             cgroup: host.cgroup().to_owned(),
             netns: host.netns(),
-            tls_dir: tls_dir.to_owned(),
             ..Self::default()
         }
     }
@@ -421,12 +445,17 @@ fn complaints(log: &str) -> String {
         .join("\n")
 }
 
-/// The agent's binary: in the directory that `SEALWIRE_BIN_DIR` names, or in `target/release`.
+/// The agent's binary.
 pub fn binary() -> PathBuf {
+    binary_of("sealwire-agent")
+}
+
+/// A binary of ours: in the directory that `SEALWIRE_BIN_DIR` names, or in `target/release`.
+pub fn binary_of(name: &str) -> PathBuf {
     let release = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release");
     env::var_os("SEALWIRE_BIN_DIR")
         .map_or_else(release, PathBuf::from)
-        .join("sealwire-agent")
+        .join(name)
 }
 
 fn free_port() -> Result<u16> {

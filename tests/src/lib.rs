@@ -19,6 +19,7 @@
 
 pub mod admin;
 pub mod agent;
+pub mod coordinator;
 pub mod pair;
 pub mod peer;
 pub mod pki;
@@ -32,7 +33,8 @@ mod cgroup;
 mod sys;
 
 pub use agent::{Agent, AgentConfig, EgressRule, IngressRule, WorkloadConfig};
-pub use pair::Pair;
+pub use coordinator::{Coordinator, CoordinatorConfig};
+pub use pair::{EnrolledPair, Pair};
 pub use peer::{Client, Closed, End, Report, Server};
 pub use program::{Finished, HostCommand, Running};
 pub use sniffer::{Capture, Sniffer};

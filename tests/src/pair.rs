@@ -3,6 +3,7 @@
 use anyhow::Result;
 
 use crate::agent::{Agent, AgentConfig, WorkloadConfig};
+use crate::coordinator::Coordinator;
 use crate::peer::{Client, Closed, Server};
 use crate::pki::Mesh;
 use crate::sniffer::Capture;
@@ -75,30 +76,92 @@ impl Pair {
     /// Holds one conversation with these options of `peer`, and watches the wire meanwhile: what
     /// the client saw, what the server saw, what was on the wire.
     pub fn converse(&self, client: &str, server: &str) -> Result<(Closed, Closed, Capture)> {
-        let address = self.server().at(PORT);
-        let serving = Server::start(self.server(), &[address], server)?;
-        let sniffer = self.bed.sniff()?;
-        let said = Client::run(self.client(), address, client)?;
-        let heard = serving.closed(0)?;
-        Ok((said, heard, sniffer.finish()?))
+        converse(&self.bed, client, server)
     }
 
     /// The client sends `up` bytes and the server `down`: every byte arrives, none in clear.
     pub fn assert_exact(&self, up: u64, down: u64, client: &str, server: &str) -> Result<()> {
-        let (said, heard, capture) = self.converse(
-            &format!("--send {up} --seed 11 --expect-seed 22 {client}"),
-            &format!("--send {down} --seed 22 --expect-seed 11 {server}"),
-        )?;
-        said.assert_exact(up, down);
-        heard.assert_exact(down, up);
-        capture.assert_only_ciphertext(up + down);
-        Ok(())
+        assert_exact(&self.bed, up, down, client, server)
     }
 
     /// A short conversation works, protected.
     pub fn assert_served(&self) -> Result<()> {
-        self.assert_exact(3000, 2000, "", "")
+        assert_served(&self.bed)
     }
+}
+
+/// The same, with certificates from a Coordinator in place of files.
+#[derive(Debug)]
+pub struct EnrolledPair {
+    /// The agent of the host `client`.
+    pub client_agent: Agent,
+    /// The agent of the host `server`.
+    pub server_agent: Agent,
+    /// What gives them their certificates. Its manifest lists the workloads `client`, `server` and
+    /// `bystander`, which does not run.
+    pub coordinator: Coordinator,
+    /// Their network.
+    pub bed: Testbed,
+}
+
+impl EnrolledPair {
+    /// A Coordinator with its first manifest, and agents that are ready.
+    pub fn start() -> Result<Self> {
+        let bed = Testbed::new(&["client", "server", "outsider"])?;
+        let coordinator = Coordinator::start(&bed, &["client", "server", "bystander"])?;
+        Ok(Self {
+            client_agent: Agent::start_with(&bed, enrolled(&bed, &coordinator, "client")?)?,
+            server_agent: Agent::start_with(&bed, enrolled(&bed, &coordinator, "server")?)?,
+            coordinator,
+            bed,
+        })
+    }
+
+    /// The host whose programs connect.
+    pub fn client(&self) -> &Host {
+        self.bed.host("client")
+    }
+
+    /// The host whose programs listen.
+    pub fn server(&self) -> &Host {
+        self.bed.host("server")
+    }
+
+    /// A short conversation works, protected.
+    pub fn assert_served(&self) -> Result<()> {
+        assert_served(&self.bed)
+    }
+}
+
+/// The configuration of the agent of one host, whose workload is called as the host is.
+pub fn enrolled(bed: &Testbed, coordinator: &Coordinator, host: &str) -> Result<AgentConfig> {
+    let workload = WorkloadConfig::without_certificate(bed.host(host));
+    Ok(AgentConfig::new(vec![workload])?.enrolled(coordinator.config_for(host)))
+}
+
+fn converse(bed: &Testbed, client: &str, server: &str) -> Result<(Closed, Closed, Capture)> {
+    let address = bed.host("server").at(PORT);
+    let serving = Server::start(bed.host("server"), &[address], server)?;
+    let sniffer = bed.sniff()?;
+    let said = Client::run(bed.host("client"), address, client)?;
+    let heard = serving.closed(0)?;
+    Ok((said, heard, sniffer.finish()?))
+}
+
+fn assert_exact(bed: &Testbed, up: u64, down: u64, client: &str, server: &str) -> Result<()> {
+    let (said, heard, capture) = converse(
+        bed,
+        &format!("--send {up} --seed 11 --expect-seed 22 {client}"),
+        &format!("--send {down} --seed 22 --expect-seed 11 {server}"),
+    )?;
+    said.assert_exact(up, down);
+    heard.assert_exact(down, up);
+    capture.assert_only_ciphertext(up + down);
+    Ok(())
+}
+
+fn assert_served(bed: &Testbed) -> Result<()> {
+    assert_exact(bed, 3000, 2000, "", "")
 }
 
 /// The port of [`Pair::converse`].

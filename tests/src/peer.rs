@@ -273,14 +273,32 @@ impl Client {
 
 /// Runs `peer many` on a host to its end.
 pub fn many(host: &Host, to: SocketAddr, options: &str) -> Result<Many> {
+    start_many(host, to, options)?.finish()
+}
+
+/// Starts `peer many` on a host.
+pub fn start_many(host: &Host, to: SocketAddr, options: &str) -> Result<RunningMany> {
     let running = command(host)?
         .args(["many", "--to", &to.to_string()])
         .args(options.split_whitespace())
         .spawn()?;
-    nth_report(&running, 0, |report| match report {
-        Report::Many(many) => Some(many),
-        _ => None,
-    })
+    Ok(RunningMany { running })
+}
+
+/// `peer many` while it runs. Dropping it kills the program.
+#[derive(Debug)]
+pub struct RunningMany {
+    running: Running,
+}
+
+impl RunningMany {
+    /// Waits for its end.
+    pub fn finish(self) -> Result<Many> {
+        nth_report(&self.running, 0, |report| match report {
+            Report::Many(many) => Some(many),
+            _ => None,
+        })
+    }
 }
 
 /// Runs `peer raw` on a host: segments with the marker from a raw socket.

@@ -72,7 +72,13 @@ impl CurrentCredential {
 
     /// What was loaded before stays in force.
     fn note(&self, error: CertificateError) {
-        warn!(workload = %self.workload, %error, "no new certificate");
+        let name = &self.workload;
+        match &error {
+            CertificateError::Coordinator { source } => {
+                warn!(workload = %name, error = %source, "the Coordinator gave no certificate");
+            }
+            error => warn!(workload = %name, %error, "the certificate files are not loaded"),
+        }
         self.metrics.certificate_reloaded(ReloadResult::Refused);
         self.sender.send_if_modified(|credential| match credential {
             Credential::Missing(why) => {

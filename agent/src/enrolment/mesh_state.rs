@@ -60,6 +60,9 @@ impl MeshState {
         if mesh_cas.is_empty() {
             return Err(StateError::NoMeshCa);
         }
+        for mesh_ca in &mesh_cas {
+            certificate(mesh_ca).ok_or(StateError::MeshCa)?;
+        }
         let deadline = Some(deadline)
             .filter(|&deadline| deadline != 0)
             .and_then(|seconds| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)));
@@ -74,8 +77,9 @@ impl MeshState {
         Ok(Self {
             transition,
             key,
-            root_ca: root_certificate(&root_ca)?,
-            trust_bundle: mesh_cas.concat().into(),
+            // Two Coordinators may break lines differently; what counts is what the lines say.
+            root_ca: certificate(&root_ca).ok_or(StateError::RootCa)?,
+            trust_bundle: lines(&mesh_cas).into(),
             generation,
             required_generation,
             deadline,
@@ -129,11 +133,20 @@ fn peers(access: &v1::Access) -> Result<PeerSet, StateError> {
         .collect()
 }
 
-/// Two Coordinators may break lines differently; what counts is what the lines say.
-fn root_certificate(pem: &str) -> Result<Vec<u8>, StateError> {
+fn lines(documents: &[String]) -> String {
+    let mut text = String::new();
+    for document in documents {
+        text.push_str(document.trim());
+        text.push('\n');
+    }
+    text
+}
+
+/// The DER form of what has to be one PEM certificate.
+fn certificate(pem: &str) -> Option<Vec<u8>> {
     match pem_rfc7468::decode_vec(pem.as_bytes()) {
-        Ok(("CERTIFICATE", der)) => Ok(der),
-        _ => Err(StateError::RootCa),
+        Ok(("CERTIFICATE", der)) => Some(der),
+        _ => None,
     }
 }
 
@@ -155,6 +168,9 @@ pub(crate) enum StateError {
     /// Not one PEM certificate.
     #[error("the Coordinator's root CA is not one PEM certificate")]
     RootCa,
+    /// Not one PEM certificate.
+    #[error("a mesh CA of the Coordinator's is not one PEM certificate")]
+    MeshCa,
     /// Nobody would be trusted.
     #[error("the Coordinator names no mesh CA")]
     NoMeshCa,
@@ -230,7 +246,8 @@ mod tests {
             ),
             (change(|it| it.root_ca.clear()), "root CA"),
             (change(|it| it.root_ca = it.root_ca.repeat(2)), "root CA"),
-            (change(|it| it.mesh_cas.clear()), "mesh CA"),
+            (change(|it| it.mesh_cas.clear()), "names no mesh CA"),
+            (change(|it| it.mesh_cas[0].clear()), "a mesh CA"),
             (change(|it| it.members.push("web".to_owned())), "\"web\""),
             (
                 change(|it| it.access[0].spiffe_id = "spiffe://".to_owned()),

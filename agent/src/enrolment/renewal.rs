@@ -89,6 +89,11 @@ impl Renewal {
         1.0 - age.as_secs_f64() / self.life.as_secs_f64()
     }
 
+    /// When its life is over, by the clock that only goes on.
+    pub(crate) fn end(&self) -> Instant {
+        self.received.instant + self.life
+    }
+
     fn age_by_calendar(&self, now: Now) -> Duration {
         now.calendar
             .duration_since(self.received.calendar)

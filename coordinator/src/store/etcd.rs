@@ -82,9 +82,10 @@ impl EtcdStore {
 
     /// Whether this head is part of the history.
     async fn is_logged(&self, head: &StoredHead) -> Result<bool, StoreError> {
-        let found = self.members.read(self.members.keys().log(head.seq)).await?;
-        match found.value {
-            Some(bytes) => Ok(record::decode(&bytes, Object::Log(head.seq))? == *head),
+        let object = Object::Log(head.seq);
+        let key = self.members.keys().log(head.seq);
+        match self.members.read(key, &object).await?.value {
+            Some(bytes) => Ok(record::decode(&bytes, object)? == *head),
             None => Ok(false),
         }
     }
@@ -109,8 +110,9 @@ impl Store for EtcdStore {
     }
 
     async fn get(&self, hash: &Digest) -> Result<Option<Vec<u8>>, StoreError> {
-        let found = self.members.read(self.members.keys().object(hash)).await?;
-        let Some(bytes) = found.value else {
+        let object = Object::Content(*hash);
+        let key = self.members.keys().object(hash);
+        let Some(bytes) = self.members.read(key, &object).await?.value else {
             return Ok(None);
         };
         let got = match Digest::of(&bytes) {
@@ -118,10 +120,7 @@ impl Store for EtcdStore {
             got if got == *hash => return Ok(Some(bytes)),
             got => Found::Hash(got),
         };
-        Err(StoreError::Corrupt {
-            object: Object::Content(*hash),
-            got,
-        })
+        Err(StoreError::Corrupt { object, got })
     }
 
     async fn append_cas(

@@ -25,7 +25,7 @@ pub(crate) struct Etcd {
     scheme: &'static str,
     extra: Vec<String>,
     process: Option<Child>,
-    _temporary: Option<tempfile::TempDir>,
+    temporary: Option<tempfile::TempDir>,
 }
 
 impl Etcd {
@@ -40,7 +40,7 @@ impl Etcd {
         let mut etcd = Self::new(temporary.path(), "one");
         etcd.extra = vec![format!("--initial-cluster={}", etcd.peer())];
         etcd.extra.extend_from_slice(extra);
-        etcd._temporary = Some(temporary);
+        etcd.temporary = Some(temporary);
         if extra.iter().any(|it| it.starts_with("--cert-file")) {
             etcd.scheme = "https";
         }
@@ -58,7 +58,7 @@ impl Etcd {
             scheme: "http",
             extra: Vec::new(),
             process: None,
-            _temporary: None,
+            temporary: None,
         }
     }
 

@@ -133,7 +133,7 @@ pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
         .collect()
 }
 
-/// The next number of a reproducible sequence (SplitMix64).
+/// The next number of a reproducible sequence (`SplitMix64`).
 pub(crate) fn random(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let mut z = *state;

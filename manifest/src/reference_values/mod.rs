@@ -54,6 +54,10 @@ fn read_all<'a, R>(
     let Some(elements) = cursor.list() else {
         return (Vec::new(), true);
     };
+    if elements.len() > MAX_ENTRIES {
+        cursor.reject(format_args!("at most {MAX_ENTRIES} entries"));
+        return (Vec::new(), true);
+    }
     (
         elements.iter().filter_map(read).collect(),
         !elements.is_empty(),
@@ -81,3 +85,6 @@ fn flag(object: &Object<'_>, name: &'static str) -> bool {
         .and_then(|cursor| cursor.boolean())
         .unwrap_or_default()
 }
+
+/// Evidence that matches none is compared with all of them, and is refused with the reasons of each.
+const MAX_ENTRIES: usize = 1024;

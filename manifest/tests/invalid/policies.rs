@@ -307,7 +307,7 @@ fn policies_that_share_an_identity_and_contradict_each_other() {
             json!({ "SANs": ["web"], "AllowedPeers": ["web"] }),
             &[
                 &format!(
-                    "Policies[\"$NEXT\"].SANs: got web, want 10.0.0.7, fd00::7, web.default.svc as in \
+                    "Policies[\"$NEXT\"].SANs: got web, want web.default.svc, 10.0.0.7, fd00::7 as in \
                      Policies[\"$WEB\"]: {of}"
                 ),
                 &format!(
@@ -330,6 +330,25 @@ fn policies_that_share_an_identity_and_contradict_each_other() {
             &[&format!(
                 "Policies[\"$NEXT\"].Role: got node, want workload as in Policies[\"$WEB\"]: {of}"
             )],
+        ),
+        // Half a policy would seem to contradict the other: its one mistake is enough.
+        (
+            "/Policies/$NEXT",
+            json!({ "SANs": ["a_b"], "SpiffeID": "spiffe://shop.example/ns/default/sa/web" }),
+            &[
+                "Policies[\"$NEXT\"].SANs[0]: got \"a_b\", want a host name, an IP address or a \
+                 SPIFFE ID: a host name consists of a-z, 0-9, `-` and `.`; found '_'",
+            ],
+        ),
+        (
+            "/Policies/5555555555555555555555555555555555555555555555555555555555555555",
+            json!({ "SpiffeID": "spiffe://shop.example/node/blue", "Role": "node", "Hosts": ["db"] }),
+            &[
+                "Policies[\"5555555555555555555555555555555555555555555555555555555555555555\"].Hosts: \
+                 got spiffe://shop.example/ns/data/sa/db, want spiffe://shop.example/ns/data/sa/db, \
+                 spiffe://shop.example/ns/default/sa/web as in Policies[\"$NODE\"]: both are \
+                 spiffe://shop.example/node/blue",
+            ],
         ),
     ]);
 }

@@ -34,6 +34,22 @@ fn reference_values() {
         ),
         (
             "/ReferenceValues",
+            json!({ "snp": [common::snp()], "simulated": [common::simulated()] }),
+            &[
+                "ReferenceValues.simulated: got the simulated TEE beside TEEs of hardware, want one or \
+               the other: what software can simulate would stand in for hardware",
+            ],
+        ),
+        (
+            "/ReferenceValues",
+            json!({ "tdx": [common::tdx()], "simulated": [common::simulated()] }),
+            &[
+                "ReferenceValues.simulated: got the simulated TEE beside TEEs of hardware, want one or \
+               the other: what software can simulate would stand in for hardware",
+            ],
+        ),
+        (
+            "/ReferenceValues",
             json!({ "simulated": [{ "PlatformKeys": [] }, { "TrustedMeasurement": "5a", "PlatformKeys": [OWNER, OWNER] }] }),
             &[
                 "ReferenceValues.simulated[0].TrustedMeasurement: field cannot be empty",
@@ -43,6 +59,11 @@ fn reference_values() {
                 "ReferenceValues.simulated[1].PlatformKeys[1]: got the same as \
                  ReferenceValues.simulated[1].PlatformKeys[0], want each one once",
             ],
+        ),
+        (
+            "/ReferenceValues/snp",
+            json!(vec![common::snp(); 1025]),
+            &["ReferenceValues.snp: got a list of 1025, want at most 1024 entries"],
         ),
         (
             "/ReferenceValues/snp",

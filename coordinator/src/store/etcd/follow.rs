@@ -36,7 +36,7 @@ async fn follow_until_lost(
         info!("the store is followed again");
         *is_lost = false;
     }
-    let mut stream = watch_from(members, revision + 1).await?;
+    let mut stream = watch_from(members, revision.saturating_add(1)).await?;
     loop {
         // A member that hangs sends nothing, and neither does an idle one: ask which it is.
         match timeout(members.timeout(), stream.message()).await {

@@ -7,9 +7,10 @@ use etcd_client::{Client, ConnectOptions, ResponseHeader};
 use thiserror::Error;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout};
+use tonic::{Code, Status};
 
 use super::super::append::MAX_OBJECT_BYTES;
-use super::super::error::{Object, Place, StoreError};
+use super::super::error::{Found, Object, Place, StoreError};
 use super::super::{StoredHead, record};
 use super::Keys;
 use super::error::explain;
@@ -82,7 +83,7 @@ impl Members {
     }
 
     pub(super) async fn head(&self) -> Result<HeadAt, StoreError> {
-        let Value { value, revision } = self.read(self.keys.head()).await?;
+        let Value { value, revision } = self.read(self.keys.head(), &Object::Head).await?;
         let head = match value {
             Some(bytes) => Some(record::decode(&bytes, Object::Head)?),
             None => None,
@@ -90,19 +91,30 @@ impl Members {
         Ok(HeadAt { head, revision })
     }
 
-    /// Reads a key; linearizable.
-    pub(super) async fn read(&self, key: String) -> Result<Value, StoreError> {
-        self.call(|client| {
-            let mut kv = client.kv_client().max_decoding_message_size(MAX_ANSWER);
-            let key = key.clone();
-            async move {
-                let mut answer = kv.get(key, None).await?;
-                let revision = answer.header().map_or(0, ResponseHeader::revision);
-                let value = answer.take_kvs().pop().map(|it| it.into_key_value().1);
-                Ok(Value { value, revision })
+    /// Reads a key, under which `object` should be; linearizable.
+    pub(super) async fn read(&self, key: String, object: &Object) -> Result<Value, StoreError> {
+        let answer = self
+            .call(|client| {
+                let mut kv = client.kv_client().max_decoding_message_size(MAX_ANSWER);
+                let key = key.clone();
+                async move {
+                    let mut answer = kv.get(key, None).await?;
+                    let revision = answer.header().map_or(0, ResponseHeader::revision);
+                    let value = answer.take_kvs().pop().map(|it| it.into_key_value().1);
+                    Ok(Value { value, revision })
+                }
+            })
+            .await;
+        answer.map_err(|error| match error {
+            // Of this client, about an answer above the limit that it is given.
+            StoreError::Protocol { source, .. } if is_out_of_range(&*source) => {
+                StoreError::Corrupt {
+                    object: object.clone(),
+                    got: Found::TooLong,
+                }
             }
+            other => other,
         })
-        .await
     }
 
     /// Asks one member after the other, from the one that answered last, until one does.
@@ -185,6 +197,12 @@ impl Member {
             source: Box::new(source),
         }
     }
+}
+
+fn is_out_of_range(source: &(dyn Error + 'static)) -> bool {
+    source
+        .downcast_ref::<Status>()
+        .is_some_and(|status| status.code() == Code::OutOfRange)
 }
 
 #[derive(Debug, Error)]

@@ -229,7 +229,7 @@ struct Url {
 
 fn parse(endpoint: &str) -> Option<Url> {
     let uri: tonic::transport::Uri = endpoint.parse().ok()?;
-    let host = uri.host()?;
+    let host = uri.host().filter(|it| !it.is_empty())?;
     uri.port_u16()?;
     if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
         return None;

@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Error, Result, anyhow, ensure};
 use serde_json::Value;
+use testbed::Coordinator;
+use testbed::coordinator::spiffe_id;
 
+use crate::agents::Agents;
 use crate::curl::{Curl, Fetched};
-use crate::node_agent::NodeAgent;
-use crate::pki::spiffe_id;
 use crate::report::{Proof, Report};
+use crate::requests;
 use crate::stage::Stage;
 use crate::traces::Traces;
 use crate::wire::Seen;
@@ -22,8 +24,15 @@ pub(crate) fn play(report: &mut Report) -> Result<()> {
         report.part("Without an agent")?;
         report.check("control: the sniffer reads the page", || in_clear(&stage))?;
 
-        report.part("An agent is started; nginx runs on as it is")?;
-        let mut agent = NodeAgent::start(&stage)?;
+        report.part("A Coordinator is started, and a manifest is set")?;
+        report.warn(SIMULATED);
+        let mut coordinator = stage.coordinator()?;
+        report.check("the Coordinator proves what it runs", || {
+            verified(&coordinator)
+        })?;
+
+        report.part("Two agents enrol; nginx runs on as it is")?;
+        let mut agent = Agents::start(&stage, &coordinator)?;
         let visit = Visit::watched(&stage, &agent);
         let visit = || visit.as_ref().map_err(again);
         report.check("curl gets the page", || the_page(&stage, visit()?))?;
@@ -52,20 +61,30 @@ pub(crate) fn play(report: &mut Report) -> Result<()> {
             refused(&stage, &agent, curl, "peer-unknown-issuer")
         })?;
 
-        report.part("The agent is killed with SIGKILL while curl downloads")?;
-        report.check("the agent killed: nothing passes", || {
+        report.part("The manifest is updated while curl asks on")?;
+        report.check("an update drops no request", || {
+            updated(&stage, &mut coordinator)
+        })?;
+
+        report.part("The Coordinator is killed; its owners recover it while curl asks on")?;
+        report.check("a recovery drops no request", || {
+            recovered(&stage, &mut coordinator)
+        })?;
+
+        report.part("The agents are killed with SIGKILL while curl downloads")?;
+        report.check("the agents killed: nothing passes", || {
             killed(&stage, &mut agent)
         })?;
 
-        report.part("The agent is started again")?;
+        report.part("The agents are started again")?;
         agent.restart()?;
-        report.check("the agent restarted: served again", || {
+        report.check("the agents restarted: served again", || {
             let visit = Visit::watched(&stage, &agent)?;
             ciphertext(visit.seen)?;
             the_page(&stage, &visit)
         })?;
 
-        traces(&stage, &agent)
+        traces(&stage, &coordinator, &agent)
     };
     report.part("The end")?;
     report.check("nothing is left behind", || gone(&traces?))
@@ -81,7 +100,7 @@ struct Visit {
 }
 
 impl Visit {
-    fn watched(stage: &Stage, agent: &NodeAgent) -> Result<Self> {
+    fn watched(stage: &Stage, agent: &Agents) -> Result<Self> {
         let wire = stage.watch()?;
         let film = stage.slow_film()?;
         film.wait_until_it_flows()
@@ -125,7 +144,7 @@ fn the_page(stage: &Stage, visit: &Visit) -> Result<Proof> {
     )))
 }
 
-fn identities(agent: &NodeAgent, visit: &Visit) -> Result<Proof> {
+fn identities(agent: &Agents, visit: &Visit) -> Result<Proof> {
     let from = visit.over_v4.from()?;
     let (client, server) = (spiffe_id("client"), spiffe_id("server"));
     let egress = agent.access("client", from)?;
@@ -195,7 +214,7 @@ fn ciphertext(seen: Seen) -> Result<Proof> {
 }
 
 /// What happens to a curl of the outsider, and which reason the agent logs.
-fn refused(stage: &Stage, agent: &NodeAgent, curl: Curl, reason: &str) -> Result<Proof> {
+fn refused(stage: &Stage, agent: &Agents, curl: Curl, reason: &str) -> Result<Proof> {
     let wire = stage.watch()?;
     let served = stage.nginx().clients()?.len();
     let outsider = curl.run()?;
@@ -220,7 +239,7 @@ fn refused(stage: &Stage, agent: &NodeAgent, curl: Curl, reason: &str) -> Result
     )
 }
 
-fn killed(stage: &Stage, agent: &mut NodeAgent) -> Result<Proof> {
+fn killed(stage: &Stage, agent: &mut Agents) -> Result<Proof> {
     let wire = stage.watch()?;
     let download = stage.slow_film()?;
     download.wait_until_it_flows()?;
@@ -252,10 +271,85 @@ fn killed(stage: &Stage, agent: &mut NodeAgent) -> Result<Proof> {
     ))
 }
 
-fn traces(stage: &Stage, agent: &NodeAgent) -> Result<Traces> {
+/// What `sealwire verify` finds.
+fn verified(coordinator: &Coordinator) -> Result<Proof> {
+    let said = coordinator.verify()?.success()?.text();
+    ensure!(said.contains("VERIFIED"), "`sealwire verify` says {said}");
+    let status = coordinator.status()?;
+    Ok(
+        Proof::new("`sealwire verify` checked its evidence and its whole history")
+            .with("manifest", short(&status["manifest"]))
+            .with("transition", short(&status["transition"])),
+    )
+}
+
+/// A new manifest takes over: trusted first, then issued under, then alone.
+fn updated(stage: &Stage, coordinator: &mut Coordinator) -> Result<Proof> {
+    let before = coordinator.status()?;
+    let ((), served) = requests::during(stage, || {
+        coordinator.update(|manifest| manifest["CertificateLifetime"] = "12h".into())?;
+        coordinator.wait_until_rotated()
+    })?;
+    let after = coordinator.status()?;
+    ensure!(
+        before["manifest"] != after["manifest"],
+        "the manifest is the same"
+    );
+    Ok(Proof::new(format!(
+        "{} requests in {:.1} s, each answered; both agents changed certificate and CA meanwhile",
+        grouped(served.requests),
+        served.took.as_secs_f32()
+    ))
+    .with("manifest", short(&after["manifest"]))
+    .with(
+        "mesh CA",
+        format!(
+            "generation {} to {}",
+            before["rotation"]["generation"], after["rotation"]["generation"]
+        ),
+    ))
+}
+
+/// The secrets were in the memory of the process that is gone; two owners' shares bring them back.
+fn recovered(stage: &Stage, coordinator: &mut Coordinator) -> Result<Proof> {
+    let before = coordinator.status()?;
+    let (waited, served) = requests::during(stage, || {
+        coordinator.kill()?;
+        coordinator.restart()?;
+        let waited = coordinator.status()?;
+        coordinator.recover()?;
+        coordinator.wait_until_rotated()?;
+        Ok(waited)
+    })?;
+    let after = coordinator.status()?;
+    ensure!(
+        waited["phase"] == "recovery" && after["phase"] == "ready",
+        "it was {waited}, then {after}"
+    );
+    ensure!(
+        before["manifest"] == after["manifest"],
+        "the manifest is another"
+    );
+    Ok(Proof::new(format!(
+        "{} requests in {:.1} s, each answered; two owners gave their shares",
+        grouped(served.requests),
+        served.took.as_secs_f32()
+    ))
+    .with("manifest", "as before"))
+}
+
+fn traces(stage: &Stage, coordinator: &Coordinator, agent: &Agents) -> Result<Traces> {
     let paths = stage.paths()?.into_iter().chain(agent.files());
-    let processes = agent.pid().into_iter().chain([stage.nginx().pid()]);
+    let processes = agent
+        .pids()
+        .chain(coordinator.pid())
+        .chain([stage.nginx().pid()]);
     Traces::find(paths, processes)
+}
+
+/// The beginning of a hash.
+fn short(hash: &Value) -> String {
+    word(hash).chars().take(16).collect()
 }
 
 fn gone(traces: &Traces) -> Result<Proof> {
@@ -298,7 +392,12 @@ Sealwire: an unmodified nginx and curl in mutual TLS
 
   client ──────── the wire, watched ──────── server
   curl                     │                 nginx, plain HTTP
-                        outsider";
+                        outsider
+  a Coordinator gives the agents of both their certificates";
+
+const SIMULATED: &str = "\
+The TEE is SIMULATED: this shows how Sealwire works, and protects nothing from whoever runs this \
+machine. With SEV-SNP or TDX the same evidence comes from the processor.";
 
 /// Much more than a refusal takes, much less than a timeout.
 const AT_ONCE: Duration = Duration::from_secs(1);

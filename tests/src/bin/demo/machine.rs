@@ -27,7 +27,11 @@ pub(crate) fn require() -> Result<()> {
         .filter(|(name, _)| program(name).is_none())
         .map(|(name, package)| format!("{name} (package {package})"))
         .chain(
-            [agent::binary(), pki::binary()]
+            [
+                agent::binary(),
+                pki::binary(),
+                agent::binary_of("sealwire-coordinator"),
+            ]
                 .into_iter()
                 .filter(|path| !path.is_file())
                 .map(|path| format!("{} (cargo build --release)", path.display())),
@@ -49,8 +53,9 @@ pub(crate) fn program(name: &str) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
-const PROGRAMS: [(&str, &str); 3] = [
+const PROGRAMS: [(&str, &str); 4] = [
     ("nginx", "nginx-light"),
     ("curl", "curl"),
     ("ip", "iproute2"),
+    ("openssl", "openssl"),
 ];

@@ -7,12 +7,13 @@
 
 mod abort;
 mod acts;
+mod agents;
 mod curl;
 mod machine;
 mod nginx;
-mod node_agent;
 mod pki;
 mod report;
+mod requests;
 mod screen;
 mod stage;
 mod traces;

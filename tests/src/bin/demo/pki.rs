@@ -40,11 +40,6 @@ impl Pki {
     }
 }
 
-/// The identity that `sealwire pki issue` gives a workload.
-pub(crate) fn spiffe_id(workload: &str) -> String {
-    format!("spiffe://{TRUST_DOMAIN}/ns/default/sa/{workload}")
-}
-
 /// The operator's binary, beside the agent's.
 pub(crate) fn binary() -> PathBuf {
     agent::binary().with_file_name("sealwire")

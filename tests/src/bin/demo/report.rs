@@ -51,6 +51,11 @@ impl Report {
         self.screen.say(text);
     }
 
+    /// Says something that nobody may overlook, in red.
+    pub(crate) fn warn(&mut self, text: &str) {
+        self.screen.warn(text);
+    }
+
     /// Begins a part of the demonstration. Fails if somebody has interrupted it.
     pub(crate) fn part(&mut self, title: &str) -> Result<()> {
         self.interrupt.check()?;

@@ -32,6 +32,14 @@ impl Screen {
         self.write(&format!("{text}\n"));
     }
 
+    /// Writes a warning, in red.
+    pub(crate) fn warn(&mut self, text: &str) {
+        for line in wrapped(text, INDENT + DETAIL_WIDTH) {
+            let line = self.paint(Style::Red, &line);
+            self.write(&format!("  {line}\n"));
+        }
+    }
+
     /// Begins a part of the table.
     pub(crate) fn part(&mut self, title: &str) {
         let title = self.paint(Style::Bold, title);

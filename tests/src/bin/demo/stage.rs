@@ -1,10 +1,10 @@
-//! Where the demonstration takes place: three hosts on a wire, nginx, two meshes' certificates.
+//! Where the demonstration takes place: three hosts on a wire, nginx, another mesh's certificate.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use testbed::{Host, Testbed};
+use testbed::{Coordinator, Host, Testbed};
 
 use crate::curl::{Curl, Download};
 use crate::nginx::{self, Nginx};
@@ -12,11 +12,9 @@ use crate::pki::Pki;
 use crate::traces::AgentDirectories;
 use crate::wire::Wire;
 
-/// Everything but the agent. Dropping it takes it all away.
+/// Everything but the Coordinator and the agents. Dropping it takes it all away.
 pub(crate) struct Stage {
     nginx: Nginx,
-    client_certificate: PathBuf,
-    server_certificate: PathBuf,
     foreign_certificate: PathBuf,
     bed: Testbed,
     _directories: AgentDirectories,
@@ -28,12 +26,9 @@ impl Stage {
         let directories = AgentDirectories::remember();
         let bed = Testbed::new(&["client", "outsider", "server"])?;
         let nginx = Nginx::start(bed.host("server"), &bed.directory().join("www"))?;
-        let mesh = Pki::init(bed.directory().join("pki"))?;
         let foreign = Pki::init(bed.directory().join("foreign-pki"))?;
         Ok(Self {
             nginx,
-            client_certificate: mesh.issue("client")?,
-            server_certificate: mesh.issue("server")?,
             // The same name: only who signed it differs.
             foreign_certificate: foreign.issue("client")?,
             bed,
@@ -81,19 +76,14 @@ impl Stage {
         Curl::slow_film(self.client(), self.address())?.start()
     }
 
+    /// A Coordinator on a simulated TEE, whose manifest lists the client and the server.
+    pub(crate) fn coordinator(&self) -> Result<Coordinator> {
+        Coordinator::start(&self.bed, &["client", "server"])
+    }
+
     /// Watches the wire from now on.
     pub(crate) fn watch(&self) -> Result<Wire> {
         Wire::watch(&self.bed)
-    }
-
-    /// The client's `--tls-dir`.
-    pub(crate) fn client_certificate(&self) -> &Path {
-        &self.client_certificate
-    }
-
-    /// The server's `--tls-dir`.
-    pub(crate) fn server_certificate(&self) -> &Path {
-        &self.server_certificate
     }
 
     /// A certificate with the client's name, by another mesh's CA.

@@ -1,4 +1,4 @@
-//! The agent: one process for both workloads, as on a node.
+//! The agents: one for each host, each on a (simulated) TEE of its own.
 //!
 //! Unlike [`testbed::Agent`] it may end by itself, and then says why: on some machines the agent
 //! can't start, and whoever tries the demonstration there wants its reason, not a panic.
@@ -13,14 +13,17 @@ use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use nix::unistd::Pid;
 use serde_json::Value;
 use testbed::admin::Answer;
-use testbed::{AgentConfig, Running, WorkloadConfig, agent};
+use testbed::{AgentConfig, Coordinator, Host, Running, WorkloadConfig, agent};
 
 use crate::abort::Abort;
 use crate::stage::Stage;
 use crate::traces;
 
-/// The agent, running or killed. Dropping it kills it.
-pub(crate) struct NodeAgent {
+/// Both agents, running or killed. Dropping this kills them.
+pub(crate) struct Agents([OneAgent; 2]);
+
+/// An agent, running or killed.
+struct OneAgent {
     config: PathBuf,
     cgroup: PathBuf,
     instance: String,
@@ -28,57 +31,37 @@ pub(crate) struct NodeAgent {
     running: Option<Running>,
 }
 
-impl NodeAgent {
-    /// Starts it for the client and the server, and waits until both are ready.
-    pub(crate) fn start(stage: &Stage) -> Result<Self> {
-        let workloads = [
-            WorkloadConfig::of(stage.client(), stage.client_certificate()),
-            WorkloadConfig::of(stage.server(), stage.server_certificate()),
-        ];
-        let config = stage.directory().join("agent.toml");
-        fs::write(
-            &config,
-            toml::to_string(&AgentConfig::new(workloads.into())?)?,
-        )?;
-        // Of its own, as its sockets must not be taken for those of a workload.
-        let cgroup = stage.cgroup()?.join("agent");
-        fs::create_dir(&cgroup)?;
-        let mut agent = Self {
-            config,
-            cgroup,
-            instance: stage.agent_instance(),
-            admin_port: free_port()?,
-            running: None,
-        };
-        agent.restart()?;
-        Ok(agent)
+impl Agents {
+    /// Starts one for the client and one for the server, and waits until both have enrolled.
+    pub(crate) fn start(stage: &Stage, coordinator: &Coordinator) -> Result<Self> {
+        let start = |host| OneAgent::start(stage, coordinator, host);
+        Ok(Self([start(stage.client())?, start(stage.server())?]))
     }
 
-    /// Starts it, again if it was killed, and waits until both workloads are ready.
+    /// Starts them, again if they were killed, and waits until both are ready.
     pub(crate) fn restart(&mut self) -> Result<()> {
-        self.running = None;
-        let running = agent::command(Some(&self.cgroup))?
-            .arg("--config")
-            .arg(&self.config)
-            .args(["--instance", &self.instance])
-            .args(["--admin-port", &self.admin_port.to_string()])
-            .spawn()?;
-        let running = self.running.insert(running);
-        wait_until_ready(running, self.admin_port)
+        self.0.iter_mut().try_for_each(OneAgent::restart)
     }
 
-    /// Kills it with SIGKILL, which it can't see coming.
+    /// Kills them with SIGKILL, which they can't see coming.
     pub(crate) fn kill(&mut self) -> Result<()> {
-        let running = self.running.take();
-        running.map(drop).context("the agent does not run")
+        for agent in &mut self.0 {
+            let running = agent.running.take();
+            running.map(drop).context("the agent does not run")?;
+        }
+        Ok(())
     }
 
-    /// The connections that it has at present.
+    /// The connections that they have at present.
     pub(crate) fn connections(&self) -> Result<Vec<Value>> {
-        match Answer::fetch(self.admin_port, "/connections")?.json()? {
-            Value::Array(connections) => Ok(connections),
-            other => bail!("/connections is no array: {other}"),
+        let mut all = Vec::new();
+        for agent in &self.0 {
+            match Answer::fetch(agent.admin_port, "/connections")?.json()? {
+                Value::Array(connections) => all.extend(connections),
+                other => bail!("/connections is no array: {other}"),
+            }
         }
+        Ok(all)
     }
 
     /// Waits for the line of a workload's closed connection.
@@ -106,14 +89,17 @@ impl NodeAgent {
         }
     }
 
-    /// What it leaves behind if it is killed.
-    pub(crate) fn files(&self) -> [PathBuf; 2] {
-        [traces::pins(&self.instance), traces::lock(&self.instance)]
+    /// What they leave behind if they are killed.
+    pub(crate) fn files(&self) -> impl Iterator<Item = PathBuf> {
+        self.0
+            .iter()
+            .flat_map(|it| [traces::pins(&it.instance), traces::lock(&it.instance)])
     }
 
-    /// The process, if it runs.
-    pub(crate) fn pid(&self) -> Option<Pid> {
-        self.running.as_ref().map(Running::pid)
+    /// The processes, if they run.
+    pub(crate) fn pids(&self) -> impl Iterator<Item = Pid> {
+        let running = self.0.iter().filter_map(|it| it.running.as_ref());
+        running.map(Running::pid)
     }
 
     fn line(
@@ -140,17 +126,57 @@ impl NodeAgent {
         }
     }
 
-    /// The lines of JSON that it has written since it was started.
+    /// The lines of JSON that they have written since they were started.
     fn log(&self) -> Vec<Value> {
-        let log = self.running.as_ref().map(Running::stderr);
-        log.unwrap_or_default()
-            .lines()
-            .filter_map(|line| serde_json::from_str(line).ok())
+        let running = self.0.iter().filter_map(|it| it.running.as_ref());
+        running
+            .flat_map(|running| {
+                let log = running.stderr();
+                let lines: Vec<Value> = log
+                    .lines()
+                    .filter_map(|line| serde_json::from_str(line).ok())
+                    .collect();
+                lines
+            })
             .collect()
     }
 }
 
-impl Drop for NodeAgent {
+impl OneAgent {
+    fn start(stage: &Stage, coordinator: &Coordinator, host: &Host) -> Result<Self> {
+        let workload = WorkloadConfig::without_certificate(host);
+        let config =
+            AgentConfig::new(vec![workload])?.enrolled(coordinator.config_for(host.name()));
+        let file = stage.directory().join(format!("{}-agent.toml", host.name()));
+        fs::write(&file, toml::to_string(&config)?)?;
+        // Of its own, as its sockets must not be taken for those of a workload.
+        let cgroup = stage.cgroup()?.join(format!("{}-agent", host.name()));
+        fs::create_dir(&cgroup)?;
+        let mut agent = Self {
+            config: file,
+            cgroup,
+            instance: format!("{}-{}", stage.agent_instance(), host.name()),
+            admin_port: free_port()?,
+            running: None,
+        };
+        agent.restart()?;
+        Ok(agent)
+    }
+
+    fn restart(&mut self) -> Result<()> {
+        self.running = None;
+        let running = agent::command(Some(&self.cgroup))?
+            .arg("--config")
+            .arg(&self.config)
+            .args(["--instance", &self.instance])
+            .args(["--admin-port", &self.admin_port.to_string()])
+            .spawn()?;
+        let running = self.running.insert(running);
+        wait_until_ready(running, self.admin_port)
+    }
+}
+
+impl Drop for OneAgent {
     fn drop(&mut self) {
         self.running = None;
         let _ = fs::remove_file(traces::lock(&self.instance)); // there is none before it starts

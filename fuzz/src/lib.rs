@@ -1,0 +1,61 @@
+//! What the fuzz targets share: how they start, and the vectors of `attestation`.
+//!
+//! A target takes bytes as an attacker would choose them. Besides not panicking it must keep its
+//! promises, such as that what was read is written as the same bytes again; a broken promise is a
+//! panic here, which libFuzzer reports with the input.
+
+#![forbid(unsafe_code)]
+
+use std::path::Path;
+use std::{env, fs};
+
+
+/// What became of an input that broke no promise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was taken.
+    Accepted,
+    /// It was refused.
+    Refused,
+}
+
+impl Outcome {
+    /// What a parser's result says.
+    pub fn of<T, E>(result: &Result<T, E>) -> Self {
+        if result.is_ok() {
+            Self::Accepted
+        } else {
+            Self::Refused
+        }
+    }
+}
+
+/// Begins a target: checks that `attempt` takes each of `seeds`, since mutating what is refused
+/// anyhow finds little, and writes the seeds into the directory that `SEALWIRE_FUZZ_SEEDS` names, for
+/// libFuzzer to begin with.
+pub fn start(seeds: &[Vec<u8>], attempt: impl Fn(&[u8]) -> Outcome) {
+    let directory = env::var_os("SEALWIRE_FUZZ_SEEDS");
+    for (index, seed) in seeds.iter().enumerate() {
+        assert_eq!(
+            attempt(seed),
+            Outcome::Accepted,
+            "seed {index} is no valid input"
+        );
+        if let Some(directory) = &directory {
+            let path = Path::new(directory).join(format!("seed-{index:02}"));
+            fs::write(&path, seed).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        }
+    }
+}
+
+/// A file of `attestation/tests/vectors`; hexadecimal ones as the bytes that they stand for.
+pub fn vector(name: &str) -> Vec<u8> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../attestation/tests/vectors")
+        .join(name);
+    let bytes = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    if path.extension().is_some_and(|it| it == "hex") {
+        return hex::decode(bytes.trim_ascii()).expect("hexadecimal digits");
+    }
+    bytes
+}

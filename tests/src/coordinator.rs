@@ -1,0 +1,375 @@
+//! The Coordinator under test, on the simulated TEE: a process of the root namespace, with the keys
+//! of its owners and everything that its agents need to prove themselves to it.
+
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use attestation::Digest;
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::agent::binary_of;
+use crate::program::{Finished, HostCommand, Running, tail};
+use crate::testbed::Testbed;
+
+/// A Coordinator with a manifest. Dropping it kills it.
+#[derive(Debug)]
+pub struct Coordinator {
+    directory: PathBuf,
+    ports: Ports,
+    manifest: Value,
+    running: Option<Running>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Ports {
+    user_api: u16,
+    mesh_api: u16,
+    probes: u16,
+}
+
+/// The `[coordinator]` of an agent's configuration.
+#[derive(Clone, Debug, Serialize)]
+pub struct CoordinatorConfig {
+    addresses: Vec<String>,
+    manifest: PathBuf,
+    state_dir: PathBuf,
+    allow_simulated_tee: bool,
+    simulated_tee: PathBuf,
+}
+
+impl CoordinatorConfig {
+    /// Without the leave to trust a simulated TEE.
+    #[must_use]
+    pub fn for_production(self) -> Self {
+        Self {
+            allow_simulated_tee: false,
+            ..self
+        }
+    }
+}
+
+impl Coordinator {
+    /// Starts one and sets a manifest that lists `workloads`, each of which may talk with any other.
+    /// An update takes one owner, a recovery two.
+    pub fn start(bed: &Testbed, workloads: &[&str]) -> Result<Self> {
+        let mut coordinator = Self::start_without_manifest(bed, workloads)?;
+        coordinator.set()?;
+        Ok(coordinator)
+    }
+
+    /// Starts one and writes, but does not set, its manifest.
+    pub fn start_without_manifest(bed: &Testbed, workloads: &[&str]) -> Result<Self> {
+        let directory = bed.directory().join("coordinator");
+        fs::create_dir_all(&directory)?;
+        let mut coordinator = Self {
+            manifest: Value::Null,
+            ports: Ports {
+                user_api: free_port()?,
+                mesh_api: free_port()?,
+                probes: free_port()?,
+            },
+            directory,
+            running: None,
+        };
+        coordinator.make_keys()?;
+        coordinator.manifest = coordinator.first_manifest(workloads)?;
+        coordinator.write_manifest()?;
+        coordinator.run()?;
+        Ok(coordinator)
+    }
+
+    /// What the agent of a workload of the manifest needs.
+    pub fn config_for(&self, workload: &str) -> CoordinatorConfig {
+        CoordinatorConfig {
+            addresses: vec![format!("127.0.0.1:{}", self.ports.mesh_api)],
+            manifest: self.file("agents-manifest.json"),
+            state_dir: self.file(&format!("{workload}-state")),
+            allow_simulated_tee: true,
+            simulated_tee: self.file(&format!("{workload}-tee.json")),
+        }
+    }
+
+    /// Changes the manifest, and sets it with the owner's key.
+    pub fn update(&mut self, change: impl FnOnce(&mut Value)) -> Result<()> {
+        change(&mut self.manifest);
+        self.write_manifest()?;
+        self.set()
+    }
+
+    /// The hash of a workload's policy, which is its key in the manifest.
+    pub fn policy(&self, workload: &str) -> Result<String> {
+        Ok(Digest::of(&fs::read(self.file(&format!("{workload}.rego")))?).to_string())
+    }
+
+    /// Kills it with SIGKILL: its secrets are gone.
+    pub fn kill(&mut self) -> Result<()> {
+        self.running
+            .take()
+            .map(drop)
+            .context("the Coordinator does not run")
+    }
+
+    /// Starts it again after [`Self::kill`]; it waits for its shares.
+    pub fn restart(&mut self) -> Result<()> {
+        ensure!(self.running.is_none(), "the Coordinator runs already");
+        self.run()
+    }
+
+    /// Both owners give their shares.
+    pub fn recover(&self) -> Result<()> {
+        for share in SHARES {
+            self.sealwire("recover")?
+                .arg("--seedshare-owner-key")
+                .arg(self.file(share))
+                .arg("--verified")
+                .arg(self.file("verify"))
+                .run(LIMIT)?
+                .success()?;
+        }
+        Ok(())
+    }
+
+    /// What `sealwire status --json` says.
+    pub fn status(&self) -> Result<Value> {
+        let finished = self.sealwire("status")?.arg("--json").run(LIMIT)?;
+        Ok(serde_json::from_str(&finished.success()?.text())?)
+    }
+
+    /// Waits until no rotation is under way.
+    pub fn wait_until_rotated(&self) -> Result<()> {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let status = self.status()?;
+            if status["rotation"]["stage"] == "done" {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "still rotating: {status}");
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// `sealwire verify`, into the directory `verify`.
+    pub fn verify(&self) -> Result<Finished> {
+        self.sealwire("verify")?
+            .arg("--out")
+            .arg(self.file("verify"))
+            .run(LIMIT)
+    }
+
+    /// What it logged since it was started last.
+    pub fn log(&self) -> String {
+        self.running
+            .as_ref()
+            .map(Running::stderr)
+            .unwrap_or_default()
+    }
+
+    /// The process, if it runs.
+    pub fn pid(&self) -> Option<Pid> {
+        self.running.as_ref().map(Running::pid)
+    }
+
+    /// Sends it a signal, SIGSTOP say.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let running = self.running.as_ref();
+        running
+            .context("the Coordinator does not run")?
+            .signal(signal)
+    }
+
+    /// A file of its directory.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    /// `sealwire` with a command, and the Coordinator and manifest that it is about.
+    pub fn sealwire(&self, command: &str) -> Result<HostCommand> {
+        Ok(sealwire()?
+            .arg(command)
+            .args(["--coordinator", &format!("127.0.0.1:{}", self.ports.user_api)])
+            .arg("--manifest")
+            .arg(self.file("manifest.json"))
+            .arg("--allow-simulated-tee"))
+    }
+
+    fn set(&mut self) -> Result<()> {
+        self.sealwire("set")?
+            .arg("--workload-owner-key")
+            .arg(self.file("owner.pem"))
+            .arg("--workspace-dir")
+            .arg(&self.directory)
+            .run(LIMIT)?
+            .success()?;
+        Ok(())
+    }
+
+    fn run(&mut self) -> Result<()> {
+        let Ports {
+            user_api,
+            mesh_api,
+            probes,
+        } = self.ports;
+        let running = program("sealwire-coordinator")?
+            .arg("--store")
+            .arg(self.file("history.redb"))
+            .arg("--audit-log")
+            .arg(self.file("audit.jsonl"))
+            .args(["--user-api", &format!("127.0.0.1:{user_api}")])
+            .args(["--mesh-api", &format!("127.0.0.1:{mesh_api}")])
+            .args(["--probes", &format!("127.0.0.1:{probes}")])
+            .args(["--log-format", "json", "--allow-simulated-tee", "--simulated-tee"])
+            .arg(self.file("coordinator-tee.json"))
+            .spawn()?;
+        self.running = Some(running);
+        let deadline = Instant::now() + LIMIT;
+        while !self.log().contains("the Coordinator serves") {
+            let has_ended = self.running.as_ref().is_none_or(Running::has_ended);
+            if has_ended || Instant::now() > deadline {
+                bail!("the Coordinator does not serve:\n{}", tail(&self.log()));
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
+    fn make_keys(&self) -> Result<()> {
+        sealwire()?
+            .args(["evidence", "platform-key", "--out"])
+            .arg(self.file("platform.pem"))
+            .run(LIMIT)?
+            .success()?;
+        openssl(&["ecparam", "-name", "secp384r1", "-genkey", "-noout", "-out"])?
+            .arg(self.file("owner.pem"))
+            .run(LIMIT)?
+            .success()?;
+        for share in SHARES {
+            openssl(&["genrsa", "-out"])?
+                .arg(self.file(share))
+                .arg("2048")
+                .run(LIMIT)?
+                .success()?;
+        }
+        Ok(())
+    }
+
+    fn first_manifest(&self, workloads: &[&str]) -> Result<Value> {
+        let mut policies = serde_json::Map::new();
+        for workload in workloads.iter().copied().chain(["coordinator"]) {
+            self.describe_tee(workload)?;
+            let mut policy = json!({ "SANs": [workload] });
+            if workload == "coordinator" {
+                policy["Role"] = "coordinator".into();
+            }
+            policies.insert(self.policy(workload)?, policy);
+        }
+        let shares = SHARES
+            .iter()
+            .map(|share| {
+                let der = self.der(&["rsa", "-RSAPublicKey_out"], share)?;
+                Ok(hex::encode(der).into())
+            })
+            .collect::<Result<Vec<Value>>>()?;
+        Ok(json!({
+            "TrustDomain": TRUST_DOMAIN,
+            "Policies": policies,
+            "ReferenceValues": { "simulated": [{
+                "TrustedMeasurement": hex::encode([0; 48]),
+                "PlatformKeys": [Digest::of(&self.der(&["pkey", "-pubout"], "platform.pem")?).to_string()],
+            }] },
+            "WorkloadOwnerKeyDigests": [Digest::of(&self.der(&["pkey", "-pubout"], "owner.pem")?).to_string()],
+            "SeedshareOwnerPubKeys": shares,
+            "SeedshareQuorum": SHARES.len(),
+            "Rotation": { "Mode": "graceful", "DeadlineSeconds": 5 },
+        }))
+    }
+
+    /// A machine with a guest that runs under the policy of `workload`.
+    pub fn describe_tee(&self, workload: &str) -> Result<()> {
+        let policy = self.file(&format!("{workload}.rego"));
+        fs::write(&policy, format!("package {workload}\n"))?;
+        sealwire()?
+            .args(["evidence", "simulate", "--platform-key"])
+            .arg(self.file("platform.pem"))
+            .arg("--policy")
+            .arg(policy)
+            .arg("--out")
+            .arg(self.file(&format!("{workload}-tee.json")))
+            .run(LIMIT)?
+            .success()?;
+        Ok(())
+    }
+
+    /// What openssl says of a key, DER.
+    fn der(&self, arguments: &[&str], key: &str) -> Result<Vec<u8>> {
+        let out = self.file("key.der");
+        openssl(arguments)?
+            .arg("-in")
+            .arg(self.file(key))
+            .args(["-outform", "DER", "-out"])
+            .arg(&out)
+            .run(LIMIT)?
+            .success()?;
+        Ok(fs::read(out)?)
+    }
+
+    /// The agents' copy stays as it was first: theirs is part of what is measured.
+    fn write_manifest(&self) -> Result<()> {
+        let text = serde_json::to_string_pretty(&self.manifest)?;
+        let agents = self.file("agents-manifest.json");
+        if !agents.exists() {
+            fs::write(agents, &text)?;
+        }
+        fs::write(self.file("manifest.json"), text)?;
+        Ok(())
+    }
+}
+
+/// The identity of a workload of any [`Coordinator`]'s manifest.
+pub fn spiffe_id(workload: &str) -> String {
+    format!("spiffe://{TRUST_DOMAIN}/ns/default/sa/{workload}")
+}
+
+fn sealwire() -> Result<HostCommand> {
+    program("sealwire")
+}
+
+fn openssl(arguments: &[&str]) -> Result<HostCommand> {
+    Ok(HostCommand::new(
+        PathBuf::from("openssl"),
+        Path::new(ROOT_NETNS).to_owned(),
+        None,
+    )
+    .args(arguments))
+}
+
+fn program(name: &str) -> Result<HostCommand> {
+    let program = binary_of(name);
+    ensure!(
+        program.is_file(),
+        "{} does not exist: cargo build --release, or set SEALWIRE_BIN_DIR",
+        program.display()
+    );
+    Ok(HostCommand::new(
+        program,
+        Path::new(ROOT_NETNS).to_owned(),
+        None,
+    ))
+}
+
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
+        .local_addr()?
+        .port())
+}
+
+const TRUST_DOMAIN: &str = "mesh.test";
+const ROOT_NETNS: &str = "/proc/self/ns/net";
+const SHARES: [&str; 2] = ["share-1.pem", "share-2.pem"];
+const LIMIT: Duration = Duration::from_secs(20);

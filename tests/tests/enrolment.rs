@@ -1,0 +1,225 @@
+//! Certificates come from a Coordinator, and everything changes while connections run.
+
+use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use testbed::coordinator::spiffe_id;
+use testbed::pair::{PORT, enrolled};
+use testbed::{Agent, Client, Coordinator, EnrolledPair, Server, Testbed, peer, require};
+
+#[test]
+fn without_an_agent_the_sniffer_sees_the_plaintext() -> Result<()> {
+    require!();
+    let bed = Testbed::new(&["client", "server"])?;
+    let address = bed.host("server").at(PORT);
+    let _serving = Server::start(bed.host("server"), &[address], "--echo")?;
+    let sniffer = bed.sniff()?;
+    Client::run(bed.host("client"), address, "--send 5000")?.assert_exact(5000, 5000);
+    sniffer.finish()?.assert_saw_plaintext();
+    Ok(())
+}
+
+#[test]
+fn agents_enrol_and_their_workloads_talk() -> Result<()> {
+    require!();
+    let pair = EnrolledPair::start()?;
+    pair.assert_served()?;
+    let line = pair.server_agent.access(|line| line["received"] == 3000)?;
+    assert_eq!(line["identity"], spiffe_id("server"), "{line}");
+    assert_eq!(line["peer"], spiffe_id("client"), "{line}");
+    Ok(())
+}
+
+#[test]
+fn an_agent_that_must_not_trust_a_simulated_tee_gets_no_certificate() -> Result<()> {
+    require!();
+    let bed = Testbed::new(&["client"])?;
+    let coordinator = Coordinator::start(&bed, &["client"])?;
+    let workload = testbed::WorkloadConfig::without_certificate(bed.host("client"));
+    let config = testbed::AgentConfig::new(vec![workload])?
+        .enrolled(coordinator.config_for("client").for_production());
+    let refused = Agent::start_unready(&bed, config);
+    ensure!(
+        refused.is_err() || !refused?.ready()?.0,
+        "it must not become ready"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_manifest_update_under_traffic_drops_nothing() -> Result<()> {
+    require!();
+    let mut pair = EnrolledPair::start()?;
+    let before = generation(&pair)?;
+    let traffic = under_traffic(&mut pair, |pair| {
+        pair.coordinator
+            .update(|manifest| manifest["CertificateLifetime"] = "12h".into())?;
+        pair.coordinator.wait_until_rotated()
+    })?;
+    assert_eq!(traffic.failures, [].into(), "{traffic:?}");
+    let after = generation(&pair)?;
+    assert!(after > before, "generation {before} to {after}");
+    pair.assert_served()
+}
+
+#[test]
+fn a_change_of_the_owners_under_traffic_drops_nothing() -> Result<()> {
+    require!();
+    let mut pair = EnrolledPair::start()?;
+    let traffic = under_traffic(&mut pair, |pair| {
+        pair.coordinator.update(|manifest| {
+            if let Some(owners) = manifest["WorkloadOwnerKeyDigests"].as_array_mut() {
+                owners.push("11".repeat(32).into());
+            }
+            manifest["UpdateQuorum"] = 1.into();
+        })?;
+        pair.coordinator.wait_until_rotated()
+    })?;
+    assert_eq!(traffic.failures, [].into(), "{traffic:?}");
+    Ok(())
+}
+
+#[test]
+fn a_killed_coordinator_and_its_recovery_under_traffic_drop_nothing() -> Result<()> {
+    require!();
+    let mut pair = EnrolledPair::start()?;
+    let traffic = under_traffic(&mut pair, |pair| {
+        pair.coordinator.kill()?;
+        thread::sleep(Duration::from_secs(1));
+        pair.coordinator.restart()?;
+        pair.coordinator.recover()?;
+        pair.coordinator.wait_until_rotated()
+    })?;
+    assert_eq!(traffic.failures, [].into(), "{traffic:?}");
+    pair.assert_served()
+}
+
+#[test]
+fn a_workload_that_leaves_the_manifest_loses_its_connections_within_two_seconds() -> Result<()> {
+    require!();
+    let mut pair = EnrolledPair::start()?;
+    let policy = pair.coordinator.policy("client")?;
+    let line = cut_by(&mut pair, |manifest| {
+        manifest["Policies"]
+            .as_object_mut()
+            .map(|policies| policies.remove(&policy));
+    })?;
+    assert_eq!(line["close"], "identity-withdrawn", "{line}");
+    Ok(())
+}
+
+#[test]
+fn a_peer_that_is_no_longer_allowed_is_cut_off_within_two_seconds() -> Result<()> {
+    require!();
+    let mut pair = EnrolledPair::start()?;
+    let policy = pair.coordinator.policy("server")?;
+    let line = cut_by(&mut pair, |manifest| {
+        manifest["Policies"][&policy]["AllowedPeers"] = json!(["bystander"]);
+    })?;
+    assert_eq!(line["close"], "peer-not-allowed-any-more", "{line}");
+    Ok(())
+}
+
+#[test]
+fn while_the_coordinator_is_away_agents_go_on() -> Result<()> {
+    require!();
+    let mut pair = EnrolledPair::start()?;
+    pair.coordinator.kill()?;
+    pair.assert_served()?;
+    pair.client_agent.wait_for("it does not say so", |agent| {
+        let (ready, body) = agent.ready()?;
+        Ok(ready && body.to_string().contains("unreachable"))
+    })?;
+    pair.assert_served()
+}
+
+#[test]
+fn an_agent_refuses_a_coordinator_whose_store_was_rolled_back() -> Result<()> {
+    require!();
+    let mut pair = EnrolledPair::start()?;
+    let (store, copy) = (
+        pair.coordinator.file("history.redb"),
+        pair.coordinator.file("history.copy"),
+    );
+    pair.coordinator.kill()?;
+    fs::copy(&store, &copy)?;
+    pair.coordinator.restart()?;
+    pair.coordinator.recover()?;
+    pair.coordinator.wait_until_rotated()?;
+    pair.coordinator.kill()?;
+    fs::copy(&copy, &store)?;
+    pair.coordinator.restart()?;
+    pair.coordinator.recover()?;
+    pair.client_agent.wait_for("it does not notice", |agent| {
+        let log = agent.log();
+        Ok(log.contains("fork") || log.contains("older") || log.contains("rolled back"))
+    })?;
+    pair.assert_served()
+}
+
+#[test]
+fn an_agent_that_starts_while_the_coordinator_recovers_waits_for_it() -> Result<()> {
+    require!();
+    let bed = Testbed::new(&["client", "server", "outsider"])?;
+    let mut coordinator = Coordinator::start(&bed, &["client", "server"])?;
+    coordinator.kill()?;
+    coordinator.restart()?;
+    let agent = Agent::start_unready(&bed, enrolled(&bed, &coordinator, "client")?)?;
+    ensure!(!agent.ready()?.0, "ready without a certificate");
+    coordinator.recover()?;
+    agent.wait_until_ready()
+}
+
+/// New connections, one after the other in several lanes, all the while `work` is done and for a
+/// second before and after: more than 200 a second.
+fn under_traffic(
+    pair: &mut EnrolledPair,
+    work: impl FnOnce(&mut EnrolledPair) -> Result<()>,
+) -> Result<peer::Many> {
+    let address = pair.server().at(PORT);
+    let _serving = Server::start(pair.server(), &[address], "--echo")?;
+    let started = Instant::now();
+    let options = format!("--connections 4 --churn {}", TRAFFIC.as_secs());
+    let traffic = peer::start_many(pair.client(), address, &options)?;
+    thread::sleep(Duration::from_secs(1));
+    work(pair)?;
+    let worked = started.elapsed();
+    ensure!(
+        worked + Duration::from_secs(1) < TRAFFIC,
+        "the work took {worked:?}, longer than the traffic"
+    );
+    let traffic = traffic.finish()?;
+    let per_second = traffic.exact * 1000 / traffic.milliseconds;
+    ensure!(per_second >= 200, "only {per_second} connections a second");
+    Ok(traffic)
+}
+
+/// What the server's agent says of a connection that an update cuts, within two seconds.
+fn cut_by(pair: &mut EnrolledPair, change: impl FnOnce(&mut Value)) -> Result<Value> {
+    let address = pair.server().at(PORT);
+    let _serving = Server::start(pair.server(), &[address], "--echo")?;
+    let idle = Client::start(pair.client(), address, "--send 1000 --send-after first-byte")?;
+    idle.connected()?;
+    pair.server_agent
+        .wait_for("it has no connection", |agent| {
+            Ok(!agent.connections()?.is_empty())
+        })?;
+    pair.coordinator.update(change)?;
+    let updated = Instant::now();
+    let line = pair.server_agent.access(|_| true)?;
+    let took = updated.elapsed();
+    ensure!(took < Duration::from_secs(2), "after {took:?}");
+    Ok(line)
+}
+
+fn generation(pair: &EnrolledPair) -> Result<u64> {
+    let status = pair.coordinator.status()?;
+    status["rotation"]["generation"]
+        .as_u64()
+        .with_context(|| format!("no generation: {status}"))
+}
+
+const TRAFFIC: Duration = Duration::from_secs(20);
