@@ -1,21 +1,24 @@
 //! How commands reach a Coordinator: after it has proved itself against a manifest.
 
-use std::fs;
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use anyhow::anyhow;
 use api::client::{ExpectedCoordinator, user_api};
 use api::v1::user_api_client::UserApiClient;
-use attestation::{SimulatedTee, Verifier};
+use attestation::{Code, Refusals, SimulatedTee, Verifier};
 use attested_tls::{AttestedTlsError, Peer};
 use clap::Args;
 use manifest::Manifest;
 use tokio::time::{Instant, sleep};
 use tonic::transport::Channel;
 
+use crate::colour::red;
 use crate::failure::Failure;
+use crate::files;
 
 /// Which Coordinator, and what it must prove.
 #[derive(Args, Clone, Debug)]
@@ -64,55 +67,94 @@ impl CoordinatorArgs {
             *manifest.coordinator().0,
         ));
         if !manifest.reference_values().simulated.is_empty() {
-            eprintln!(
-                "{RED}warning: the manifest trusts a simulated TEE: nothing here is \
-                 protected{PLAIN}"
-            );
+            let warning = "warning: the manifest trusts a simulated TEE: nothing here is protected";
+            let stderr = io::stderr();
+            let _ = writeln!(&stderr, "{}", red(warning, &stderr));
         }
         let until = Instant::now() + Duration::from_secs(self.wait);
         loop {
             match user_api(&self.coordinator, Arc::clone(&expected)).await {
-                Err(AttestedTlsError::Io(_)) if Instant::now() < until => {
+                Err(AttestedTlsError::Io(_) | AttestedTlsError::Deadline { .. })
+                    if Instant::now() < until =>
+                {
                     sleep(Duration::from_millis(200)).await;
                 }
-                Err(error) => return Err(self.refused(&error).into()),
+                Err(error) => return Err(self.unreachable(&error).into()),
                 Ok(connected) => return Ok(connected),
             }
         }
     }
 
-    fn refused(&self, error: &AttestedTlsError) -> anyhow::Error {
+    fn unreachable(&self, error: &AttestedTlsError) -> anyhow::Error {
         let coordinator = &self.coordinator;
-        let hint = match error {
-            AttestedTlsError::Io(_) => {
-                "is it running, and is the port that of its user API (1313)?"
-            }
-            AttestedTlsError::Refused { .. } => {
-                "it does not run what the manifest says: nothing was sent to it"
-            }
-            _ => "is it a Sealwire Coordinator, and its user API (1313)?",
-        };
-        anyhow!("the Coordinator at {coordinator}: {error}; {hint}")
+        match error {
+            AttestedTlsError::Refused { refusals, .. } => anyhow!(
+                "the Coordinator at {coordinator} is not what {} says, and nothing was sent to \
+                 it:{}",
+                self.manifest.display(),
+                objections(refusals)
+            ),
+            AttestedTlsError::Io(_) | AttestedTlsError::Deadline { .. } => anyhow!(
+                "no answer from a Coordinator at {coordinator}: {error}; is it running, and is \
+                 this its user API (port 1313)? --wait SECONDS waits for it"
+            ),
+            _ => anyhow!(
+                "no Coordinator at {coordinator}: {error}; is this its user API (port 1313)?"
+            ),
+        }
     }
+}
+
+fn objections(refusals: &Refusals) -> String {
+    let mut text = String::new();
+    for (reference, refusal) in refusals.iter() {
+        let reference = match reference {
+            "" => String::new(),
+            name => format!("{name}: "),
+        };
+        let hint = match refusal.code {
+            Code::HostData => "the Coordinator runs under a policy that the manifest gives no one",
+            code => code.hint(),
+        };
+        // Writing to a String does not fail.
+        let _ = write!(text, "\n  {reference}{refusal}\n    ({hint})");
+    }
+    text
 }
 
 /// Reads a manifest; gives every error in it.
 pub(crate) fn read_manifest(path: &Path) -> Result<Manifest, Failure> {
-    let bytes = fs::read(path).with_context(|| format!("can't read {}", path.display()))?;
-    Manifest::parse(&bytes)
-        .map_err(|errors| Failure::usage(format!("{} is not valid:\n{errors}", path.display())))
+    // One byte more than there may be: too long a manifest is an error like others.
+    let bytes = files::read_start(path, Manifest::MAX_BYTES + 1)?;
+    Manifest::parse(&bytes).map_err(|errors| {
+        let errors = errors.to_string().replace('\n', "\n  ");
+        Failure::usage(format!("{} is not valid:\n  {errors}", path.display()))
+    })
 }
 
 /// What the Coordinator refused, in its words.
 pub(crate) fn refusal(status: &tonic::Status) -> anyhow::Error {
-    if status.metadata().contains_key(api::CODE) {
-        anyhow!(
-            "the Coordinator refused: {}; its log has the reason under that id",
-            status.message()
-        )
+    let message = status.message();
+    let Some(code) = status.metadata().get(api::CODE) else {
+        return anyhow!(
+            "the Coordinator did not answer: {message}; it may have stopped: `sealwire status`"
+        );
+    };
+    // Of a caller's own input it says more than the code and the id.
+    let log = if message.ends_with(')') {
+        "; its log has the reason under that id"
     } else {
-        anyhow!("the Coordinator did not answer: {}", status.message())
-    }
+        ""
+    };
+    let hint = match code.as_bytes() {
+        b"not-authorised" => {
+            "\nAs many owners as the manifest in force demands must sign this manifest after the \
+             latest transition (`sealwire status`): --workload-owner-key, or --signature and \
+             --signer (`sealwire sign`)"
+        }
+        _ => "",
+    };
+    anyhow!("the Coordinator refused: {message}{log}{hint}")
 }
 
 /// Runs a command that talks to the network.
@@ -123,6 +165,3 @@ pub(crate) fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Res
         .map_err(Failure::from)?
         .block_on(work)
 }
-
-pub(crate) const RED: &str = "\x1b[1;31m";
-pub(crate) const PLAIN: &str = "\x1b[0m";

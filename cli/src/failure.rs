@@ -1,12 +1,13 @@
 use std::fmt;
+use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
 
 /// Why a command did not do what it was asked, by who has to act.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// The machine or a file is not as needed.
+    /// The machine, a file or the other side is not as needed.
     Failed(anyhow::Error),
-    /// The command line asks for something impossible.
+    /// The command line, or a file that it names, asks for something impossible.
     Usage(anyhow::Error),
     /// The answer is no; here it is, for standard output.
     Refused(String),
@@ -23,11 +24,13 @@ impl Failure {
             Self::Failed(error) => (error, FAILED),
             Self::Usage(error) => (error, USAGE),
             Self::Refused(answer) => {
-                print!("{answer}");
+                // The exit code says it, too.
+                let _ = print(answer);
                 return ExitCode::from(FAILED);
             }
         };
-        eprintln!("error: {error:#}");
+        // Where nobody listens, the exit code has to do.
+        let _ = writeln!(io::stderr(), "error: {error:#}");
         ExitCode::from(code)
     }
 }
@@ -35,6 +38,18 @@ impl Failure {
 impl<E: Into<anyhow::Error>> From<E> for Failure {
     fn from(error: E) -> Self {
         Self::Failed(error.into())
+    }
+}
+
+/// Writes an answer to standard output. A reader that has seen enough is no failure.
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
     }
 }
 

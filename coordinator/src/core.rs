@@ -188,6 +188,11 @@ impl Coordinator {
 
     pub(crate) fn enter(&self, phase: Phase) {
         self.metrics.phase(&phase);
+        if let Phase::Ready(deployment) = &phase {
+            let manifest = deployment.ledger.manifest();
+            self.roster()
+                .retain_policies(|policy| manifest.policy(policy).is_some());
+        }
         info!(phase = phase.as_str(), "the Coordinator goes on");
         self.phase.send_replace(phase);
     }

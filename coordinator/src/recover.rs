@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use history::{Head, Kind, check_not_older};
-use seed::{Gathering, Seed, Share};
+use seed::{Gathering, Seed, Share, ShareError};
 use tracing::info;
 
 use crate::audit::Event;
@@ -63,11 +63,11 @@ impl Coordinator {
                 recovered: false,
             });
         }
-        let gathering = self.gathering().take();
-        let gathering = gathering.ok_or_else(|| internal("the shares are gone"))?;
-        let seed = gathering
-            .finish()
-            .map_err(|error| Refused::told(RefusalCode::ShareRefused, error))?;
+        let seed = match self.gathering().as_ref().map(Gathering::finish) {
+            None => return Err(internal("the shares are gone")),
+            Some(Ok(seed)) => seed,
+            Some(Err(error)) => return Err(Refused::told(RefusalCode::ShareRefused, error)),
+        };
         let (ledger, keyring) = self.unlock(seed).await?;
         let known_is_there = known
             .as_ref()
@@ -75,6 +75,8 @@ impl Coordinator {
         known_is_there.map_err(|error| Refused::told(RefusalCode::Store, error))?;
         let before = Arc::new(Deployment::new(ledger, keyring, None));
         self.begin_recovered_generation(&before).await?;
+        // Only now: should the store not have worked, the last owner can try again.
+        self.gathering().take();
         self.audit.write(&Event::Recovered {
             from: "shares".to_owned(),
         });
@@ -161,9 +163,13 @@ impl Coordinator {
         let mut gathering = self.gathering();
         let gathering =
             gathering.get_or_insert_with(|| Gathering::new(waiting.shares.as_ref().clone()));
-        let progress = gathering
-            .add(share)
-            .map_err(|error| Refused::told(RefusalCode::ShareRefused, error))?;
+        let progress = match gathering.add(share) {
+            // The shares were enough before, and what came after them failed.
+            Err(ShareError::Duplicate { .. }) if gathering.progress().is_enough() => {
+                gathering.progress()
+            }
+            added => added.map_err(|error| Refused::told(RefusalCode::ShareRefused, error))?,
+        };
         Ok((progress.have, progress.need))
     }
 

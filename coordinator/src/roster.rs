@@ -140,6 +140,11 @@ impl Roster {
         instance.certificate = instance.certificate.max(certificate);
     }
 
+    /// Forgets the instances of policies that are not in force any more: nobody waits for them.
+    pub fn retain_policies(&mut self, is_in_force: impl Fn(&Digest) -> bool) {
+        self.instances.retain(|_, it| is_in_force(&it.policy));
+    }
+
     /// Who does not trust `generation` yet, by name.
     pub fn not_trusting(&self, generation: Generation, now: OffsetDateTime) -> Vec<String> {
         self.names(now, |it| it.trusted < generation)
@@ -237,6 +242,16 @@ mod tests {
         let after = LATER + time::Duration::SECOND;
         assert!(roster.not_trusting(2, after).is_empty());
         assert_eq!(roster.len(after), 0);
+    }
+
+    #[test]
+    fn nobody_waits_for_a_policy_that_is_gone() {
+        let mut roster = Roster::default();
+        roster.enrolled(InstanceId([1; 16]), enrolled(1), NOW);
+        roster.retain_policies(|policy| *policy == Digest([1; 32]));
+        assert_eq!(roster.not_trusting(2, NOW).len(), 1);
+        roster.retain_policies(|_| false);
+        assert!(roster.not_trusting(2, NOW).is_empty());
     }
 
     #[test]

@@ -185,21 +185,16 @@ impl Refused {
             (is_plain && value.len() <= LONGEST_TEXT).then(|| value.to_owned())
         };
         let code = text(api::CODE)?;
-        let message: String = status
-            .message()
-            .chars()
-            .filter(|c| !c.is_control())
-            .take(LONGEST_TEXT)
-            .collect();
-        let says_more = !message.is_empty() && message != code;
+        let id = text(api::ID).unwrap_or_else(|| "unknown".to_owned());
+        let message = status.message();
+        let detail = message
+            .strip_prefix(&format!("{code} (id {id})"))
+            .unwrap_or_default();
+        let detail = detail.chars().filter(|c| !c.is_control());
         Some(Self {
-            id: text(api::ID).unwrap_or_else(|| "unknown".to_owned()),
-            detail: if says_more {
-                format!(": {message}")
-            } else {
-                String::new()
-            },
+            detail: detail.take(LONGEST_TEXT).collect(),
             code,
+            id,
         })
     }
 }
@@ -225,7 +220,7 @@ mod tests {
 
     #[test]
     fn a_refusal_says_the_code_and_where_to_find_the_reason() {
-        let why = Why::of_status(status("not-allowed", "not-allowed"));
+        let why = Why::of_status(status("not-allowed", "not-allowed (id 0123456789abcdef)"));
         assert!(why.is_not_allowed());
         assert_eq!(why.contact(), Contact::Refuses);
         assert_eq!(
@@ -233,7 +228,8 @@ mod tests {
             "refused: not-allowed; the Coordinator's log has the reason under the id \
              0123456789abcdef"
         );
-        let why = Why::of_status(status("malformed", "instance: got 3 bytes\n, want 16"));
+        let message = "malformed (id 0123456789abcdef): instance: got 3 bytes\n, want 16";
+        let why = Why::of_status(status("malformed", message));
         assert!(!why.is_not_allowed());
         assert!(why.to_string().starts_with("refused: malformed: instance: got 3 bytes, want"));
     }

@@ -39,7 +39,7 @@ struct Member {
     wanted: Option<SpiffeId>,
     held: Option<Held>,
     /// Why the certificate that it holds is of no use.
-    useless: Option<Arc<CredentialsError>>,
+    useless: Option<Arc<NoUse>>,
 }
 
 /// What a workload may use from now on.
@@ -47,8 +47,35 @@ struct Member {
 pub(crate) enum Use {
     /// This certificate, and what the mesh says of its owner.
     Certificate(Issued),
-    /// None: that of before is not good any more.
-    Nothing(Arc<CredentialsError>),
+    /// None: that of before, if there was one, is not good any more.
+    Nothing(Arc<NoUse>),
+}
+
+impl Use {
+    /// Whether who uses this need not hear of `other`.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Certificate(one), Self::Certificate(other)) => {
+                Arc::ptr_eq(&one.tls, &other.tls) && one.membership == other.membership
+            }
+            (Self::Nothing(one), Self::Nothing(other)) => one.to_string() == other.to_string(),
+            _ => false,
+        }
+    }
+}
+
+/// Why a workload has nothing to use.
+#[derive(Debug, Error)]
+pub(crate) enum NoUse {
+    /// Its certificate is not good with the mesh CAs that are trusted now.
+    #[error("the mesh CA was withdrawn and the next certificate is not there yet: {0}")]
+    Withdrawn(CredentialsError),
+    /// The manifest does not let the agent act for it.
+    #[error(
+        "the manifest does not let this agent act for {0}; list it under Hosts of the agent's \
+         policy, or correct spiffe_id"
+    )]
+    NotHosted(SpiffeId),
 }
 
 /// What to do about certificates.
@@ -172,7 +199,7 @@ impl Standing {
                 match held.trust(&state.trust_bundle) {
                     Ok(()) if held.tls.is_some() => member.useless = None,
                     Ok(()) => {}
-                    Err(error) => member.useless = Some(Arc::new(error)),
+                    Err(error) => member.useless = Some(Arc::new(NoUse::Withdrawn(error))),
                 }
             }
         }
@@ -254,10 +281,13 @@ impl Standing {
             .collect()
     }
 
-    /// What the workload at this place may use; `None` while it never had anything.
+    /// What the workload at this place may use; `None` while there is nothing to say.
     pub(crate) fn use_of(&self, workload: usize) -> Option<Use> {
         let member = self.workloads.get(workload)?;
-        let (held, state) = (member.held.as_ref()?, self.state.as_ref()?);
+        let (Some(held), Some(state)) = (&member.held, &self.state) else {
+            let wanted = member.wanted.as_ref().filter(|_| !self.may_ask(member))?;
+            return Some(Use::Nothing(Arc::new(NoUse::NotHosted(wanted.clone()))));
+        };
         let Some(tls) = &held.tls else {
             return member.useless.clone().map(Use::Nothing);
         };
@@ -272,10 +302,16 @@ impl Standing {
         }))
     }
 
-    /// Whether the workload at this place has a certificate, good or not.
-    pub(crate) fn has_certificate(&self, workload: usize) -> bool {
+    /// Whether the workload at this place may have a certificate and does not.
+    pub(crate) fn lacks_certificate(&self, workload: usize) -> bool {
         let member = self.workloads.get(workload);
-        member.is_some_and(|member| member.held.is_some())
+        member.is_some_and(|member| member.held.is_none() && self.may_ask(member))
+    }
+
+    /// Whether a certificate may be asked for `asked`, by what is known now.
+    pub(crate) fn may_have(&self, asked: &Asked) -> bool {
+        let member = self.workloads.get(asked.workload);
+        member.is_some_and(|member| self.may_ask(member))
     }
 
     /// What to tell the Coordinator once all of that is in use: the newest generation that is
