@@ -32,8 +32,8 @@ struct Contents {
 }
 
 impl Manifest {
-    /// The longest manifest that is looked at.
-    pub const MAX_BYTES: usize = 4 * 1024 * 1024;
+    /// The longest manifest that is looked at: as long as an object that a store takes.
+    pub const MAX_BYTES: usize = 1024 * 1024;
 
     /// Reads JSON, strictly: unknown fields, fields given twice and names that lead nowhere are
     /// errors. Gives every error at once, but for those that keep the text from being JSON at all.

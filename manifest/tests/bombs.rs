@@ -19,7 +19,7 @@ fn a_hundred_mebibytes_are_refused_unread() {
     bytes[0] = 0xff;
     assert_eq!(
         refused(&bytes),
-        ["manifest: got 104857600 bytes, want at most 4194304 bytes"]
+        ["manifest: got 104857600 bytes, want at most 1048576 bytes"]
     );
 }
 
@@ -31,7 +31,7 @@ fn the_longest_manifest_is_accepted_and_one_more_byte_is_not() {
     bytes.push(b'\n');
     assert_eq!(
         refused(&bytes),
-        ["manifest: got 4194305 bytes, want at most 4194304 bytes"]
+        ["manifest: got 1048577 bytes, want at most 1048576 bytes"]
     );
 }
 
@@ -82,7 +82,7 @@ fn long_texts_are_cut_in_messages() {
 #[test]
 fn thousands_of_unknown_names_are_refused_with_a_hundred_hints() {
     let mut json = common::full();
-    let peers: Vec<_> = (0..20_000).map(|i| format!("unknown-{i:0100}")).collect();
+    let peers: Vec<_> = (0..20_000).map(|i| format!("unknown-{i:07}")).collect();
     common::set(
         &mut json,
         &format!("/Policies/{WEB}/AllowedPeers"),
@@ -93,7 +93,7 @@ fn thousands_of_unknown_names_are_refused_with_a_hundred_hints() {
         .unwrap()
         .as_object_mut()
         .unwrap();
-    for i in 0..5000 {
+    for i in 0..3000 {
         policies.insert(
             format!("{i:064x}"),
             json!({ "SANs": [format!("known-{i:057}")] }),
@@ -114,7 +114,7 @@ fn thousands_of_contradictions_are_refused() {
         .unwrap()
         .as_object_mut()
         .unwrap();
-    let peers: Vec<_> = (0..5000).map(|i| format!("w{i}")).collect();
+    let peers: Vec<_> = (0..2000).map(|i| format!("w{i}")).collect();
     for (i, peer) in peers.iter().enumerate() {
         policies.insert(format!("{:064x}", i + 1), json!({ "SANs": [peer] }));
     }
@@ -135,7 +135,7 @@ fn thousands_of_contradictions_are_refused() {
     assert_eq!(
         lines[0],
         format!(
-            "Policies[\"f{:063x}\"].AllowedPeers: got none, want {} and 4992 more as in \
+            "Policies[\"f{:063x}\"].AllowedPeers: got none, want {} and 1992 more as in \
              Policies[\"{:064x}\"]: both are {id}/same",
             0,
             first.join(", "),

@@ -171,20 +171,24 @@ fn every_flag_reaches_its_own_field() {
         common::set(
             &mut json,
             "/ReferenceValues/snp/0/PlatformInfo",
-            json!({ flag: false }),
+            json!({ flag: true }),
         );
         let info = parsed(&json).reference_values().snp[0].platform_info;
-        let flags = [
+        // A feature that may be on, or one that must be.
+        for (name, value) in [
             ("SMTEnabled", info.smt),
             ("TSMEEnabled", info.tsme),
+            ("TIOEnabled", info.tio),
+        ] {
+            assert_eq!(value, (name != flag).then_some(false), "{flag} {info:?}");
+        }
+        for (name, value) in [
             ("ECCEnabled", info.ecc),
             ("RAPLDisabled", info.rapl_disabled),
             ("CiphertextHidingDRAMEnabled", info.ciphertext_hiding),
             ("AliasCheckComplete", info.alias_check_complete),
-            ("TIOEnabled", info.tio),
-        ];
-        for (name, value) in flags {
-            assert_eq!(value, (name == flag).then_some(false), "{flag} {info:?}");
+        ] {
+            assert_eq!(value, (name == flag).then_some(true), "{flag} {info:?}");
         }
     }
 }

@@ -193,7 +193,10 @@ impl Coordinator {
     pub fn sealwire(&self, command: &str) -> Result<HostCommand> {
         Ok(sealwire()?
             .arg(command)
-            .args(["--coordinator", &format!("127.0.0.1:{}", self.ports.user_api)])
+            .args([
+                "--coordinator",
+                &format!("127.0.0.1:{}", self.ports.user_api),
+            ])
             .arg("--manifest")
             .arg(self.file("manifest.json"))
             .arg("--allow-simulated-tee"))
@@ -224,7 +227,12 @@ impl Coordinator {
             .args(["--user-api", &format!("127.0.0.1:{user_api}")])
             .args(["--mesh-api", &format!("127.0.0.1:{mesh_api}")])
             .args(["--probes", &format!("127.0.0.1:{probes}")])
-            .args(["--log-format", "json", "--allow-simulated-tee", "--simulated-tee"])
+            .args([
+                "--log-format",
+                "json",
+                "--allow-simulated-tee",
+                "--simulated-tee",
+            ])
             .arg(self.file("coordinator-tee.json"))
             .spawn()?;
         self.running = Some(running);

@@ -129,6 +129,8 @@ fn guest_policy(cursor: &Cursor<'_>) -> Option<GuestPolicy> {
     })
 }
 
+/// As Contrast's verifier takes them (go-sev-guest): some features may be on only where the manifest
+/// says so, others must be on where it says so.
 fn platform_info(cursor: &Cursor<'_>) -> Option<PlatformInfo> {
     let object = cursor.object(&[
         "SMTEnabled",
@@ -139,15 +141,20 @@ fn platform_info(cursor: &Cursor<'_>) -> Option<PlatformInfo> {
         "AliasCheckComplete",
         "TIOEnabled",
     ])?;
-    let demanded = |name| object.optional(name).and_then(|cursor| cursor.boolean());
+    let is_set = |name| {
+        let cursor = object.optional(name);
+        cursor.and_then(|cursor| cursor.boolean()).unwrap_or(false)
+    };
+    let permitted = |name| (!is_set(name)).then_some(false);
+    let demanded = |name| is_set(name).then_some(true);
     Some(PlatformInfo {
-        smt: demanded("SMTEnabled"),
-        tsme: demanded("TSMEEnabled"),
+        smt: permitted("SMTEnabled"),
+        tsme: permitted("TSMEEnabled"),
         ecc: demanded("ECCEnabled"),
         rapl_disabled: demanded("RAPLDisabled"),
         ciphertext_hiding: demanded("CiphertextHidingDRAMEnabled"),
         alias_check_complete: demanded("AliasCheckComplete"),
-        tio: demanded("TIOEnabled"),
+        tio: permitted("TIOEnabled"),
     })
 }
 

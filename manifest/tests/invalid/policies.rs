@@ -277,6 +277,15 @@ fn references_between_policies() {
                  this manifest (did you mean \"db\"?)",
             ],
         ),
+        // The host name that `$NEXT` allows may be the one that is misspelt.
+        (
+            "/Policies/$DB/SANs",
+            json!(["db_data.svc", "spiffe://shop.example/ns/data/sa/db"]),
+            &[
+                "Policies[\"$DB\"].SANs[0]: got \"db_data.svc\", want a host name, an IP address or a \
+                 SPIFFE ID: a host name consists of a-z, 0-9, `-` and `.`; found '_'",
+            ],
+        ),
         // Whoever `web` is can't be told any more, so nobody is blamed for naming it.
         (
             "/Policies/$WEB/SANs",

@@ -147,7 +147,9 @@ impl OneAgent {
         let workload = WorkloadConfig::without_certificate(host);
         let config =
             AgentConfig::new(vec![workload])?.enrolled(coordinator.config_for(host.name()));
-        let file = stage.directory().join(format!("{}-agent.toml", host.name()));
+        let file = stage
+            .directory()
+            .join(format!("{}-agent.toml", host.name()));
         fs::write(&file, toml::to_string(&config)?)?;
         // Of its own, as its sockets must not be taken for those of a workload.
         let cgroup = stage.cgroup()?.join(format!("{}-agent", host.name()));

@@ -32,9 +32,9 @@ pub(crate) fn require() -> Result<()> {
                 pki::binary(),
                 agent::binary_of("sealwire-coordinator"),
             ]
-                .into_iter()
-                .filter(|path| !path.is_file())
-                .map(|path| format!("{} (cargo build --release)", path.display())),
+            .into_iter()
+            .filter(|path| !path.is_file())
+            .map(|path| format!("{} (cargo build --release)", path.display())),
         )
         .collect();
     if !missing.is_empty() {
