@@ -88,11 +88,11 @@ fn reference_values_are_typed() {
                 ..Default::default()
             },
             platform_info: sev_snp::PlatformInfo {
-                smt: Some(true),
+                smt: None,
                 tsme: Some(false),
                 ecc: Some(true),
-                rapl_disabled: Some(false),
-                ciphertext_hiding: Some(false),
+                rapl_disabled: None,
+                ciphertext_hiding: None,
                 alias_check_complete: Some(true),
                 tio: Some(false),
             },
