@@ -26,6 +26,7 @@ use time::format_description::well_known::Rfc3339;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use crate::enrolment::Trouble;
 use crate::metrics::Metrics;
 use crate::policy::WorkloadName;
 use crate::registry::{ConnectionView, Registry};
@@ -103,6 +104,8 @@ pub(crate) struct AdminState {
 pub(crate) struct Readiness {
     /// Each workload; none means that the agent is still starting.
     pub workloads: Vec<WorkloadReadiness>,
+    /// What is wrong with the Coordinator. Workloads go on with the certificates that they have.
+    pub coordinator: Option<Trouble>,
 }
 
 impl Readiness {
@@ -236,7 +239,16 @@ fn json<T: Serialize>(value: &T) -> Response {
 #[derive(Serialize)]
 struct ReadyView<'a> {
     ready: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    coordinator: Option<CoordinatorView<'a>>,
     workloads: Vec<WorkloadReadyView<'a>>,
+}
+
+#[derive(Serialize)]
+struct CoordinatorView<'a> {
+    reachable: bool,
+    trouble_seconds: u64,
+    why: &'a str,
 }
 
 #[derive(Serialize)]
@@ -245,20 +257,41 @@ struct WorkloadReadyView<'a> {
     identity: Option<&'a str>,
     ready: bool,
     why: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    warning: Option<String>,
     certificate_not_after: Option<String>,
 }
 
 impl<'a> ReadyView<'a> {
     fn of(readiness: &'a Readiness) -> Self {
-        let workload = |it: &'a WorkloadReadiness| WorkloadReadyView {
-            name: it.name.as_str(),
-            identity: it.identity.as_ref().map(SpiffeId::as_str),
-            ready: it.not_ready.is_none(),
-            why: it.not_ready.as_deref(),
-            certificate_not_after: it.certificate_not_after.and_then(rfc3339),
+        let workload = |it: &'a WorkloadReadiness| {
+            let expires = it.certificate_not_after.and_then(rfc3339);
+            WorkloadReadyView {
+                name: it.name.as_str(),
+                identity: it.identity.as_ref().map(SpiffeId::as_str),
+                ready: it.not_ready.is_none(),
+                why: it.not_ready.as_deref(),
+                warning: readiness
+                    .coordinator
+                    .as_ref()
+                    .map(|trouble| match &expires {
+                        Some(expires) => format!("{trouble}, certificate expires at {expires}"),
+                        None => format!("{trouble}, there is no certificate"),
+                    }),
+                certificate_not_after: expires,
+            }
         };
         let workloads = readiness.workloads.iter().map(workload).collect();
+        let coordinator = readiness
+            .coordinator
+            .as_ref()
+            .map(|trouble| CoordinatorView {
+                reachable: !trouble.is_unreachable(),
+                trouble_seconds: trouble.age(tokio::time::Instant::now()).as_secs(),
+                why: &trouble.why,
+            });
         Self {
+            coordinator,
             ready: readiness.is_ready(),
             workloads,
         }

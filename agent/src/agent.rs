@@ -11,6 +11,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use attestation::identity::SpiffeId;
 use ebpf_abi::Workload as WorkloadState;
 use nix::sys::{
     prctl,
@@ -19,8 +20,7 @@ use nix::sys::{
 use thiserror::Error;
 use tokio::{
     runtime,
-    signal::unix::{Signal, SignalKind, signal},
-    sync::watch,
+    sync::{mpsc, watch},
     task::LocalSet,
     time::{Instant, sleep, sleep_until},
 };
@@ -35,6 +35,7 @@ use crate::{
     config::{CertificateOrigin, Config},
     connection::KernelTls,
     credentials::{CredentialKeeper, CredentialSource},
+    enrolment::{Enroller, Prepared, SetupError, Slot},
     heartbeat::Beating,
     instance::{InstanceLock, LockError},
     interfaces::{InterfaceError, InterfaceWatch},
@@ -44,6 +45,7 @@ use crate::{
     readiness::ReadinessBoard,
     registry::Registry,
     report::Telemetry,
+    signals::Signals,
     worker::{self, Start, Stop},
     workload::{Workload, WorkloadError, own_cgroup},
 };
@@ -85,6 +87,9 @@ pub enum AgentError {
         /// What is wrong with which file.
         source: CertificateError,
     },
+    /// The Coordinator can't even be asked.
+    #[error(transparent)]
+    Coordinator(#[from] SetupError),
     /// The admin interface can't be had.
     #[error(transparent)]
     Admin(#[from] AdminError),
@@ -107,6 +112,7 @@ impl AgentError {
             | Self::Certificate { .. }
             | Self::Running { .. }
             | Self::Admin(_) => 2,
+            Self::Coordinator(error) => error.exit_code(),
             Self::Bpf(_) | Self::NotRoot | Self::Interface(InterfaceError::Bpf(_)) => 3,
             Self::Interface(_) | Self::System { .. } => 1,
         }
@@ -128,7 +134,7 @@ pub fn run(config: Config) -> Result<(), AgentError> {
         .build()
         .map_err(failed("making the event loop"))?;
     LocalSet::new().block_on(&runtime, async {
-        let mut signals = Signals::new()?;
+        let mut signals = Signals::new().map_err(failed("listening for signals"))?;
         let (stop, stopped) = watch::channel(Stop::Running);
         let running = start(config, stopped).await?;
         signals.stop().await;
@@ -147,6 +153,7 @@ struct Running {
 async fn start(config: Config, stop: watch::Receiver<Stop>) -> Result<Running, AgentError> {
     let mut keepers = Vec::new();
     let mut workloads = Vec::new();
+    let mut slots = Vec::new();
     for workload in &config.workloads {
         let (sender, receiver) = certificates::channel();
         workloads.push(Arc::new(Workload::find(workload, receiver)?));
@@ -160,11 +167,17 @@ async fn start(config: Config, stop: watch::Receiver<Stop>) -> Result<Running, A
                 CredentialSource::Files(files)
             }
             CertificateOrigin::Coordinator { .. } => {
-                CredentialSource::Coordinator(tokio::sync::mpsc::channel(1).1)
+                let (issued, messages) = mpsc::channel(1);
+                slots.push(Slot::new(issued, sender.subscribe()));
+                CredentialSource::Coordinator(messages)
             }
         };
         keepers.push((source, sender));
     }
+    let enrolment = match &config.coordinator {
+        Some(coordinator) => Some((Prepared::new(coordinator, identities(&config))?, slots)),
+        None => None,
+    };
     let admin = match config.admin_port {
         Some(port) => Some(Admin::bind(port).await?),
         None => None,
@@ -175,6 +188,7 @@ async fn start(config: Config, stop: watch::Receiver<Stop>) -> Result<Running, A
         config: &config,
         workloads,
         keepers,
+        enrolment,
         admin,
         stop,
     };
@@ -190,6 +204,7 @@ struct Parts<'a> {
     config: &'a Config,
     workloads: Vec<Arc<Workload>>,
     keepers: Vec<(CredentialSource, watch::Sender<Credential>)>,
+    enrolment: Option<(Prepared, Vec<Slot>)>,
     admin: Option<Admin>,
     stop: watch::Receiver<Stop>,
 }
@@ -201,6 +216,7 @@ impl Parts<'_> {
             config,
             workloads,
             keepers,
+            enrolment,
             admin,
             stop,
         } = self;
@@ -287,6 +303,11 @@ impl Parts<'_> {
             workloads.clone(),
             telemetry.clone(),
         ));
+        if let Some((prepared, slots)) = enrolment {
+            let metrics = telemetry.metrics().coordinator();
+            let enroller = Enroller::new(prepared, slots, metrics, board.clone());
+            tokio::task::spawn_local(enroller.run());
+        }
         if let Some(admin) = admin {
             let state = AdminState {
                 registry,
@@ -330,29 +351,6 @@ impl Running {
         stop.send_replace(Stop::Now);
         finished(&workers).await;
         info!("the agent has stopped; connections of its workloads stay refused");
-    }
-}
-
-/// The signals that end the agent.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> Result<Self, AgentError> {
-        let listen = |kind| signal(kind).map_err(failed("listening for signals"));
-        Ok(Self {
-            terminate: listen(SignalKind::terminate())?,
-            interrupt: listen(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn stop(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
     }
 }
 
@@ -413,15 +411,31 @@ fn lock(config: &Config) -> Result<InstanceLock, AgentError> {
     })
 }
 
-/// Keys must not reach a disk by way of a core dump; and many connections need many descriptors.
+/// Whom the workloads ask to be; `None` is whoever the agent's own policy says.
+fn identities(config: &Config) -> Vec<Option<SpiffeId>> {
+    let workloads = config.workloads.iter();
+    workloads
+        .filter_map(|workload| match &workload.certificates {
+            CertificateOrigin::Coordinator { spiffe_id } => Some(spiffe_id.clone()),
+            CertificateOrigin::Files { .. } => None,
+        })
+        .collect()
+}
+
+/// Many connections need many descriptors; for the rest see [`forbid_core_dumps`].
 fn protect_memory() -> Result<(), AgentError> {
     let limits = || -> nix::Result<()> {
-        prctl::set_dumpable(false)?;
-        setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+        forbid_core_dumps()?;
         let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
     };
     limits().map_err(|errno| failed("setting the process's limits")(errno.into()))
+}
+
+/// Keys must not reach a disk by way of a core dump.
+pub(crate) fn forbid_core_dumps() -> nix::Result<()> {
+    prctl::set_dumpable(false)?;
+    setrlimit(Resource::RLIMIT_CORE, 0, 0)
 }
 
 fn failed(what: &'static str) -> impl Fn(io::Error) -> AgentError {

@@ -148,9 +148,15 @@ pub enum CertificateError {
         /// What it answered, or why it did not.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The workload has no `tls_dir`.
-    #[error("no tls_dir is configured; give --tls-dir or tls_dir in the workload's table")]
-    NotConfigured,
+    /// The certificate of before is of no use any more.
+    #[error("{source}")]
+    Withdrawn {
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Nobody has tried yet.
+    #[error("no certificate was loaded yet")]
+    NotYet,
 }
 
 /// Watches one directory.
@@ -248,9 +254,7 @@ pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// A channel that carries a workload's credential to the workers.
 pub(crate) fn channel() -> (watch::Sender<Credential>, watch::Receiver<Credential>) {
-    watch::channel(Credential::Missing(Arc::new(
-        CertificateError::NotConfigured,
-    )))
+    watch::channel(Credential::Missing(Arc::new(CertificateError::NotYet)))
 }
 
 #[cfg(test)]

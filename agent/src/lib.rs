@@ -1,9 +1,9 @@
 //! The Sealwire agent: steers the TCP connections of workloads to itself with eBPF and carries them
 //! through mutual TLS.
 //!
-//! It does not issue certificates and does not verify attestation evidence; it takes what it proves
-//! itself with from files. The modules stand in the order in which a connection meets them, then
-//! what surrounds it.
+//! It does not issue certificates; it takes what it proves itself with from files, or from a
+//! Coordinator that has to prove itself first. The modules stand in the order in which a connection
+//! meets them, then what surrounds it.
 #![deny(unsafe_code)]
 
 pub mod flags;
@@ -29,6 +29,9 @@ mod certificates;
 mod credentials;
 mod heartbeat;
 
+mod atomic_file;
+mod enrolment;
+
 pub mod access_log;
 mod admin;
 mod kernel_reports;
@@ -37,7 +40,9 @@ mod readable;
 mod readiness;
 mod registry;
 mod report;
+mod signals;
 
 mod agent;
 
 pub use agent::{AgentError, run};
+pub use enrolment::{InitError, SetupError, init};

@@ -5,14 +5,17 @@ use std::{error::Error, process::ExitCode};
 use agent::{
     access_log,
     bpf::Pins as PinDirectory,
-    config::{Config, ConfigError, Pins},
-    flags::{Environment, Flags},
+    config::{Config, ConfigError, InitConfig, Pins},
+    flags::{Command, Environment, Flags, InitFlags},
 };
 use clap::Parser;
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
     let environment = Environment::of_process();
+    if let Some(Command::Init(init)) = &flags.command {
+        return initialise(init, &environment);
+    }
     if flags.detach {
         return detach(&flags, &environment);
     }
@@ -36,6 +39,22 @@ fn load(flags: &Flags, environment: &Environment) -> Result<Config, ConfigError>
     let config = Config::load(flags, environment)?;
     config.check_system()?;
     Ok(config)
+}
+
+/// Fetches certificate, key and secret once.
+fn initialise(flags: &InitFlags, environment: &Environment) -> ExitCode {
+    let config = InitConfig::load(flags, environment);
+    let config = match config.and_then(|config| config.check_system().map(|()| config)) {
+        Ok(config) => config,
+        Err(error) => return fail(&error, WRONG_CONFIGURATION),
+    };
+    if let Err(error) = access_log::init(config.log_format, config.log_level) {
+        return fail(&error, FAILED);
+    }
+    match agent::init(&config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error, error.exit_code()),
+    }
 }
 
 /// Removes the instance's pins, which nothing else does.

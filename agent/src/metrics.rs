@@ -4,11 +4,14 @@
 //! additions and one look-up of a counter when it ends. Writes nothing to a log.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder, text};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric, LabelValueEncoder, text,
+};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -30,6 +33,8 @@ pub(crate) struct Metrics {
     handshakes: Family<DirectionLabel, Histogram, fn() -> Histogram>,
     certificate_expiry: Family<WorkloadLabel, Gauge>,
     certificate_reloads: Family<ReloadLabels, Counter>,
+    coordinator: CoordinatorGauges,
+    enrolments: Family<EnrolmentLabel, Counter>,
     map_entries: Family<MapLabel, Gauge>,
     map_capacity: Family<MapLabel, Gauge>,
     udp_datagrams: Counter,
@@ -49,6 +54,8 @@ impl Metrics {
             handshakes,
             certificate_expiry: Family::default(),
             certificate_reloads: Family::default(),
+            coordinator: CoordinatorGauges::default(),
+            enrolments: Family::default(),
             map_entries: Family::default(),
             map_capacity: Family::default(),
             udp_datagrams: Counter::default(),
@@ -77,6 +84,31 @@ impl Metrics {
             reloads_loaded: reloads(ReloadResult::Loaded),
             reloads_refused: reloads(ReloadResult::Refused),
         }
+    }
+
+    /// The handles of who asks the Coordinator; the series exist from now on, and without a
+    /// Coordinator they do not.
+    pub(crate) fn coordinator(&self) -> CoordinatorMetrics {
+        let enrolments = |result| {
+            self.enrolments
+                .get_or_create_owned(&EnrolmentLabel { result })
+        };
+        let Reachability {
+            reachable,
+            unreachable_seconds,
+        } = self
+            .coordinator
+            .0
+            .get_or_init(Reachability::default)
+            .clone();
+        let metrics = CoordinatorMetrics {
+            reachable,
+            unreachable_seconds,
+            issued: enrolments("issued"),
+            failed: enrolments("failed"),
+        };
+        metrics.set_unreachable(Some(Duration::ZERO));
+        metrics
     }
 
     /// What the eBPF programs have refused so far for `reason`.
@@ -144,6 +176,8 @@ impl Metrics {
             handshakes,
             certificate_expiry,
             certificate_reloads,
+            coordinator,
+            enrolments,
             map_entries,
             map_capacity,
             udp_datagrams,
@@ -189,6 +223,12 @@ impl Metrics {
             "Attempts to load the workload's certificate, by result",
             certificate_reloads.clone(),
         );
+        exposition.register_collector(Box::new(coordinator.clone()));
+        exposition.register(
+            "enrolments",
+            "Attempts to get certificates from a Coordinator, by result",
+            enrolments.clone(),
+        );
         exposition.register("map_entries", "Entries of an eBPF map", map_entries.clone());
         exposition.register(
             "map_capacity",
@@ -233,6 +273,73 @@ impl WorkloadMetrics {
             ReloadResult::Loaded => self.reloads_loaded.inc(),
             ReloadResult::Refused => self.reloads_refused.inc(),
         };
+    }
+}
+
+/// Two gauges that are absent with certificates from files.
+#[derive(Clone, Debug, Default)]
+struct CoordinatorGauges(Arc<OnceLock<Reachability>>);
+
+#[derive(Clone, Debug, Default)]
+struct Reachability {
+    reachable: Gauge,
+    unreachable_seconds: Gauge,
+}
+
+impl Collector for CoordinatorGauges {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
+        let Some(Reachability {
+            reachable,
+            unreachable_seconds,
+        }) = self.0.get()
+        else {
+            return Ok(());
+        };
+        for (name, help, gauge) in [
+            (
+                "coordinator_reachable",
+                "Whether a Coordinator answers: 1 or 0; absent with certificates from files",
+                reachable,
+            ),
+            (
+                "coordinator_unreachable_seconds",
+                "For how long no Coordinator has answered; 0 while one does",
+                unreachable_seconds,
+            ),
+        ] {
+            let series = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
+            gauge.encode(series)?;
+        }
+        Ok(())
+    }
+}
+
+/// The handles of who asks the Coordinator.
+#[derive(Clone, Debug)]
+pub(crate) struct CoordinatorMetrics {
+    reachable: Gauge,
+    unreachable_seconds: Gauge,
+    issued: Counter,
+    failed: Counter,
+}
+
+impl CoordinatorMetrics {
+    /// For how long no Coordinator has answered; `None` while one does.
+    pub(crate) fn set_unreachable(&self, duration: Option<Duration>) {
+        self.reachable.set(duration.is_none().into());
+        let seconds = duration.unwrap_or_default().as_secs();
+        self.unreachable_seconds
+            .set(seconds.try_into().unwrap_or(i64::MAX));
+    }
+
+    /// Certificates were issued.
+    pub(crate) fn enrolled(&self) {
+        self.issued.inc();
+    }
+
+    /// They were not.
+    pub(crate) fn enrolment_failed(&self) {
+        self.failed.inc();
     }
 }
 
@@ -359,6 +466,11 @@ struct ReloadLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EnrolmentLabel {
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct WorkloadLabel {
     workload: Arc<str>,
 }
@@ -442,6 +554,9 @@ mod tests {
         metrics.set_kernel_refusals("no-agent", 4);
         metrics.set_udp_datagrams(9);
         metrics.set_map("orig_dst", 10, 65_536);
+        let coordinator = metrics.coordinator();
+        coordinator.set_unreachable(Some(Duration::from_millis(7_900)));
+        coordinator.enrolled();
         let text = metrics.encode();
         for line in [
             r#"sealwire_build_info{version="0.1.0"} 1"#,
@@ -457,6 +572,10 @@ mod tests {
             r#"sealwire_certificate_expiry_timestamp_seconds{workload="web"} 1800000000"#,
             r#"sealwire_certificate_reloads_total{workload="web",result="loaded"} 1"#,
             r#"sealwire_certificate_reloads_total{workload="web",result="refused"} 0"#,
+            "sealwire_coordinator_reachable 0",
+            "sealwire_coordinator_unreachable_seconds 7",
+            r#"sealwire_enrolments_total{result="issued"} 1"#,
+            r#"sealwire_enrolments_total{result="failed"} 0"#,
             r#"sealwire_map_entries{map="orig_dst"} 10"#,
             r#"sealwire_map_capacity{map="orig_dst"} 65536"#,
             "sealwire_udp_datagrams_total 9",
@@ -464,6 +583,18 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
         }
+    }
+
+    #[test]
+    fn without_a_coordinator_nothing_is_said_of_one() {
+        let metrics = Metrics::new("0.1.0");
+        assert!(!metrics.encode().contains("sealwire_coordinator"));
+        metrics.coordinator().set_unreachable(None);
+        let text = metrics.encode();
+        assert!(
+            text.contains("sealwire_coordinator_reachable 1\n"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use crate::{
     admin::{Readiness, WorkloadReadiness},
     certificates::{Credential, Unusable},
+    enrolment::Trouble,
     policy::WorkloadName,
 };
 
@@ -23,6 +24,15 @@ impl ReadinessBoard {
     /// What stands on the board, now and later.
     pub(crate) fn watch(&self) -> watch::Receiver<Readiness> {
         self.0.subscribe()
+    }
+
+    /// Writes down what is wrong with the Coordinator, if anything is.
+    pub(crate) fn set_coordinator(&self, trouble: Option<Trouble>) {
+        self.0.send_if_modified(|board| {
+            let is_news = board.coordinator != trouble;
+            board.coordinator = trouble;
+            is_news
+        });
     }
 
     /// Writes down what a workload can prove itself with.

@@ -106,7 +106,8 @@ impl Machine {
     }
 }
 
-fn process_seconds(pid: Pid) -> Result<f64> {
+/// Seconds of CPU time that a process has used, user and kernel.
+pub(crate) fn process_seconds(pid: Pid) -> Result<f64> {
     let path = format!("/proc/{pid}/stat");
     let stat = fs::read_to_string(&path).with_context(|| format!("could not read {path}"))?;
     parse_process(&stat).with_context(|| format!("{path} has no utime and stime: {stat}"))

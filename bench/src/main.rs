@@ -1,11 +1,13 @@
 //! Measures what Sealwire costs unmodified programs: bytes in bulk, requests, new connections,
-//! memory for idle ones; each against the same programs without it, in alternating rounds.
+//! memory for idle ones; each against the same programs without it, in alternating rounds. And what
+//! agents cost the Coordinator.
 //!
 //! Measures no other proxy: what is known of rivals is quoted, see [`rivals`].
 //!
 //! ```text
 //! cargo xtask bench all --json all.json --markdown all.md      # minutes, as root, machine idle
 //! cargo xtask bench requests --quick
+//! cargo xtask bench coordinator --markdown coordinator.md      # minutes
 //! ```
 
 #![forbid(unsafe_code)]
@@ -16,6 +18,7 @@
 
 mod bulk;
 mod connections;
+mod coordinator;
 mod cost;
 mod figure;
 mod idle;
@@ -42,11 +45,13 @@ struct Arguments {
     options: Option<run::Options>,
 
     #[command(subcommand)]
-    internal: Option<Internal>,
+    command: Option<Command>,
 }
 
 #[derive(Debug, Subcommand)]
-enum Internal {
+enum Command {
+    /// Enrolments, rotation and watching agents at the Coordinator; not part of `all`
+    Coordinator(coordinator::Options),
     /// The harness's own programs
     #[command(subcommand, hide = true)]
     Load(load::Load),
@@ -54,8 +59,9 @@ enum Internal {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    match (arguments.internal, arguments.options) {
-        (Some(Internal::Load(load)), _) => load.run(),
+    match (arguments.command, arguments.options) {
+        (Some(Command::Load(load)), _) => load.run(),
+        (Some(Command::Coordinator(options)), _) => coordinator::run(&options),
         (None, Some(options)) => run::run(&options),
         (None, None) => unreachable!("clap requires a suite"),
     }

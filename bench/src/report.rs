@@ -114,7 +114,7 @@ fn line(table: &mut String, cells: &[String; HEADER.len()], widths: &[usize; HEA
 }
 
 /// Three significant digits, and commas between thousands.
-fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     if value != 0.0 && value.abs() < 0.0995 {
         return format!("{value:.3}");
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
+use serde::Serialize;
 use signal_hook::consts::TERM_SIGNALS;
 use testbed::skip;
 
@@ -25,6 +26,13 @@ pub(crate) struct Options {
     #[arg(required = true)]
     suite: Suite,
 
+    #[command(flatten)]
+    measure: Measure,
+}
+
+/// How often and how long to measure, and where to write it.
+#[derive(Debug, Args)]
+pub(crate) struct Measure {
     /// Rounds of each figure
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
@@ -33,9 +41,9 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
 
-    /// One round of one second, with 1,000 idle connections: to see that it works, not how fast
+    /// One round of one second, and fewer connections and agents: to see that it works, not how fast
     #[arg(long, conflicts_with_all = ["rounds", "seconds"])]
-    quick: bool,
+    pub(crate) quick: bool,
 
     /// Write everything, every round's value too
     #[arg(long, value_name = "FILE")]
@@ -46,6 +54,31 @@ pub(crate) struct Options {
     markdown: Option<PathBuf>,
 }
 
+impl Measure {
+    pub(crate) fn rounds(&self) -> u32 {
+        if self.quick { 1 } else { self.rounds }
+    }
+
+    pub(crate) fn seconds(&self) -> u64 {
+        if self.quick { 1 } else { self.seconds }
+    }
+
+    /// Writes what was found to where it was asked for.
+    pub(crate) fn write(
+        &self,
+        report: &impl Serialize,
+        markdown: impl FnOnce() -> String,
+    ) -> Result<()> {
+        if let Some(path) = &self.json {
+            write(path, &serde_json::to_string_pretty(report)?)?;
+        }
+        if let Some(path) = &self.markdown {
+            write(path, &markdown())?;
+        }
+        Ok(())
+    }
+}
+
 /// Measures a suite and reports it.
 pub(crate) fn run(options: &Options) -> Result<()> {
     if let Err(reason) = skip::possible(&["iperf3", "wrk", "nginx", "ss"]) {
@@ -53,8 +86,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     let machine = Machine::read()?;
     let mut run = Run {
-        rounds: if options.quick { 1 } else { options.rounds },
-        seconds: if options.quick { 1 } else { options.seconds },
+        rounds: options.measure.rounds(),
+        seconds: options.measure.seconds(),
         interrupted: Arc::default(),
         readings: Readings::default(),
         congestion_controls: BTreeSet::new(),
@@ -66,18 +99,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     for signal in TERM_SIGNALS {
         signal_hook::flag::register(*signal, Arc::clone(&run.interrupted))?;
     }
-    let idle = if options.quick { 1_000 } else { 10_000 };
+    let idle = if options.measure.quick { 1_000 } else { 10_000 };
     run.measure(&options.suite.scenarios(idle))?;
 
     let report = run.report(options.suite, machine);
     print!("{}", report.table());
-    if let Some(path) = &options.json {
-        write(path, &serde_json::to_string_pretty(&report)?)?;
-    }
-    if let Some(path) = &options.markdown {
-        write(path, &report.markdown())?;
-    }
-    Ok(())
+    options.measure.write(&report, || report.markdown())
 }
 
 #[derive(Debug)]

@@ -113,7 +113,9 @@ fn objections(refusals: &Refusals) -> String {
             name => format!("{name}: "),
         };
         let hint = match refusal.code {
-            Code::HostData => "the Coordinator runs under a policy that the manifest gives no one",
+            Code::HostData => {
+                "it runs under another policy than that of the manifest's Coordinator"
+            }
             code => code.hint(),
         };
         // Writing to a String does not fail.
@@ -135,19 +137,20 @@ pub(crate) fn read_manifest(path: &Path) -> Result<Manifest, Failure> {
 /// What the Coordinator refused, in its words.
 pub(crate) fn refusal(status: &tonic::Status) -> anyhow::Error {
     let message = status.message();
-    let Some(code) = status.metadata().get(api::CODE) else {
+    let header = |name| status.metadata().get(name).and_then(|it| it.to_str().ok());
+    let (Some(code), Some(id)) = (header(api::CODE), header(api::ID)) else {
         return anyhow!(
             "the Coordinator did not answer: {message}; it may have stopped: `sealwire status`"
         );
     };
-    // Of a caller's own input it says more than the code and the id.
-    let log = if message.ends_with(')') {
+    // Of the caller's own input there is more to say than this.
+    let log = if message == format!("{code} (id {id})") {
         "; its log has the reason under that id"
     } else {
         ""
     };
-    let hint = match code.as_bytes() {
-        b"not-authorised" => {
+    let hint = match code {
+        "not-authorised" => {
             "\nAs many owners as the manifest in force demands must sign this manifest after the \
              latest transition (`sealwire status`): --workload-owner-key, or --signature and \
              --signer (`sealwire sign`)"

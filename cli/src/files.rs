@@ -54,7 +54,7 @@ pub(crate) fn write(path: &Path, contents: &[u8]) -> Result<(), Failure> {
     Ok(written.with_context(|| format!("can't write {}", path.display()))?)
 }
 
-/// [`write`]s the file `name` of a directory.
+/// Writes the file `name` of a directory, as [`write()`] does.
 pub(crate) fn write_in(dir: &Path, name: &str, contents: &[u8]) -> Result<PathBuf, Failure> {
     let path = dir.join(name);
     write(&path, contents)?;

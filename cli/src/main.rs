@@ -6,8 +6,10 @@
 
 mod args;
 mod client;
+mod colour;
 mod evidence;
 mod failure;
+mod files;
 mod manifest;
 mod pki;
 mod recover;
@@ -16,7 +18,6 @@ mod sign;
 mod status;
 mod verify;
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -58,32 +59,44 @@ fn main() -> ExitCode {
         Some(Command::Pki(pki)) => pki.run(),
         None => Err(Failure::usage(NEXT_STEP)),
     };
-    match outcome.and_then(|text| print(&text)) {
+    match outcome.and_then(|text| failure::print(&text)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
 }
 
-fn print(text: &str) -> Result<(), Failure> {
-    let mut stdout = std::io::stdout().lock();
-    stdout.write_all(text.as_bytes())?;
-    stdout.flush()?;
-    Ok(())
-}
-
 const NEXT_STEP: &str = "\
 no command given
 
-To try Sealwire on this machine, make a PKI and a certificate for each workload:
+To try Sealwire on this machine, start a Coordinator on a simulated TEE:
+  echo 'package coordinator' > coordinator.rego
+  sealwire evidence platform-key -o platform.pem
+  sealwire evidence simulate --platform-key platform.pem --policy coordinator.rego -o tee.json
+  sealwire-coordinator --store history.redb --allow-simulated-tee --simulated-tee tee.json
+then write a manifest of what it may trust, set that, and verify what you got:
+  sealwire manifest new --help
+  sealwire set -c localhost:1313 -m manifest.json --allow-simulated-tee
+  sealwire verify -c localhost:1313 -m manifest.json --allow-simulated-tee
+
+Or, without a Coordinator, make a PKI and a certificate for each workload:
   sealwire pki init --dir pki --trust-domain mesh.local
   sealwire pki issue --dir pki --name web --out web-tls
 
 All commands: sealwire --help";
 
 const EXAMPLES: &str = "\
-Examples:
+Examples, with a Coordinator:
+  sealwire manifest check manifest.json
+  sealwire set -c coordinator:1313 -m manifest.json
+  sealwire verify -c coordinator:1313 -m manifest.json
+  sealwire status -c coordinator:1313 -m manifest.json
+
+Without one:
   sealwire pki init --dir pki --trust-domain mesh.local
   sealwire pki issue --dir pki --name web --out web-tls
   sealwire-agent --cgroup /sys/fs/cgroup/web --tls-dir web-tls
 
-Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.";
+Exit codes: 0 done, 1 failed or refused, 2 wrong usage or configuration.";
+
+#[cfg(test)]
+mod tests;

@@ -1,16 +1,16 @@
 //! `sealwire recover`: one owner's share of the seed.
 
-use std::fs;
 use std::path::PathBuf;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use api::v1;
 use clap::Args;
-use seed::SharesDocument;
-use zeroize::Zeroizing;
+use manifest::Manifest;
+use seed::{MAX_DOCUMENT, SharesDocument};
 
 use crate::client::{CoordinatorArgs, block_on, refusal};
 use crate::failure::Failure;
+use crate::files;
 use crate::verify::remembered;
 
 /// Give a restarted Coordinator this owner's share of the seed.
@@ -39,27 +39,22 @@ pub(crate) struct Recover {
 impl Recover {
     pub(crate) fn run(self) -> Result<String, Failure> {
         let manifest = self.coordinator.manifest()?;
-        let key = fs::read_to_string(&self.seedshare_owner_key)
-            .map(Zeroizing::new)
-            .with_context(|| format!("can't read {}", self.seedshare_owner_key.display()))?;
+        let key = files::read_secret(&self.seedshare_owner_key)?;
+        let own = self.seed.as_ref().map(|path| {
+            SharesDocument::parse(&files::read(path, MAX_DOCUMENT)?)
+                .with_context(|| path.display().to_string())
+                .map_err(Failure::Usage)
+        });
+        let own = own.transpose()?;
         let known = remembered(&self.verified)?;
         block_on(async {
             let (mut client, _) = self.coordinator.connect(&manifest).await?;
-            let document = match &self.seed {
-                Some(path) => {
-                    fs::read(path).with_context(|| format!("can't read {}", path.display()))?
-                }
-                None => {
-                    let status = client.get_status(v1::GetStatusRequest {}).await;
-                    status
-                        .map_err(|status| refusal(&status))?
-                        .into_inner()
-                        .seed_shares
-                }
-            };
-            let share = SharesDocument::parse(&document)
-                .context("seed-shares.json")?
-                .decrypt(&key)?;
+            let status = client.get_status(v1::GetStatusRequest {}).await;
+            let status = status.map_err(|status| refusal(&status))?.into_inner();
+            let document = document(own, &status, &manifest)?;
+            let share = document
+                .decrypt(&key)
+                .with_context(|| self.seedshare_owner_key.display().to_string())?;
             let request = v1::RecoverRequest {
                 share: share.encode().to_vec(),
                 known: known.map(|head| v1::Head {
@@ -76,9 +71,49 @@ impl Recover {
             Ok(if recovered {
                 format!("share {have} of {need}: the Coordinator is recovered\n")
             } else {
-                format!("share {have} of {need}: {} more to go\n", need - have)
+                let more = need.saturating_sub(have);
+                format!("share {have} of {need}: {more} more to go\n")
             })
         })
+    }
+}
+
+/// The shares to recover with. What the Coordinator shows comes from its store, where nobody vouches
+/// for it before the seed is back; so it has to be what this owner knows.
+fn document(
+    own: Option<SharesDocument>,
+    status: &v1::Status,
+    manifest: &Manifest,
+) -> anyhow::Result<SharesDocument> {
+    match status.phase() {
+        v1::Phase::Recovery => {}
+        v1::Phase::Ready => {
+            return Err(anyhow!(
+                "the Coordinator has its seed: there is nothing to recover"
+            ));
+        }
+        _ => {
+            return Err(anyhow!(
+                "the Coordinator has no manifest: there is nothing to recover. Should there be, its \
+                 store was lost or is another one (--store)"
+            ));
+        }
+    }
+    if status.manifest != manifest.hash().0 {
+        return Err(anyhow!(
+            "the Coordinator's store has another manifest ({}) than the one given ({}): recover \
+             with the manifest in force; if it was given, the store was rolled back or forged",
+            hex::encode(&status.manifest),
+            manifest.hash()
+        ));
+    }
+    let stored = SharesDocument::parse(&status.seed_shares).context("the store's seed shares")?;
+    match own {
+        Some(own) if own.hash() != stored.hash() => Err(anyhow!(
+            "--seed has other shares than the Coordinator's store: they are stale (`sealwire set` \
+             writes new ones when their owners change), or the store was forged"
+        )),
+        _ => Ok(stored),
     }
 }
 

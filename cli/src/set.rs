@@ -5,14 +5,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use api::v1;
+use api::{MAX_MESSAGE_BYTES, v1};
 use attestation::Digest;
 use clap::Args;
-use history::update_statement;
+use history::{Authorisation, AuthorisationError, MAX_SIGNATURE, authorise, update_statement};
 use manifest::Manifest;
+use zeroize::Zeroizing;
 
 use crate::client::{CoordinatorArgs, block_on, refusal};
 use crate::failure::Failure;
+use crate::files;
 use crate::sign::{previous, read_owner_key};
 
 /// Set the manifest: the first, or an update.
@@ -61,6 +63,9 @@ impl Set {
         }
         let manifest = self.coordinator.manifest()?;
         let policies = read_policies(&self.policy, &manifest)?;
+        // What the Coordinator answers must find its place.
+        let dir = &self.workspace_dir;
+        fs::create_dir_all(dir).with_context(|| format!("can't make {}", dir.display()))?;
         block_on(self.set(&manifest, policies))
     }
 
@@ -79,11 +84,17 @@ impl Set {
         };
         // The signatures below are for this very head.
         let previous = self.previous.unwrap_or(head);
-        let statement = update_statement(&manifest.hash(), &previous);
+        let authorisations = self.authorisations(manifest, &previous)?;
         let request = v1::SetManifestRequest {
             manifest: manifest.bytes().to_vec(),
             policies,
-            authorisations: self.authorisations(&statement)?,
+            authorisations: authorisations
+                .into_iter()
+                .map(|it| v1::Authorisation {
+                    key: it.key,
+                    signature: it.signature,
+                })
+                .collect(),
             previous_transition: Some(previous.0.to_vec()),
         };
         let set = client.set_manifest(request).await;
@@ -91,31 +102,41 @@ impl Set {
         self.report(manifest, &status, set)
     }
 
-    fn authorisations(&self, statement: &str) -> Result<Vec<v1::Authorisation>, Failure> {
+    fn authorisations(
+        &self,
+        manifest: &Manifest,
+        previous: &Digest,
+    ) -> Result<Vec<Authorisation>, Failure> {
+        let statement = update_statement(&manifest.hash(), previous);
         let mut authorisations = Vec::new();
         for path in &self.workload_owner_key {
-            let signed = read_owner_key(path)?.sign(statement)?;
-            authorisations.push(v1::Authorisation {
-                key: signed.key,
-                signature: signed.signature,
-            });
+            authorisations.push(read_owner_key(path)?.sign(&statement)?);
         }
-        for (signature, signer) in self.signature.iter().zip(&self.signer) {
-            let pem =
-                fs::read(signer).with_context(|| format!("can't read {}", signer.display()))?;
-            let (label, key) = pem_rfc7468::decode_vec(&pem)
-                .map_err(|error| anyhow::anyhow!("{}: {error}", signer.display()))?;
-            if label != "PUBLIC KEY" {
-                return Err(Failure::usage(format!(
-                    "{} is a {label}, not a PUBLIC KEY: openssl pkey -in KEY -pubout",
-                    signer.display()
-                )));
+        for (path, signer) in self.signature.iter().zip(&self.signer) {
+            let authorisation = Authorisation {
+                key: read_signer(signer)?,
+                signature: files::read(path, MAX_SIGNATURE)?,
+            };
+            let one = std::slice::from_ref(&authorisation);
+            match authorise(&[authorisation.key_digest()], 1, &statement, one) {
+                Ok(()) => {}
+                Err(AuthorisationError::UnsupportedKey { .. }) => {
+                    return Err(Failure::usage(format!(
+                        "{} is no ECDSA key on P-256 or P-384 with uncompressed point",
+                        signer.display()
+                    )));
+                }
+                Err(_) => {
+                    return Err(Failure::usage(format!(
+                        "{} is not the signature of {} over this manifest ({}) after transition \
+                         {previous}: sign again, with that --previous",
+                        path.display(),
+                        signer.display(),
+                        manifest.hash()
+                    )));
+                }
             }
-            authorisations.push(v1::Authorisation {
-                key,
-                signature: fs::read(signature)
-                    .with_context(|| format!("can't read {}", signature.display()))?,
-            });
+            authorisations.push(authorisation);
         }
         Ok(authorisations)
     }
@@ -126,8 +147,6 @@ impl Set {
         before: &v1::Status,
         set: v1::SetManifestResponse,
     ) -> Result<String, Failure> {
-        let dir = &self.workspace_dir;
-        fs::create_dir_all(dir).with_context(|| format!("can't make {}", dir.display()))?;
         let mut text = String::new();
         let seq = set.head.as_ref().map_or(0, |head| head.seq);
         writeln!(
@@ -147,16 +166,29 @@ impl Set {
         ];
         files.extend(set.seed_shares.map(|shares| ("seed-shares.json", shares)));
         for (name, contents) in files {
-            writeln!(text, "  {}", write_file(dir, name, &contents)?.display())?;
+            let path = files::write_in(&self.workspace_dir, name, &contents).map_err(in_force)?;
+            writeln!(text, "  {}", path.display())?;
         }
+        text.push_str("next: `sealwire verify`\n");
         Ok(text)
+    }
+}
+
+/// That a file can't be written does not take the manifest back.
+fn in_force(failure: Failure) -> Failure {
+    match failure {
+        Failure::Failed(error) => Failure::Failed(error.context(
+            "the manifest is in force, but its files are not all there (`sealwire verify` writes \
+             the certificates again)",
+        )),
+        other => other,
     }
 }
 
 fn read_policies(paths: &[PathBuf], manifest: &Manifest) -> Result<Vec<Vec<u8>>, Failure> {
     let mut documents = Vec::new();
     for path in paths {
-        let document = fs::read(path).with_context(|| format!("can't read {}", path.display()))?;
+        let document = files::read(path, MAX_MESSAGE_BYTES)?;
         let digest = Digest::of(&document);
         if manifest.policy(&digest).is_none() {
             return Err(Failure::usage(format!(
@@ -169,20 +201,20 @@ fn read_policies(paths: &[PathBuf], manifest: &Manifest) -> Result<Vec<Vec<u8>>,
     Ok(documents)
 }
 
-/// Writes a file whole or not at all.
-pub(crate) fn write_file(dir: &Path, name: &str, contents: &[u8]) -> Result<PathBuf, Failure> {
-    let path = dir.join(name);
-    let write = || -> std::io::Result<()> {
-        let mut file = tempfile::Builder::new()
-            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
-            .tempfile_in(dir)?;
-        std::io::Write::write_all(&mut file, contents)?;
-        file.as_file().sync_all()?;
-        file.persist(&path)?;
-        Ok(())
-    };
-    write().with_context(|| format!("can't write {}", path.display()))?;
-    Ok(path)
+fn read_signer(path: &Path) -> Result<Vec<u8>, Failure> {
+    // It may be a private key, given by mistake.
+    let pem = files::read_secret(path)?;
+    let (label, key) = pem_rfc7468::decode_vec(pem.as_bytes()).map_err(|error| {
+        Failure::usage(format!("{} is no key in PEM form: {error}", path.display()))
+    })?;
+    let key = Zeroizing::new(key);
+    if label != "PUBLIC KEY" {
+        return Err(Failure::usage(format!(
+            "{} is a {label}, not a PUBLIC KEY: openssl pkey -in KEY -pubout",
+            path.display()
+        )));
+    }
+    Ok(key.to_vec())
 }
 
 const EXAMPLES: &str = "\

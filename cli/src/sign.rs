@@ -1,17 +1,16 @@
 //! `sealwire sign`: an owner's consent to an update.
 
-use std::fs;
-use std::io::Write;
-use std::path::PathBuf;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use attestation::Digest;
 use clap::Args;
 use history::{OwnerKey, update_statement};
-use zeroize::Zeroizing;
 
 use crate::client::read_manifest;
 use crate::failure::Failure;
+use crate::files;
 
 /// Sign a manifest as one of its owners, or write what a hardware module is to sign.
 ///
@@ -45,38 +44,41 @@ impl Sign {
     pub(crate) fn run(self) -> Result<String, Failure> {
         let manifest = read_manifest(&self.manifest)?;
         let statement = update_statement(&manifest.hash(), &self.previous);
-        let (contents, what) = match &self.workload_owner_key {
-            None => (statement.into_bytes(), "the statement"),
+        let out = self.out.display();
+        let (contents, what, next) = match &self.workload_owner_key {
+            None => (
+                statement.into_bytes(),
+                "the statement",
+                format!("openssl dgst -sha384 -sign KEY -out SIGNATURE {out}, or a module's like"),
+            ),
             Some(path) => {
                 let key = read_owner_key(path)?;
                 let digest = key.digest();
                 let authorisation = key.sign(&statement)?;
                 if !manifest.workload_owners().contains(&digest) {
-                    eprintln!(
+                    let _ = writeln!(
+                        io::stderr(),
                         "note: this manifest does not list the key ({digest}); what counts is \
                          whether the manifest in force does"
                     );
                 }
-                (authorisation.signature, "the signature")
+                let next = format!("sealwire set --signature {out} --signer PUBLIC_KEY");
+                (authorisation.signature, "the signature", next)
             }
         };
-        let mut file = fs::File::create(&self.out)
-            .with_context(|| format!("can't write {}", self.out.display()))?;
-        file.write_all(&contents)?;
-        file.sync_all()?;
+        files::write(&self.out, &contents)?;
         Ok(format!(
-            "wrote {what} over manifest {} to {}\n",
+            "wrote {what} over manifest {} to {out}\nnext: {next}\n",
             manifest.hash(),
-            self.out.display()
         ))
     }
 }
 
-pub(crate) fn read_owner_key(path: &PathBuf) -> Result<OwnerKey, Failure> {
-    let pem = fs::read_to_string(path)
-        .map(Zeroizing::new)
-        .with_context(|| format!("can't read {}", path.display()))?;
-    Ok(OwnerKey::from_pem(&pem).with_context(|| path.display().to_string())?)
+pub(crate) fn read_owner_key(path: &Path) -> Result<OwnerKey, Failure> {
+    let pem = files::read_secret(path)?;
+    OwnerKey::from_pem(&pem)
+        .with_context(|| path.display().to_string())
+        .map_err(Failure::Usage)
 }
 
 /// The hash of a transition, or `none`.

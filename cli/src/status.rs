@@ -5,12 +5,15 @@ use std::fmt::Write;
 use api::v1;
 use clap::Args;
 use serde_json::json;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use crate::client::{CoordinatorArgs, block_on, refusal};
 use crate::failure::Failure;
 
 /// Show the Coordinator's phase, its latest transition, and whom a rotation waits for.
 #[derive(Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct Status {
     #[command(flatten)]
     coordinator: CoordinatorArgs,
@@ -61,6 +64,9 @@ impl Status {
             for laggard in &rotation.waiting_for {
                 writeln!(text, "  waits for {laggard}")?;
             }
+            if let Some(deadline) = deadline(rotation) {
+                writeln!(text, "  goes on without by {deadline}")?;
+            }
         }
         if status.trust_on_first_use {
             writeln!(text, "first set   by whoever came first (no --owner-key)")?;
@@ -80,13 +86,13 @@ fn as_json(status: &v1::Status, is_expected: bool) -> String {
         "phase": phase(status),
         "seq": status.head.as_ref().map(|it| it.seq),
         "transition": status.head.as_ref().map(|it| hex::encode(&it.transition)),
-        "manifest": hex::encode(&status.manifest),
+        "manifest": status.head.as_ref().map(|_| hex::encode(&status.manifest)),
         "manifest_is_the_expected": is_expected,
         "recovery": status.recovery.as_ref().map(|it| json!({"have": it.have, "need": it.need})),
         "rotation": status.rotation.as_ref().map(|it| json!({
             "generation": it.generation,
             "stage": stage(it),
-            "deadline": it.deadline,
+            "deadline": deadline(it),
             "waiting_for": it.waiting_for,
         })),
         "trust_on_first_use": status.trust_on_first_use,
@@ -113,3 +119,15 @@ fn stage(rotation: &v1::Rotation) -> &'static str {
         v1::Stage::Done => "done",
     }
 }
+
+/// When the stage ends, whoever is missing.
+fn deadline(rotation: &v1::Rotation) -> Option<String> {
+    let seconds = i64::try_from(rotation.deadline).ok().filter(|it| *it > 0)?;
+    let deadline = OffsetDateTime::from_unix_timestamp(seconds).ok()?;
+    deadline.format(&Rfc3339).ok()
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  sealwire status -c coordinator:1313 -m manifest.json
+  sealwire status -c coordinator:1313 -m manifest.json --json";

@@ -11,12 +11,23 @@ use serde::Serialize;
 use thiserror::Error;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use tokio::time::{Duration, Instant};
 use tracing::{error, info};
 
 /// Writes events to the log, and to a file where there is one.
 #[derive(Debug)]
 pub struct Audit {
     file: Option<Mutex<File>>,
+    refusals: Mutex<Allowance>,
+}
+
+/// How many refusals may be written now: anybody can be refused as often as he likes, which must not
+/// fill the disk.
+#[derive(Debug)]
+struct Allowance {
+    left: u32,
+    refilled: Instant,
+    left_out: u64,
 }
 
 /// Something that happened.
@@ -49,6 +60,11 @@ pub enum Event<'a> {
         /// Where the caller is.
         #[serde(skip_serializing_if = "Option::is_none")]
         remote: Option<String>,
+    },
+    /// Refusals that were too many, too fast; the metrics count them.
+    RefusalsLeftOut {
+        /// How many since the line before.
+        count: u64,
     },
     /// A share of the seed was accepted.
     Share {
@@ -119,12 +135,27 @@ impl Audit {
         };
         Ok(Self {
             file: path.map(open).transpose()?.map(Mutex::new),
+            refusals: Mutex::new(Allowance::full()),
         })
     }
 
     /// Writes an event. A file that can't be written is an error in the log; the event is there
     /// all the same.
     pub fn write(&self, event: &Event<'_>) {
+        if let Event::Refused { .. } = event {
+            let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+            let taken = refusals.take(Instant::now());
+            drop(refusals);
+            match taken {
+                None => return,
+                Some(0) => {}
+                Some(count) => self.append(&Event::RefusalsLeftOut { count }),
+            }
+        }
+        self.append(event);
+    }
+
+    fn append(&self, event: &Event<'_>) {
         let time = OffsetDateTime::now_utc();
         let line = Line {
             time: time.format(&Rfc3339).unwrap_or_default(),
@@ -142,5 +173,93 @@ impl Audit {
                 error!(%error, "the audit log can't be written");
             }
         }
+    }
+}
+
+impl Allowance {
+    fn full() -> Self {
+        Self {
+            left: BURST,
+            refilled: Instant::now(),
+            left_out: 0,
+        }
+    }
+
+    /// `None` where there is none left, or how many were left out before this one.
+    fn take(&mut self, now: Instant) -> Option<u64> {
+        let due = now.saturating_duration_since(self.refilled).as_nanos() / EVERY.as_nanos();
+        if let due @ 1.. = u32::try_from(due).unwrap_or(BURST) {
+            self.left = self.left.saturating_add(due).min(BURST);
+            self.refilled = now;
+        }
+        match self.left.checked_sub(1) {
+            Some(left) => {
+                self.left = left;
+                Some(std::mem::take(&mut self.left_out))
+            }
+            None => {
+                self.left_out += 1;
+                None
+            }
+        }
+    }
+}
+
+const BURST: u32 = 500;
+const EVERY: Duration = Duration::from_millis(50);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(path: &Path) -> Vec<serde_json::Value> {
+        let text = std::fs::read_to_string(path).unwrap();
+        text.lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+
+    fn refused(id: &str) -> Event<'_> {
+        Event::Refused {
+            request: "set",
+            code: "not-authorised",
+            id,
+            reason: "line one\nline \"two\"".to_owned(),
+            remote: Some("127.0.0.1:5".to_owned()),
+        }
+    }
+
+    #[test]
+    fn an_event_is_a_line_whatever_is_in_it_and_later_ones_are_appended() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.jsonl");
+        for id in ["1", "2"] {
+            Audit::open(Some(&path)).unwrap().write(&refused(id));
+        }
+        let lines = lines(&path);
+        assert_eq!(lines.len(), 2);
+        assert_eq!(lines[1]["event"], "refused");
+        assert_eq!(lines[1]["id"], "2");
+        assert_eq!(lines[1]["reason"], "line one\nline \"two\"");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_of_refusals_is_counted_and_not_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.jsonl");
+        let audit = Audit::open(Some(&path)).unwrap();
+        for _ in 0..BURST + 1000 {
+            audit.write(&refused("1"));
+        }
+        assert_eq!(lines(&path).len(), BURST as usize);
+        // What is no refusal is written all the same.
+        audit.write(&Event::Share { have: 1, need: 2 });
+        tokio::time::advance(EVERY).await;
+        audit.write(&refused("2"));
+        audit.write(&refused("3"));
+        let lines = lines(&path);
+        let last: Vec<_> = lines[BURST as usize..].iter().map(|it| &it["event"]).collect();
+        assert_eq!(last, ["share", "refusals-left-out", "refused"]);
+        assert_eq!(lines[BURST as usize + 1]["count"], 1000);
     }
 }

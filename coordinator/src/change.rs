@@ -7,15 +7,16 @@ use attestation::Digest;
 use history::{Authorisation, Head, Kind, Transition, authorise, update_statement};
 use manifest::Manifest;
 use seed::{Seed, SharesDocument};
+use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tracing::warn;
 
 use crate::audit::Event;
-use crate::core::{Coordinator, Deployment, Phase, now};
+use crate::core::{Coordinator, Deployment, Phase, Settings, now};
 use crate::deployment::{Entry, Keyring, Ledger, Parts, PkiRecord};
 use crate::pki::MeshCa;
 use crate::refusal::{RefusalCode, Refused};
-use crate::store::{AppendError, StoredHead};
+use crate::store::{AppendError, StoreError, StoredHead};
 
 /// A manifest that is to be set.
 #[derive(Debug)]
@@ -42,48 +43,69 @@ pub struct Updated {
 impl Coordinator {
     /// Sets the first manifest, or the next.
     pub async fn set_manifest(&self, update: Update) -> Result<Updated, Refused> {
-        let Update {
-            manifest,
-            policies,
-            authorisations,
-            previous,
-        } = update;
-        let manifest = Manifest::parse(&manifest)
-            .map(Arc::new)
-            .map_err(|errors| Refused::told(RefusalCode::ManifestInvalid, errors))?;
-        self.check_simulated(&manifest)?;
-        check_policies(&manifest, &policies)?;
+        let hash = Digest::of(&update.manifest);
         let _changing = self.changing.lock().await;
+        // The update may follow a transition that another Coordinator appended just now.
+        self.look_at_store().await?;
+        // Nothing of a manifest is read before it is known whose it is.
         match self.phase() {
             Phase::Uninitialised => {
-                self.check_authorised(
-                    &self.settings.first_set_owners,
-                    self.settings.first_set_quorum,
-                    &manifest,
-                    previous,
-                    NONE,
-                    &authorisations,
-                )?;
-                self.set_first(manifest, policies, authorisations).await
+                let Settings {
+                    first_set_owners,
+                    first_set_quorum,
+                    ..
+                } = &self.settings;
+                check_previous(update.previous, NONE)?;
+                let authorisations = if first_set_owners.is_empty() {
+                    warn!("the first manifest is taken from whoever sets it: no owner keys are configured");
+                    // History is not to say that anybody agreed whom nobody asked.
+                    Vec::new()
+                } else {
+                    let statement = update_statement(&hash, &NONE);
+                    check_authorised(
+                        first_set_owners,
+                        *first_set_quorum,
+                        &statement,
+                        &update.authorisations,
+                    )?;
+                    update.authorisations
+                };
+                let manifest = self.read_manifest(update.manifest, &update.policies).await?;
+                self.set_first(manifest, update.policies, authorisations)
+                    .await
             }
             Phase::Recovery(_) => Err(Refused::told(
                 RefusalCode::InRecovery,
                 "recover the Coordinator first: `sealwire recover`",
             )),
             Phase::Ready(before) => {
-                let head = before.ledger.chain().head();
-                self.check_authorised(
-                    before.ledger.manifest().workload_owners(),
-                    before.ledger.manifest().update_quorum(),
-                    &manifest,
-                    previous,
-                    head.hash,
-                    &authorisations,
+                let (head, in_force) = (before.ledger.chain().head(), before.ledger.manifest());
+                check_previous(update.previous, head.hash)?;
+                check_authorised(
+                    in_force.workload_owners(),
+                    in_force.update_quorum(),
+                    &update_statement(&hash, &head.hash),
+                    &update.authorisations,
                 )?;
-                self.set_next(&before, manifest, policies, authorisations)
+                let manifest = self.read_manifest(update.manifest, &update.policies).await?;
+                self.set_next(&before, manifest, update.policies, update.authorisations)
                     .await
             }
         }
+    }
+
+    async fn read_manifest(
+        &self,
+        bytes: Vec<u8>,
+        policies: &[Vec<u8>],
+    ) -> Result<Arc<Manifest>, Refused> {
+        let read = spawn_blocking(move || Manifest::parse(&bytes)).await;
+        let manifest = read
+            .map_err(internal)?
+            .map_err(|errors| Refused::told(RefusalCode::ManifestInvalid, errors))?;
+        self.check_simulated(&manifest)?;
+        check_policies(&manifest, policies)?;
+        Ok(Arc::new(manifest))
     }
 
     async fn set_first(
@@ -260,10 +282,21 @@ impl Coordinator {
         };
         objects.push(entry);
         let expected = before.map(|it| it.ledger.stored_head());
-        // Should the outcome stay unknown, the keys are not lost.
-        *self.pending_change() = Some(keyring.clone());
-        self.append_for_sure(expected, &objects, &head).await?;
-        self.pending_change().take();
+        // Should the outcome stay unknown, the new key is not lost.
+        let has_new_key = keyring.mesh_ca(seq).is_some();
+        if has_new_key {
+            self.keep_pending(&keyring);
+        }
+        match self.append_for_sure(expected, &objects, &head).await {
+            Ok(()) => self.pending_changes().clear(),
+            Err(error) => {
+                let is_over = matches!(error, AppendError::Conflict(_) | AppendError::Refused(_));
+                if is_over && has_new_key {
+                    self.pending_changes().pop();
+                }
+                return Err(refused_append(error));
+            }
+        }
 
         let key = keyring.signer().public_key().clone();
         let manifest = parts.manifest.hash();
@@ -284,23 +317,30 @@ impl Coordinator {
         Ok(deployment)
     }
 
+    fn keep_pending(&self, keyring: &Keyring) {
+        let mut pending = self.pending_changes();
+        if pending.len() >= MAX_PENDING {
+            pending.remove(0);
+        }
+        pending.push(keyring.clone());
+    }
+
     /// An append whose outcome is unknown is asked for again: the store knows it by its head.
     async fn append_for_sure(
         &self,
         expected: Option<&StoredHead>,
         objects: &[Vec<u8>],
         head: &StoredHead,
-    ) -> Result<(), Refused> {
+    ) -> Result<(), AppendError> {
         let mut attempt = 1;
         loop {
             match self.store.append_cas(expected, objects, head).await {
-                Ok(()) => return Ok(()),
-                Err(AppendError::Store(error)) if attempt < ATTEMPTS => {
+                Err(AppendError::Store(error)) if attempt < ATTEMPTS && !is_too_large(&error) => {
                     warn!(%error, attempt, "the store's answer is unknown; asking again");
                     sleep(AGAIN * attempt).await;
                     attempt += 1;
                 }
-                Err(error) => return Err(refused_append(error)),
+                outcome => return outcome,
             }
         }
     }
@@ -316,31 +356,26 @@ impl Coordinator {
         }
         Ok(())
     }
+}
 
-    fn check_authorised(
-        &self,
-        owners: &[Digest],
-        quorum: usize,
-        manifest: &Manifest,
-        previous: Option<Digest>,
-        head: Digest,
-        authorisations: &[Authorisation],
-    ) -> Result<(), Refused> {
-        if previous.is_some_and(|previous| previous != head) {
-            return Err(Refused::told(
-                RefusalCode::Conflict,
-                format_args!("the latest transition is {head}, not the one that the update is for"),
-            ));
-        }
-        let is_first = head == NONE;
-        if is_first && owners.is_empty() {
-            warn!("the first manifest is taken from whoever sets it: no owner keys are configured");
-            return Ok(());
-        }
-        let statement = update_statement(&manifest.hash(), &head);
-        authorise(owners, quorum, &statement, authorisations)
-            .map_err(|error| Refused::new(RefusalCode::NotAuthorised, error))
+fn check_previous(previous: Option<Digest>, head: Digest) -> Result<(), Refused> {
+    if previous.is_some_and(|previous| previous != head) {
+        return Err(Refused::told(
+            RefusalCode::Conflict,
+            format_args!("the latest transition is {head}, not the one that the update is for"),
+        ));
     }
+    Ok(())
+}
+
+fn check_authorised(
+    owners: &[Digest],
+    quorum: usize,
+    statement: &str,
+    authorisations: &[Authorisation],
+) -> Result<(), Refused> {
+    authorise(owners, quorum, statement, authorisations)
+        .map_err(|error| Refused::new(RefusalCode::NotAuthorised, error))
 }
 
 fn check_policies(manifest: &Manifest, policies: &[Vec<u8>]) -> Result<(), Refused> {
@@ -372,13 +407,27 @@ fn refused_append(error: AppendError) -> Refused {
             RefusalCode::Conflict,
             "another update came first; look at it, then set again",
         ),
+        AppendError::Store(error) if is_too_large(&error) => {
+            Refused::told(RefusalCode::ManifestInvalid, error)
+        }
         other => Refused::new(RefusalCode::Store, other),
     }
+}
+
+/// What is appended, and not the store, is what is wrong.
+fn is_too_large(error: &StoreError) -> bool {
+    matches!(
+        error,
+        StoreError::TooLarge { .. } | StoreError::RequestTooLarge { .. }
+    )
 }
 
 pub(crate) fn internal(error: impl std::fmt::Display) -> Refused {
     Refused::new(RefusalCode::Internal, error)
 }
+
+/// Outcomes that are unknown at a time; the keys of one more are not worth the memory.
+const MAX_PENDING: usize = 8;
 
 const ATTEMPTS: u32 = 3;
 const AGAIN: Duration = Duration::from_millis(200);

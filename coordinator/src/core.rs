@@ -3,9 +3,11 @@
 //! All that a request acts on is one immutable [`Deployment`], which is replaced as a whole.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use attestation::{Digest, SimulatedTee, Verifier};
+use history::Head;
 use seed::Gathering;
 use thiserror::Error;
 use time::OffsetDateTime;
@@ -14,7 +16,7 @@ use tokio::time::Instant;
 use tracing::{error, info};
 
 use crate::audit::Audit;
-use crate::deployment::{Keyring, Ledger, LedgerError, Unverified};
+use crate::deployment::{Founders, Keyring, Ledger, LedgerError, Unverified};
 use crate::metrics::Metrics;
 use crate::refusal::{RefusalCode, Refused};
 use crate::roster::Roster;
@@ -29,6 +31,16 @@ pub struct Settings {
     pub first_set_quorum: usize,
     /// Whether evidence of the simulated TEE counts.
     pub simulated: SimulatedTee,
+}
+
+impl Settings {
+    /// Whose history is served.
+    pub fn founders(&self) -> Founders<'_> {
+        Founders {
+            owners: &self.first_set_owners,
+            quorum: self.first_set_quorum,
+        }
+    }
 }
 
 /// What the Coordinator can do now.
@@ -67,14 +79,26 @@ pub struct Coordinator {
     /// Something was acknowledged.
     pub(crate) acknowledged: Notify,
     phase: watch::Sender<Phase>,
-    gathering: Mutex<Option<Gathering>>,
+    is_stopping: watch::Sender<bool>,
+    gathering: Mutex<Option<Gathered>>,
     roster: Mutex<Roster>,
     /// What is wrong with the store, while it is.
     store_fault: watch::Sender<Option<String>>,
     /// Whether an instance that is silent is one that does not exist.
     knows_all_instances: AtomicBool,
-    /// A change whose outcome the store did not tell: its keys, should it have happened.
-    pending_change: Mutex<Option<Keyring>>,
+    /// When the seed came.
+    ready_since: OnceLock<Instant>,
+    /// Changes whose outcome the store did not tell: the keys of each, should it have happened.
+    pending_changes: Mutex<Vec<Keyring>>,
+    /// What an agent remembers, signed, and the store does not have.
+    witnessed: Mutex<Option<Head>>,
+}
+
+/// The shares that were given since the start, and what their owners know of history.
+#[derive(Debug)]
+pub(crate) struct Gathered {
+    pub(crate) shares: Gathering,
+    pub(crate) known: Vec<Head>,
 }
 
 /// Why the Coordinator can't start.
@@ -111,11 +135,14 @@ impl Coordinator {
             changing: tokio::sync::Mutex::default(),
             acknowledged: Notify::new(),
             phase: watch::Sender::new(phase),
+            is_stopping: watch::Sender::new(false),
             gathering: Mutex::default(),
             roster: Mutex::default(),
             store_fault: watch::Sender::new(None),
             knows_all_instances: AtomicBool::new(false),
-            pending_change: Mutex::default(),
+            ready_since: OnceLock::new(),
+            pending_changes: Mutex::default(),
+            witnessed: Mutex::default(),
         }))
     }
 
@@ -171,8 +198,14 @@ impl Coordinator {
         });
     }
 
-    pub(crate) fn knows_all_instances(&self) -> bool {
-        self.knows_all_instances.load(Ordering::Relaxed)
+    /// Whether an instance that has not called by now has no certificate that is still valid, where
+    /// they are valid for `lifetime`.
+    pub(crate) fn knows_all_instances(&self, lifetime: Duration) -> bool {
+        let has_had_time = || {
+            let since = self.ready_since.get();
+            since.is_some_and(|since| since.elapsed() >= lifetime)
+        };
+        self.knows_all_instances.load(Ordering::Relaxed) || has_had_time()
     }
 
     /// Every instance that exists has been heard of, or was given time to.
@@ -180,15 +213,30 @@ impl Coordinator {
         self.knows_all_instances.store(true, Ordering::Relaxed);
     }
 
-    pub(crate) fn pending_change(&self) -> MutexGuard<'_, Option<Keyring>> {
-        self.pending_change
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    /// Ends what would go on for as long as the process lives.
+    pub(crate) fn stop(&self) {
+        self.is_stopping.send_replace(true);
+    }
+
+    /// Ends when [`stop`](Self::stop) is called.
+    pub(crate) async fn stopping(&self) {
+        let mut is_stopping = self.is_stopping.subscribe();
+        // It fails when there is no Coordinator any more.
+        let _ = is_stopping.wait_for(|it| *it).await;
+    }
+
+    pub(crate) fn pending_changes(&self) -> MutexGuard<'_, Vec<Keyring>> {
+        locked(&self.pending_changes)
+    }
+
+    pub(crate) fn witnessed(&self) -> MutexGuard<'_, Option<Head>> {
+        locked(&self.witnessed)
     }
 
     pub(crate) fn enter(&self, phase: Phase) {
         self.metrics.phase(&phase);
         if let Phase::Ready(deployment) = &phase {
+            self.ready_since.get_or_init(Instant::now);
             let manifest = deployment.ledger.manifest();
             self.roster()
                 .retain_policies(|policy| manifest.policy(policy).is_some());
@@ -197,15 +245,18 @@ impl Coordinator {
         self.phase.send_replace(phase);
     }
 
-    pub(crate) fn gathering(&self) -> MutexGuard<'_, Option<Gathering>> {
-        self.gathering
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn gathering(&self) -> MutexGuard<'_, Option<Gathered>> {
+        locked(&self.gathering)
     }
 
     pub(crate) fn roster(&self) -> MutexGuard<'_, Roster> {
-        self.roster.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.roster)
     }
+}
+
+/// What a panic left behind is as good as before: no change of it is in two steps.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Phase {

@@ -1,13 +1,19 @@
 //! Enrolment: from an appraised peer to certificates. Names come from the manifest alone.
 
+use std::collections::BTreeSet;
+use std::fmt;
+use std::time::Duration;
+
 use attestation::identity::SpiffeId;
-use attestation::{AttestationResult, Digest};
+use attestation::{AttestationResult, Claims, Digest, ReferenceValues, Tee};
 use rustls_pki_types::SubjectPublicKeyInfoDer;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use attested_tls::Peer;
+use attested_tls::wire::MAX_CERTIFIED_KEYS;
 use manifest::{Manifest, Policy, Role};
 
 use crate::audit::Event;
@@ -16,7 +22,7 @@ use crate::core::{Coordinator, Deployment, now};
 use crate::deployment::Generation;
 use crate::pki::{CertificateClaims, MeshCa, Validity, WorkloadNames};
 use crate::refusal::{RefusalCode, Refused};
-use crate::roster::{Enrolled, InstanceId};
+use crate::roster::{Enrolled, InstanceId, Place};
 
 /// A key that the caller wants certified.
 #[derive(Debug)]
@@ -28,7 +34,6 @@ pub struct KeyRequest {
 }
 
 /// A certificate that was issued.
-#[derive(Debug)]
 pub struct Issued {
     /// Whose it is.
     pub spiffe_id: SpiffeId,
@@ -38,6 +43,15 @@ pub struct Issued {
     pub generation: Generation,
     /// Where the policy names a secret.
     pub workload_secret: Option<Zeroizing<[u8; 64]>>,
+}
+
+impl fmt::Debug for Issued {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Issued")
+            .field("spiffe_id", &self.spiffe_id)
+            .field("generation", &self.generation)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The policy that a peer's evidence names.
@@ -67,6 +81,11 @@ impl<'d> Caller<'d> {
                 format_args!("policy {hash} is not in the manifest"),
             )
         })?;
+        if !is_listed(result.claims(), manifest.reference_values()) {
+            return Err(not_allowed(
+                "the measurement of the caller's evidence is not among the ReferenceValues any more",
+            ));
+        }
         Ok(Self {
             hash,
             policy,
@@ -76,12 +95,18 @@ impl<'d> Caller<'d> {
 
     /// Every workload that the caller may act for: itself, or those that a node hosts.
     pub fn may_act_for(&self, manifest: &'d Manifest) -> Vec<&'d Policy> {
-        let hosted = manifest.policies().values().filter(|it| {
-            it.role == Role::Workload
-                && self.policy.role == Role::Node
-                && self.policy.hosts.contains(&it.spiffe_id)
-        });
+        let hosted = self.hosted(manifest).map(|(_, policy)| policy);
         std::iter::once(self.policy).chain(hosted).collect()
+    }
+
+    fn hosted(&self, manifest: &'d Manifest) -> impl Iterator<Item = (Digest, &'d Policy)> {
+        let node = Some(self.policy).filter(|it| it.role == Role::Node);
+        let hosts = move |it: &Policy| node.is_some_and(|node| node.hosts.contains(&it.spiffe_id));
+        manifest
+            .policies()
+            .iter()
+            .filter(move |(_, it)| it.role == Role::Workload && hosts(it))
+            .map(|(hash, policy)| (*hash, policy))
     }
 }
 
@@ -105,6 +130,19 @@ impl Coordinator {
         if requests.is_empty() {
             return Err(Refused::told(RefusalCode::Malformed, "no key to certify"));
         }
+        if requests.len() > MAX_CERTIFIED_KEYS {
+            return Err(Refused::told(
+                RefusalCode::Malformed,
+                format_args!("{} keys, at most {MAX_CERTIFIED_KEYS}", requests.len()),
+            ));
+        }
+        let requests = requests
+            .iter()
+            .map(|request| {
+                let policy = requested(&caller, manifest, peer, request)?;
+                Ok((request.public_key.as_slice(), policy))
+            })
+            .collect::<Result<Vec<_>, Refused>>()?;
         let now = now();
         let generation = deployment.ledger.view().signing();
         let mesh_ca = deployment.keyring.mesh_ca(generation).ok_or_else(|| {
@@ -119,16 +157,14 @@ impl Coordinator {
             manifest: manifest.hash(),
             transition_seq: deployment.ledger.chain().head().seq,
         };
-        // Held from the check to the entry, so that two callers can't share the last place.
-        let mut roster = self.roster();
-        roster
-            .check_cap(instance, caller.hash, caller.policy.max_instances, now)
-            .map_err(|error| Refused::new(RefusalCode::TooManyInstances, error))?;
+        // Entered before anything is signed, so that two callers can't share the last place. One
+        // that can't use it keeps it: its evidence is good, its key is not.
+        let lifetime = (validity.not_after() - now).unsigned_abs();
+        self.take_places(&caller, peer, instance, &requests, lifetime, generation)?;
         let issued = requests
-            .iter()
-            .map(|request| {
-                let policy = requested(&caller, manifest, peer, request)?;
-                let key = SubjectPublicKeyInfoDer::from(request.public_key.as_slice());
+            .into_iter()
+            .map(|(public_key, (_, policy))| {
+                let key = SubjectPublicKeyInfoDer::from(public_key);
                 let certificate = mesh_ca
                     .issue_attested(&names(policy), validity, &key, &claims)
                     .map_err(|error| Refused::new(RefusalCode::Malformed, error))?;
@@ -145,19 +181,6 @@ impl Coordinator {
             })
             .collect::<Result<Vec<_>, Refused>>()?;
         let not_after = validity.not_after();
-        roster.enrolled(
-            instance,
-            Enrolled {
-                policy: caller.hash,
-                spiffe_id: caller.policy.spiffe_id.clone(),
-                remote: peer.remote,
-                not_after,
-                generation,
-            },
-            now,
-        );
-        self.metrics.instances(roster.len(now));
-        drop(roster);
         for one in &issued {
             self.metrics.enrolled();
             self.audit.write(&Event::Enrolled {
@@ -172,6 +195,41 @@ impl Coordinator {
         }
         Ok(issued)
     }
+
+    fn take_places(
+        &self,
+        caller: &Caller<'_>,
+        peer: &Peer,
+        instance: InstanceId,
+        requests: &[(&[u8], (Digest, &Policy))],
+        lifetime: Duration,
+        generation: Generation,
+    ) -> Result<(), Refused> {
+        let own = (caller.hash, caller.policy);
+        let places: BTreeSet<_> = requests
+            .iter()
+            .map(|(_, requested)| *requested)
+            .chain([own])
+            .map(|(policy, it)| Place {
+                policy,
+                cap: it.max_instances,
+            })
+            .collect();
+        let now = Instant::now();
+        let enrolled = Enrolled {
+            policy: caller.hash,
+            spiffe_id: caller.policy.spiffe_id.clone(),
+            remote: peer.remote,
+            until: now + lifetime,
+            generation,
+        };
+        let mut roster = self.roster();
+        roster
+            .enrol(instance, enrolled, &places, now)
+            .map_err(|error| Refused::new(RefusalCode::TooManyInstances, error))?;
+        self.metrics.instances(roster.len(now));
+        Ok(())
+    }
 }
 
 /// The policy that a request is for, if the caller may ask for it with this key.
@@ -180,30 +238,57 @@ fn requested<'d>(
     manifest: &'d Manifest,
     peer: &Peer,
     request: &KeyRequest,
-) -> Result<&'d Policy, Refused> {
+) -> Result<(Digest, &'d Policy), Refused> {
+    let not_allowed = |reason: fmt::Arguments<'_>| Refused::new(RefusalCode::NotAllowed, reason);
     let digest = Digest::of(&request.public_key);
     if !peer.certified_keys.contains(&digest) {
-        return Err(Refused::new(
-            RefusalCode::NotAllowed,
-            format_args!("the evidence does not vouch for key {digest}"),
-        ));
+        return Err(not_allowed(format_args!(
+            "the evidence does not vouch for key {digest}"
+        )));
     }
     let Some(spiffe_id) = &request.spiffe_id else {
-        return Ok(caller.policy);
+        return Ok((caller.hash, caller.policy));
     };
-    caller
-        .may_act_for(manifest)
-        .into_iter()
-        .find(|policy| &policy.spiffe_id == spiffe_id)
-        .ok_or_else(|| {
-            Refused::new(
-                RefusalCode::NotAllowed,
-                format_args!(
-                    "policy {} may not ask for {spiffe_id}; list it under Hosts",
-                    caller.hash
-                ),
-            )
-        })
+    if *spiffe_id == caller.policy.spiffe_id {
+        return Ok((caller.hash, caller.policy));
+    }
+    let mut hosted = caller
+        .hosted(manifest)
+        .filter(|(_, policy)| policy.spiffe_id == *spiffe_id);
+    let first = hosted.next().ok_or_else(|| {
+        let hash = caller.hash;
+        not_allowed(format_args!(
+            "policy {hash} may not ask for {spiffe_id}; list it under Hosts"
+        ))
+    })?;
+    // Policies of one identity agree on all else that is certified (`manifest`), not on the secret.
+    match hosted.find(|(_, it)| it.workload_secret_id != first.1.workload_secret_id) {
+        None => Ok(first),
+        Some((other, _)) => Err(not_allowed(format_args!(
+            "{spiffe_id} has two policies with different WorkloadSecretIDs, {} and {other}; \
+             a node can't tell which of them it hosts",
+            first.0
+        ))),
+    }
+}
+
+/// Whether the measurement that was appraised is still trusted: the manifest may have changed since
+/// the connection began. All else is appraised anew when the connection is old.
+fn is_listed(claims: &Claims, reference: &ReferenceValues) -> bool {
+    let Claims {
+        tee, measurement, ..
+    } = claims;
+    match tee {
+        Tee::SevSnp => reference
+            .snp
+            .iter()
+            .any(|it| it.measurement == *measurement),
+        Tee::Tdx => reference.tdx.iter().any(|it| it.mr_td == *measurement),
+        Tee::Simulated => reference
+            .simulated
+            .iter()
+            .any(|it| it.measurement == *measurement),
+    }
 }
 
 fn names(policy: &Policy) -> WorkloadNames {

@@ -4,12 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use history::Head;
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use crate::core::{Coordinator, Deployment, Phase};
-use crate::deployment::{Keyring, Ledger, Unverified};
-use crate::refusal::Refused;
+use crate::deployment::{Keyring, Ledger, LedgerError, Unverified};
+use crate::refusal::{RefusalCode, Refused};
 use crate::store::StoredHead;
 
 impl Coordinator {
@@ -17,9 +18,12 @@ impl Coordinator {
     pub async fn follow_store(self: Arc<Self>) {
         let mut heads = self.store.watch();
         loop {
+            let changing = self.changing.lock().await;
             if let Err(refused) = self.look_at_store().await {
+                // Not there is no tampering: the Coordinator serves on from memory.
                 warn!(%refused, "the store can't be followed");
             }
+            drop(changing);
             // Looks again now and then: a store can be tampered with without a word.
             match timeout(LOOK_AGAIN, heads.changed()).await {
                 Ok(Err(_)) => sleep(LOOK_AGAIN).await,
@@ -28,58 +32,81 @@ impl Coordinator {
         }
     }
 
-    /// Compares the store's head with what is known, and catches up.
-    async fn look_at_store(&self) -> Result<(), Refused> {
+    /// The deployment after what the caller knows to have been appended. That it is not in the store
+    /// proves that the store was rolled back, if the caller's knowledge is signed.
+    pub(crate) async fn caught_up_to(&self, known: &Head) -> Result<Arc<Deployment>, Refused> {
         let _changing = self.changing.lock().await;
-        let head = match self.store.head().await {
-            Ok(head) => head,
+        // Another Coordinator may have appended it, and the news not have come yet.
+        self.look_at_store().await?;
+        let deployment = self.deployment()?;
+        match deployment.ledger.check_contains(known) {
+            Ok(()) => Ok(deployment),
             Err(error) => {
-                // Not there is no tampering: the Coordinator serves on from memory.
-                warn!(%error, "the store gives no head");
-                return Ok(());
+                self.witnessed().replace(*known);
+                self.set_store_fault(Some(error.to_string()));
+                Err(Refused::new(RefusalCode::Store, error))
             }
+        }
+    }
+
+    /// Compares the store's head with what is known, and catches up. The caller holds `changing`.
+    /// Refuses where the store does not answer, or can't be trusted.
+    pub(crate) async fn look_at_store(&self) -> Result<(), Refused> {
+        let head = self.store.head().await.map_err(LedgerError::from);
+        let looked = match (head, self.phase()) {
+            (Err(error), _) => Err(error),
+            (Ok(head), Phase::Ready(deployment)) => self.catch_up(&deployment, head).await,
+            (Ok(Some(head)), Phase::Recovery(waiting)) => {
+                self.look_unverified(Some(&waiting), &head).await
+            }
+            (Ok(Some(head)), Phase::Uninitialised) => self.look_unverified(None, &head).await,
+            (Ok(None), Phase::Recovery(waiting)) => Err(LedgerError::Lost {
+                seq: waiting.head.seq,
+            }),
+            (Ok(None), Phase::Uninitialised) => Ok(()),
         };
-        match self.phase() {
-            Phase::Ready(deployment) => self.catch_up(&deployment, head).await,
-            Phase::Uninitialised | Phase::Recovery(_) => self.look_unverified(head).await,
+        match looked {
+            Ok(()) => self.set_store_fault(None),
+            Err(error) => {
+                if !error.is_of_the_store() {
+                    self.set_store_fault(Some(error.to_string()));
+                }
+                return Err(Refused::new(RefusalCode::Store, error));
+            }
         }
         Ok(())
     }
 
-    async fn catch_up(&self, before: &Deployment, head: Option<StoredHead>) {
+    async fn catch_up(
+        &self,
+        before: &Deployment,
+        head: Option<StoredHead>,
+    ) -> Result<(), LedgerError> {
         let known = before.ledger.stored_head();
-        if head.as_ref() == Some(known) {
-            return self.set_store_fault(None);
-        }
-        let key = before.keyring.signer().public_key();
-        let ledger = match Ledger::read(self.store.as_ref(), &key).await {
-            Ok(Some(ledger)) => ledger,
-            Ok(None) => {
-                return self.set_store_fault(Some("the store has lost its whole history".into()));
-            }
-            Err(error) => return self.set_store_fault(Some(error.to_string())),
+        let head = head.ok_or(LedgerError::Lost { seq: known.seq })?;
+        let ledger = if head == *known {
+            before.ledger.clone()
+        } else {
+            before.ledger.follow(self.store.as_ref(), &head).await?
         };
-        if let Err(error) = ledger.check_extends(&before.ledger) {
-            return self.set_store_fault(Some(error.to_string()));
+        let witnessed = *self.witnessed();
+        if let Some(witnessed) = witnessed {
+            ledger.check_contains(&witnessed)?;
+            self.witnessed().take();
         }
-        self.set_store_fault(None);
-        let keyring = self.keyring_for(&ledger, before);
-        info!(
-            seq = ledger.chain().head().seq,
-            "another Coordinator has changed history"
-        );
-        self.enter(Phase::Ready(Arc::new(Deployment::new(
-            ledger,
-            keyring,
-            Some(before),
-        ))));
+        if head != *known {
+            let keyring = self.keyring_for(&ledger, before.keyring.clone());
+            let seq = ledger.chain().head().seq;
+            info!(seq, "another Coordinator has changed history");
+            let deployment = Deployment::new(ledger, keyring, Some(before));
+            self.enter(Phase::Ready(Arc::new(deployment)));
+        }
+        Ok(())
     }
 
-    /// The keys that are here, with those of a change of ours whose outcome is known only now.
-    fn keyring_for(&self, ledger: &Ledger, before: &Deployment) -> Keyring {
-        let mut keyring = before.keyring.clone();
-        let mut pending = self.pending_change();
-        if let Some(ours) = &*pending {
+    /// The keys that are here, with those of changes of ours whose outcome is known only now.
+    fn keyring_for(&self, ledger: &Ledger, mut keyring: Keyring) -> Keyring {
+        for ours in self.pending_changes().drain(..) {
             for (generation, mesh_ca) in ours.mesh_cas() {
                 let is_in_history = ledger
                     .pki()
@@ -90,27 +117,50 @@ impl Coordinator {
                 }
             }
         }
-        pending.take();
         keyring
     }
 
-    async fn look_unverified(&self, head: Option<StoredHead>) {
-        let Some(head) = head else { return };
-        let is_known = match self.phase() {
-            Phase::Recovery(waiting) => waiting.head.seq == head.seq,
-            Phase::Uninitialised | Phase::Ready(_) => false,
-        };
-        if is_known {
-            return;
+    async fn look_unverified(
+        &self,
+        before: Option<&Unverified>,
+        head: &StoredHead,
+    ) -> Result<(), LedgerError> {
+        if before.is_some_and(|it| it.stored_head == *head) {
+            return Ok(());
         }
-        match Unverified::read(self.store.as_ref(), &head).await {
-            Ok(unverified) => {
-                // Shares that were gathered may be of another set.
-                self.gathering().take();
-                self.enter(Phase::Recovery(Arc::new(unverified)));
+        if before.is_none() && self.is_first_of_ours().await? {
+            return Ok(());
+        }
+        let unverified = Unverified::read(self.store.as_ref(), head).await?;
+        if before.is_none_or(|it| it.shares.hash() != unverified.shares.hash()) {
+            // Shares that were gathered are of another set.
+            self.gathering().take();
+        }
+        self.enter(Phase::Recovery(Arc::new(unverified)));
+        Ok(())
+    }
+
+    /// Whether history begins with a manifest that was set here, without the store saying so: then
+    /// its seed is here too.
+    async fn is_first_of_ours(&self) -> Result<bool, LedgerError> {
+        let ours = self.pending_changes().clone();
+        for keyring in ours {
+            let key = keyring.signer().public_key().clone();
+            let read = Ledger::read(self.store.as_ref(), &key, self.settings.founders()).await;
+            match read {
+                Ok(Some(ledger)) => {
+                    self.set_knows_all_instances();
+                    let keyring = self.keyring_for(&ledger, keyring);
+                    let deployment = Deployment::new(ledger, keyring, None);
+                    self.enter(Phase::Ready(Arc::new(deployment)));
+                    return Ok(true);
+                }
+                // Signed with another seed: set by another Coordinator.
+                Ok(None) | Err(LedgerError::Chain(_)) => {}
+                Err(error) => return Err(error),
             }
-            Err(error) => self.set_store_fault(Some(error.to_string())),
         }
+        Ok(false)
     }
 }
 

@@ -12,6 +12,7 @@ pub mod deployment;
 pub mod enrol;
 pub mod flags;
 pub mod follow;
+mod limited_listener;
 pub mod metrics;
 pub mod peers;
 pub mod pki;
@@ -22,6 +23,7 @@ pub mod roster;
 pub mod rotate;
 mod serve;
 pub mod server;
+pub mod services;
 pub mod store;
 
 pub use serve::{ServeError, serve};

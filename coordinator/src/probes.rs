@@ -1,5 +1,6 @@
 //! Port 9102: metrics and probes, for whoever runs the Coordinator. Tells no secret and no reason.
 
+use std::io;
 use std::sync::Arc;
 
 use axum::Router;
@@ -8,8 +9,21 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::get;
+use tokio::net::TcpListener;
 
 use crate::core::{Coordinator, Phase};
+use crate::limited_listener::LimitedListener;
+
+/// Serves until `stopped`.
+pub async fn serve(
+    listener: TcpListener,
+    coordinator: Arc<Coordinator>,
+    stopped: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    axum::serve(LimitedListener::new(listener), router(coordinator))
+        .with_graceful_shutdown(stopped)
+        .await
+}
 
 /// `/metrics`, `/ready`, and `/probe/startup`, `/probe/liveness`, `/probe/readiness` as Contrast's
 /// users know them.

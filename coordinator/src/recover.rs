@@ -1,15 +1,17 @@
 //! Back from a restart: the seed comes from its owners' shares, or with the keys of the mesh CAs
 //! from another Coordinator.
 
+use std::fmt;
 use std::sync::Arc;
 
 use history::{Head, Kind, check_not_older};
 use seed::{Gathering, Seed, Share, ShareError};
 use tracing::info;
+use zeroize::Zeroizing;
 
 use crate::audit::Event;
 use crate::change::internal;
-use crate::core::{Coordinator, Deployment, Phase};
+use crate::core::{Coordinator, Deployment, Gathered, Phase};
 use crate::deployment::{Generation, Keyring, Ledger, LedgerError, Unverified};
 use crate::refusal::{RefusalCode, Refused};
 
@@ -25,12 +27,17 @@ pub struct Progress {
 }
 
 /// What one Coordinator gives another.
-#[derive(Debug)]
 pub struct PeerSecrets {
     /// The seed.
     pub seed: Seed,
     /// PKCS #8 PEM of each mesh CA.
-    pub mesh_ca_keys: Vec<(Generation, zeroize::Zeroizing<String>)>,
+    pub mesh_ca_keys: Vec<(Generation, Zeroizing<String>)>,
+}
+
+impl fmt::Debug for PeerSecrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PeerSecrets(..)")
+    }
 }
 
 impl Coordinator {
@@ -54,7 +61,7 @@ impl Coordinator {
             }
         };
         check_known(&waiting, known.as_ref())?;
-        let (have, need) = self.gather(&waiting, share)?;
+        let (have, need) = self.gather(&waiting, share, known)?;
         self.audit.write(&Event::Share { have, need });
         if have < need {
             return Ok(Progress {
@@ -63,16 +70,24 @@ impl Coordinator {
                 recovered: false,
             });
         }
-        let seed = match self.gathering().as_ref().map(Gathering::finish) {
+        let gathered = self
+            .gathering()
+            .as_ref()
+            .map(|it| (it.shares.finish(), it.known.clone()));
+        let (seed, known) = match gathered {
             None => return Err(internal("the shares are gone")),
-            Some(Ok(seed)) => seed,
-            Some(Err(error)) => return Err(Refused::told(RefusalCode::ShareRefused, error)),
+            Some((Ok(seed), known)) => (seed, known),
+            Some((Err(error), _)) => {
+                return Err(Refused::told(RefusalCode::ShareRefused, error));
+            }
         };
         let (ledger, keyring) = self.unlock(seed).await?;
-        let known_is_there = known
-            .as_ref()
-            .map_or(Ok(()), |it| ledger.check_contains(it));
-        known_is_there.map_err(|error| Refused::told(RefusalCode::Store, error))?;
+        // What the owners before this one know was not to be told from history until now.
+        for known in &known {
+            ledger
+                .check_contains(known)
+                .map_err(|error| Refused::told(RefusalCode::Store, error))?;
+        }
         let before = Arc::new(Deployment::new(ledger, keyring, None));
         self.begin_recovered_generation(&before).await?;
         // Only now: should the store not have worked, the last owner can try again.
@@ -93,7 +108,10 @@ impl Coordinator {
             return None;
         };
         let need = usize::from(waiting.shares.threshold());
-        let have = self.gathering().as_ref().map_or(0, |it| it.progress().have);
+        let have = self
+            .gathering()
+            .as_ref()
+            .map_or(0, |it| it.shares.progress().have);
         Some((have, need))
     }
 
@@ -159,16 +177,28 @@ impl Coordinator {
         .await
     }
 
-    fn gather(&self, waiting: &Unverified, share: Share) -> Result<(usize, usize), Refused> {
+    fn gather(
+        &self,
+        waiting: &Unverified,
+        share: Share,
+        known: Option<Head>,
+    ) -> Result<(usize, usize), Refused> {
         let mut gathering = self.gathering();
-        let gathering =
-            gathering.get_or_insert_with(|| Gathering::new(waiting.shares.as_ref().clone()));
-        let progress = match gathering.add(share) {
+        let gathered = gathering.get_or_insert_with(|| Gathered {
+            shares: Gathering::new(waiting.shares.as_ref().clone()),
+            known: Vec::new(),
+        });
+        let progress = match gathered.shares.add(share) {
             // The shares were enough before, and what came after them failed.
-            Err(ShareError::Duplicate { .. }) if gathering.progress().is_enough() => {
-                gathering.progress()
+            Err(ShareError::Duplicate { .. }) if gathered.shares.progress().is_enough() => {
+                gathered.shares.progress()
             }
-            added => added.map_err(|error| Refused::told(RefusalCode::ShareRefused, error))?,
+            added => {
+                let progress =
+                    added.map_err(|error| Refused::told(RefusalCode::ShareRefused, error))?;
+                gathered.known.extend(known);
+                progress
+            }
         };
         Ok((progress.have, progress.need))
     }
@@ -176,7 +206,8 @@ impl Coordinator {
     /// Verifies history with the key that the seed gives.
     async fn unlock(&self, seed: Seed) -> Result<(Ledger, Keyring), Refused> {
         let key = Keyring::transition_key(&seed).map_err(internal)?;
-        let ledger = Ledger::read(self.store.as_ref(), &key).await;
+        let founders = self.settings.founders();
+        let ledger = Ledger::read(self.store.as_ref(), &key, founders).await;
         let ledger = ledger.map_err(refused_ledger)?;
         let ledger = ledger.ok_or_else(|| {
             Refused::new(RefusalCode::Store, "the store has lost its whole history")
@@ -204,5 +235,8 @@ fn check_known(waiting: &Unverified, known: Option<&Head>) -> Result<(), Refused
 }
 
 pub(crate) fn refused_ledger(error: LedgerError) -> Refused {
-    Refused::new(RefusalCode::Store, error)
+    match error {
+        LedgerError::NotAuthorised { .. } => Refused::told(RefusalCode::NotAuthorised, error),
+        other => Refused::new(RefusalCode::Store, other),
+    }
 }

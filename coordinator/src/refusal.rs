@@ -111,7 +111,7 @@ impl Refused {
     pub fn new(code: RefusalCode, reason: impl fmt::Display) -> Self {
         Self {
             code,
-            reason: reason.to_string(),
+            reason: shortened(reason.to_string(), MAX_REASON),
             detail: None,
         }
     }
@@ -121,11 +121,28 @@ impl Refused {
         let reason = reason.to_string();
         Self {
             code,
-            detail: Some(reason.clone()),
-            reason,
+            detail: Some(shortened(reason.clone(), MAX_DETAIL)),
+            reason: shortened(reason, MAX_REASON),
         }
     }
 }
+
+/// What a caller can make arbitrarily long, such as the errors of a manifest, must not fill the log,
+/// nor be too long for the headers of an answer.
+fn shortened(mut text: String, limit: usize) -> String {
+    if text.len() <= limit {
+        return text;
+    }
+    let end = text.floor_char_boundary(limit);
+    let left_out = text.len() - end;
+    text.truncate(end);
+    text.push_str(&format!("... ({left_out} more bytes)"));
+    text
+}
+
+/// A header list has 16 KiB by default, and a byte takes three in it where it is escaped.
+const MAX_DETAIL: usize = 4 * 1024;
+const MAX_REASON: usize = 16 * 1024;
 
 /// Eight random bytes in hexadecimal: finds a refusal in the log.
 pub fn correlation_id() -> String {
@@ -133,4 +150,44 @@ pub fn correlation_id() -> String {
     // Without random bytes the id is useless, which is no reason to fail.
     let _ = rand::fill(&mut bytes);
     hex::encode(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_distinct_and_in_lower_case() {
+        let names: std::collections::BTreeSet<_> =
+            RefusalCode::ALL.iter().map(|it| it.as_str()).collect();
+        assert_eq!(names.len(), RefusalCode::ALL.len());
+        let is_of_a_name = |byte: u8| byte.is_ascii_lowercase() || byte == b'-';
+        assert!(names.iter().all(|it| it.bytes().all(is_of_a_name)));
+    }
+
+    #[test]
+    fn a_reason_for_the_operator_is_no_detail_for_the_caller() {
+        let refused = Refused::new(RefusalCode::NotAllowed, "policy 7 may not");
+        assert_eq!(refused.detail, None);
+        assert_eq!(refused.to_string(), "not-allowed: policy 7 may not");
+        let told = Refused::told(RefusalCode::Malformed, "instance: 3 bytes");
+        assert_eq!(told.detail.as_deref(), Some("instance: 3 bytes"));
+    }
+
+    #[test]
+    fn what_a_caller_made_long_is_cut_between_characters() {
+        let long = "ä".repeat(MAX_REASON);
+        let refused = Refused::told(RefusalCode::ManifestInvalid, format_args!("x{long}"));
+        let detail = refused.detail.unwrap();
+        assert!(detail.len() < MAX_DETAIL + 40, "{}", detail.len());
+        assert!(refused.reason.len() < MAX_REASON + 40);
+        assert!(detail.ends_with("more bytes)"), "{detail}");
+    }
+
+    #[test]
+    fn ids_are_sixteen_digits_and_never_the_same() {
+        let (one, other) = (correlation_id(), correlation_id());
+        assert_eq!(one.len(), 16);
+        assert_ne!(one, other);
+    }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use history::Kind;
 use time::OffsetDateTime;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tracing::{info, warn};
 
 use crate::core::{Coordinator, Deployment, Phase, now};
@@ -46,21 +46,23 @@ impl Coordinator {
         let newest = view.newest();
         let roster = self.roster();
         let waiting_for = match view.stage() {
-            Stage::Trust => roster.not_trusting(newest, now()),
-            Stage::Issue => roster.not_certified(newest, now()),
+            Stage::Trust => roster.not_trusting(newest, Instant::now()),
+            Stage::Issue => roster.not_certified(newest, Instant::now()),
             Stage::Done => return None,
         };
+        let manifest = deployment.ledger.manifest();
         Some(Pending {
             stage: view.stage(),
-            deadline: deployment.stage_since + deployment.ledger.manifest().rotation().deadline,
+            deadline: deployment.stage_since + manifest.rotation().deadline,
             waiting_for,
-            knows_all: self.knows_all_instances(),
+            knows_all: self.knows_all_instances(manifest.certificate_lifetime()),
         })
     }
 
     /// Goes on for as long as the process lives.
     pub async fn rotate(self: Arc<Self>, others: Arc<dyn OtherCoordinators>) {
         let mut phases = self.watch();
+        let mut named = None;
         loop {
             let phase = phases.borrow_and_update().clone();
             let changed = async {
@@ -77,17 +79,33 @@ impl Coordinator {
                 changed.await;
                 continue;
             };
-            if !self.is_over(&deployment, &pending, others.as_ref()).await {
-                tokio::select! {
-                    () = changed => {}
-                    () = sleep_until(pending.deadline) => {}
-                    // The other Coordinators' agents acknowledge without our knowledge.
-                    () = sleep(ASK_AGAIN) => {}
-                }
+            let is_late = Instant::now() >= pending.deadline;
+            if is_late && named.replace(pending.deadline) != Some(pending.deadline) {
+                self.name_laggards(&pending);
+            }
+            if is_late || self.is_over(&deployment, &pending, others.as_ref()).await {
+                self.step(&deployment, pending.stage).await;
                 continue;
             }
-            self.step(&deployment, pending.stage).await;
+            tokio::select! {
+                () = changed => {}
+                () = sleep_until(pending.deadline) => {}
+                // The other Coordinators' agents acknowledge without our knowledge.
+                () = sleep(ASK_AGAIN) => {}
+            }
         }
+    }
+
+    fn name_laggards(&self, pending: &Pending) {
+        let stage = pending.stage.as_str();
+        for laggard in &pending.waiting_for {
+            warn!(
+                stage,
+                laggard, "the rotation goes on without it: it did not follow in time"
+            );
+            self.metrics.laggard();
+        }
+        self.set_knows_all_instances();
     }
 
     async fn is_over(
@@ -96,26 +114,22 @@ impl Coordinator {
         pending: &Pending,
         others: &dyn OtherCoordinators,
     ) -> bool {
-        let stage = pending.stage.as_str();
-        if Instant::now() >= pending.deadline {
-            for laggard in &pending.waiting_for {
-                warn!(
-                    stage,
-                    laggard, "the rotation goes on without it: it did not follow in time"
-                );
-                self.metrics.laggard();
-            }
-            self.set_knows_all_instances();
-            return true;
-        }
         if !pending.knows_all || !pending.waiting_for.is_empty() {
             return false;
         }
         let generation = deployment.ledger.view().newest();
-        others
-            .waiting_for(generation)
-            .await
-            .is_some_and(|late| late.is_empty())
+        // One that does not answer must not hold up what the deadline decides.
+        let asked = timeout_at(pending.deadline, others.waiting_for(generation)).await;
+        let Some(late) = asked.ok().flatten() else {
+            return false;
+        };
+        let roster = self.roster();
+        let late = match pending.stage {
+            Stage::Trust => roster.still_not_trusting(late, generation),
+            Stage::Issue => roster.still_not_certified(late, generation),
+            Stage::Done => late,
+        };
+        late.is_empty()
     }
 
     async fn step(&self, deployment: &Arc<Deployment>, stage: Stage) {
@@ -131,6 +145,12 @@ impl Coordinator {
         );
         if !is_current {
             return;
+        }
+        // Nothing could be issued here: whoever has the key goes on, or a fresh one takes its place.
+        let newest = deployment.ledger.view().newest();
+        if kind == Kind::Issue && deployment.keyring.mesh_ca(newest).is_none() {
+            drop(changing);
+            return sleep(RETRY).await;
         }
         let appended = self.append_step(deployment, kind).await;
         drop(changing);

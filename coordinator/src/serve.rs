@@ -6,29 +6,21 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::MAX_MESSAGE_BYTES;
-use api::v1::mesh_api_server::MeshApiServer;
-use api::v1::user_api_server::UserApiServer;
-use attestation::{Digest, SimulatedTee};
-use attested_tls::{Acceptor, AttestedTls, AttestedTlsError, Demand, Limits, Offer, SessionKey};
+use attestation::SimulatedTee;
+use attested_tls::AttestedTlsError;
 use attester::{AttesterError, EndorsementFiles, EvidenceSource, Paths, SimulatedTeeFile};
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
-use tokio::time::timeout;
-use tonic::transport::Server;
 use tracing::{info, warn};
 
 use crate::audit::{Audit, AuditError};
-use crate::core::{Coordinator, Phase, Settings, StartError};
+use crate::core::{Coordinator, Settings, StartError};
 use crate::flags::Flags;
 use crate::metrics::Metrics;
-use crate::peers::Peers;
-use crate::probes;
-use crate::server::{MeshAppraiser, MeshService, UserService};
+use crate::services::{Listeners, Services};
 use crate::store::{
     ClientCertificate, EtcdOptions, EtcdStore, Login, RedbStore, Store, StoreError,
 };
@@ -75,6 +67,13 @@ pub enum ServeError {
         /// What there is.
         keys: usize,
     },
+    /// What is to go on for as long as the process lives has ended: a defect. Without it the others
+    /// are not to go on.
+    #[error("{service} has ended by itself")]
+    Ended {
+        /// Which.
+        service: &'static str,
+    },
     /// Another call to the system failed.
     #[error("{what}: {source}")]
     System {
@@ -109,77 +108,27 @@ pub async fn serve(flags: Flags) -> Result<(), ServeError> {
         warn!("evidence of the simulated TEE is accepted: this deployment protects nothing");
     }
 
-    let (user_listener, mesh_listener, probe_listener) = (
-        listen(flags.user_api).await?,
-        listen(flags.mesh_api).await?,
-        listen(flags.probes).await?,
-    );
-    let peers = Arc::new(Peers::new(
-        Arc::clone(&coordinator),
-        flags.peer.clone(),
-        Arc::clone(&source),
-    ));
-    tokio::spawn(Arc::clone(&coordinator).follow_store());
-    tokio::spawn(Arc::clone(&peers).recover());
-    tokio::spawn(Arc::clone(&coordinator).rotate(peers));
-
-    let (stop, stopped) = watch::channel(false);
-    let offer = {
-        let (coordinator, source) = (Arc::clone(&coordinator), Arc::clone(&source));
-        move || offer(&coordinator, &source)
+    let listeners = Listeners {
+        user_api: listen(flags.user_api).await?,
+        mesh_api: listen(flags.mesh_api).await?,
+        probes: listen(flags.probes).await?,
     };
-    let user = Acceptor::new(
-        user_listener,
-        attested_tls(Demand::Nothing)?,
-        offer.clone(),
-        Limits::default(),
-    );
-    let appraiser = Arc::new(MeshAppraiser::new(Arc::clone(&coordinator)));
-    let mesh = Acceptor::new(
-        mesh_listener,
-        attested_tls(Demand::Evidence(appraiser))?,
-        offer,
-        Limits::default(),
-    );
-    let user_api = UserApiServer::new(UserService::new(Arc::clone(&coordinator)))
-        .max_decoding_message_size(MAX_MESSAGE_BYTES)
-        .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    let mesh_api = MeshApiServer::new(MeshService::new(Arc::clone(&coordinator)))
-        .max_decoding_message_size(MESH_MESSAGE_BYTES);
-    let user_api = grpc()
-        .add_service(user_api)
-        .serve_with_incoming_shutdown(user.incoming(), stopping(stopped.clone()));
-    let mesh_api = grpc()
-        .add_service(mesh_api)
-        .serve_with_incoming_shutdown(mesh.incoming(), stopping(stopped.clone()));
-    let probes = axum::serve(probe_listener, probes::router(Arc::clone(&coordinator)))
-        .with_graceful_shutdown(stopping(stopped));
-    let servers = tokio::spawn(async move {
-        let (user_api, mesh_api, probes) = tokio::join!(user_api, mesh_api, probes.into_future());
-        for error in [user_api.err(), mesh_api.err()].into_iter().flatten() {
-            warn!(%error, "a server ended");
-        }
-        if let Err(error) = probes {
-            warn!(%error, "the probes ended");
-        }
-    });
+    let tee = source.tee();
+    let mut services = Services::start(coordinator, source, flags.peer, listeners)?;
     info!(
         user_api = %flags.user_api, mesh_api = %flags.mesh_api, probes = %flags.probes,
-        tee = %source.tee(), "the Coordinator serves"
+        %tee, "the Coordinator serves"
     );
-    wait_for_signal().await?;
-    info!("stopping; a second signal ends it at once");
-    stop.send_replace(true);
     tokio::select! {
-        _ = timeout(DRAIN, servers) => {}
+        signal = wait_for_signal() => signal?,
+        service = services.ended() => return Err(ServeError::Ended { service }),
+    }
+    info!("stopping; a second signal ends it at once");
+    tokio::select! {
+        () = services.stop() => {}
         signal = wait_for_signal() => signal?,
     }
     Ok(())
-}
-
-fn attested_tls(demand: Demand) -> Result<Arc<AttestedTls>, AttestedTlsError> {
-    let key = SessionKey::generate()?;
-    Ok(Arc::new(AttestedTls::new(key, demand, HANDSHAKE)?))
 }
 
 fn settings(flags: &Flags) -> Result<Settings, ServeError> {
@@ -247,35 +196,10 @@ async fn open_store(flags: &Flags) -> Result<Arc<dyn Store>, ServeError> {
     Ok(Arc::new(EtcdStore::connect(options).await?))
 }
 
-/// What the Coordinator proves about itself now.
-fn offer(coordinator: &Coordinator, source: &Arc<dyn EvidenceSource>) -> Offer {
-    let manifest: Option<Digest> = match coordinator.phase() {
-        Phase::Ready(deployment) => Some(deployment.ledger.manifest().hash()),
-        Phase::Uninitialised | Phase::Recovery(_) => None,
-    };
-    Offer {
-        evidence: Some(Arc::clone(source)),
-        manifest,
-        certified_keys: vec![],
-    }
-}
-
-fn grpc() -> Server {
-    Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .http2_keepalive_timeout(Some(KEEPALIVE))
-        .max_concurrent_streams(Some(STREAMS))
-        .concurrency_limit_per_connection(STREAMS as usize)
-}
-
 async fn listen(address: SocketAddr) -> Result<TcpListener, ServeError> {
     TcpListener::bind(address)
         .await
         .map_err(|source| ServeError::Listen { address, source })
-}
-
-async fn stopping(mut stopped: watch::Receiver<bool>) {
-    let _ = stopped.wait_for(|stopped| *stopped).await;
 }
 
 async fn wait_for_signal() -> Result<(), ServeError> {
@@ -310,13 +234,4 @@ fn protect_memory() -> Result<(), ServeError> {
     })
 }
 
-const HANDSHAKE: Duration = Duration::from_secs(10);
-const KEEPALIVE: Duration = Duration::from_secs(15);
-const DRAIN: Duration = Duration::from_secs(5);
 const ETCD_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// An agent has a watch and a few calls at a time.
-const STREAMS: u32 = 16;
-
-/// An agent sends keys and names, nothing large.
-const MESH_MESSAGE_BYTES: usize = 512 * 1024;

@@ -9,7 +9,7 @@
 mod store;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use coordinator::store::{AppendError, EtcdOptions, EtcdStore, Store, StoreError};
@@ -17,16 +17,17 @@ use store::etcd::PROGRAM;
 use store::etcd_cluster::Cluster;
 use store::skip;
 use store::transition::{Step, append, append_after_conflicts, operations};
-use tokio::sync::Notify;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn appends_go_on_while_one_member_is_cut_off_and_another_killed_in_turn() {
     if !skip::has(PROGRAM) {
         return;
     }
-    let mut cluster = Cluster::start();
+    let mut cluster = Cluster::start().await;
     let witness = cluster.store(0).await;
-    let writers = Writers::start(&cluster).await;
+    let mut writers = Writers::start(&cluster).await;
     writers.wait_for_more(6).await;
 
     // The one that leads; the others elect.
@@ -56,7 +57,7 @@ async fn without_a_quorum_nothing_is_read_or_appended() {
     if !skip::has(PROGRAM) {
         return;
     }
-    let mut cluster = Cluster::start();
+    let mut cluster = Cluster::start().await;
     let patient = cluster.store(0).await;
     let hasty = EtcdOptions {
         timeout: Duration::from_secs(3),
@@ -101,7 +102,7 @@ async fn a_watcher_leaves_a_member_that_is_cut_off() {
     if !skip::has(PROGRAM) {
         return;
     }
-    let cluster = Cluster::start();
+    let cluster = Cluster::start().await;
     let options = EtcdOptions {
         timeout: Duration::from_secs(6),
         ..cluster.options(0)
@@ -120,56 +121,54 @@ async fn a_watcher_leaves_a_member_that_is_cut_off() {
 
 /// Three Coordinators that append all the time, each to a member of its own while it can.
 struct Writers {
-    tasks: Vec<tokio::task::JoinHandle<Vec<String>>>,
-    shared: Arc<Shared>,
-}
-
-#[derive(Default)]
-struct Shared {
-    appended: AtomicUsize,
-    one_more: Notify,
-    is_over: AtomicBool,
+    tasks: JoinSet<Vec<String>>,
+    appended: watch::Receiver<usize>,
+    is_over: Arc<AtomicBool>,
 }
 
 impl Writers {
     async fn start(cluster: &Cluster) -> Self {
-        let shared = Arc::<Shared>::default();
-        let mut tasks = Vec::new();
+        let (count, appended) = watch::channel(0);
+        let count = Arc::new(count);
+        let is_over = Arc::<AtomicBool>::default();
+        let mut tasks = JoinSet::new();
         for writer in 0..3 {
             let store = cluster.store(writer).await;
-            tasks.push(tokio::spawn(write(writer, store, Arc::clone(&shared))));
+            let (count, is_over) = (Arc::clone(&count), Arc::clone(&is_over));
+            tasks.spawn(async move {
+                let mut appended = Vec::new();
+                while !is_over.load(Ordering::Acquire) {
+                    let operation = format!("{writer}-{}", appended.len());
+                    append_after_conflicts(&store, &operation, operation.as_bytes())
+                        .await
+                        .unwrap();
+                    appended.push(operation);
+                    count.send_modify(|count| *count += 1);
+                }
+                appended
+            });
         }
-        Self { tasks, shared }
+        Self {
+            tasks,
+            appended,
+            is_over,
+        }
     }
 
-    async fn wait_for_more(&self, count: usize) {
-        let wanted = self.shared.appended.load(Ordering::Acquire) + count;
-        while self.shared.appended.load(Ordering::Acquire) < wanted {
-            self.shared.one_more.notified().await;
+    async fn wait_for_more(&mut self, count: usize) {
+        let wanted = *self.appended.borrow() + count;
+        tokio::select! {
+            appended = self.appended.wait_for(|appended| *appended >= wanted) => {
+                appended.unwrap();
+            }
+            // They end when they are told to, or when they panic.
+            ended = self.tasks.join_next() => panic!("{ended:?}"),
         }
     }
 
     /// What they have appended.
     async fn stop(self) -> Vec<String> {
-        self.shared.is_over.store(true, Ordering::Release);
-        let mut appended = Vec::new();
-        for task in self.tasks {
-            appended.extend(task.await.unwrap());
-        }
-        appended
+        self.is_over.store(true, Ordering::Release);
+        self.tasks.join_all().await.concat()
     }
-}
-
-async fn write(writer: usize, store: EtcdStore, shared: Arc<Shared>) -> Vec<String> {
-    let mut appended = Vec::new();
-    while !shared.is_over.load(Ordering::Acquire) {
-        let operation = format!("{writer}-{}", appended.len());
-        append_after_conflicts(&store, &operation, operation.as_bytes())
-            .await
-            .unwrap();
-        appended.push(operation);
-        shared.appended.fetch_add(1, Ordering::AcqRel);
-        shared.one_more.notify_one();
-    }
-    appended
 }

@@ -6,6 +6,13 @@
 
 #![forbid(unsafe_code)]
 
+pub mod coordinators;
+pub mod genuine_snp;
+pub mod genuine_tdx;
+pub mod rsa_owner;
+pub mod sample_history;
+pub mod sample_manifests;
+
 use std::path::Path;
 use std::{env, fs};
 
@@ -22,11 +29,12 @@ pub enum Outcome {
 impl Outcome {
     /// What a parser's result says.
     pub fn of<T, E>(result: &Result<T, E>) -> Self {
-        if result.is_ok() {
-            Self::Accepted
-        } else {
-            Self::Refused
-        }
+        Self::accepted_if(result.is_ok())
+    }
+
+    /// Accepted if `accepted`, as by one of several parsers.
+    pub fn accepted_if(accepted: bool) -> Self {
+        if accepted { Self::Accepted } else { Self::Refused }
     }
 }
 
@@ -55,7 +63,9 @@ pub fn vector(name: &str) -> Vec<u8> {
         .join(name);
     let bytes = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     if path.extension().is_some_and(|it| it == "hex") {
-        return hex::decode(bytes.trim_ascii()).expect("hexadecimal digits");
+        let digits = bytes.trim_ascii();
+        let digits = digits.strip_prefix(b"0x").unwrap_or(digits);
+        return hex::decode(digits).expect("hexadecimal digits");
     }
     bytes
 }

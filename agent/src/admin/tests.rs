@@ -90,6 +90,7 @@ async fn ready_is_503_until_every_workload_is_ready() {
     };
     served.readiness.send_replace(Readiness {
         workloads: vec![web.clone()],
+        coordinator: None,
     });
     let (status, _, body) = served.get("/ready").await;
     assert_eq!(status, "HTTP/1.1 503 Service Unavailable");
@@ -99,7 +100,8 @@ async fn ready_is_503_until_every_workload_is_ready() {
     web.not_ready = None;
     web.certificate_not_after = Some(SystemTime::UNIX_EPOCH + Duration::from_hours(500_000));
     served.readiness.send_replace(Readiness {
-        workloads: vec![web],
+        workloads: vec![web.clone()],
+        coordinator: None,
     });
     let (status, _, body) = served.get("/ready").await;
     assert_eq!(status, "HTTP/1.1 200 OK");
@@ -111,6 +113,31 @@ async fn ready_is_503_until_every_workload_is_ready() {
             "why": null, "certificate_not_after": "2027-01-15T08:00:00Z",
         }]})
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn ready_says_for_how_long_the_coordinator_is_away_and_stays_ready() {
+    let served = Served::start().await;
+    let web = WorkloadReadiness {
+        name: "web".parse().unwrap(),
+        identity: Some("spiffe://mesh.local/ns/default/sa/web".parse().unwrap()),
+        not_ready: None,
+        certificate_not_after: Some(SystemTime::UNIX_EPOCH + Duration::from_hours(500_000)),
+    };
+    served.readiness.send_replace(Readiness {
+        workloads: vec![web],
+        coordinator: Some(Trouble::unreachable_since(tokio::time::Instant::now())),
+    });
+    tokio::time::advance(Duration::from_secs(12)).await;
+    let (status, _, body) = served.get("/ready").await;
+    assert_eq!(status, "HTTP/1.1 200 OK");
+    let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(
+        body["workloads"][0]["warning"],
+        "coordinator unreachable for 12 s, certificate expires at 2027-01-15T08:00:00Z"
+    );
+    assert_eq!(body["coordinator"]["reachable"], false);
+    assert_eq!(body["coordinator"]["trouble_seconds"], 12);
 }
 
 #[tokio::test]

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use attestation::identity::SpiffeId;
-use serde::Serialize;
+use serde::ser::SerializeMap as _;
+use serde::{Serialize, Serializer};
 
 use super::address::CoordinatorAddress;
 use super::check::Checker;
@@ -51,8 +52,7 @@ pub enum Tee {
 }
 
 /// Where a workload's certificate comes from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(untagged)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CertificateOrigin {
     /// Files.
     Files {
@@ -62,13 +62,22 @@ pub enum CertificateOrigin {
     /// The Coordinator.
     Coordinator {
         /// The workload that this node hosts; `None` is the identity of the agent's own policy.
-        #[serde(serialize_with = "as_text")]
         spiffe_id: Option<SpiffeId>,
     },
 }
 
-fn as_text<S: serde::Serializer>(id: &Option<SpiffeId>, serializer: S) -> Result<S::Ok, S::Error> {
-    id.as_ref().map(SpiffeId::as_str).serialize(serializer)
+impl Serialize for CertificateOrigin {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(1))?;
+        match self {
+            Self::Files { tls_dir } => map.serialize_entry("tls_dir", tls_dir)?,
+            Self::Coordinator { spiffe_id } => {
+                let spiffe_id = spiffe_id.as_ref().map(SpiffeId::as_str);
+                map.serialize_entry("spiffe_id", &spiffe_id)?;
+            }
+        }
+        map.end()
+    }
 }
 
 impl Layers<'_> {

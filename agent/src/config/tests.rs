@@ -1,3 +1,5 @@
+mod coordinator;
+
 use clap::Parser as _;
 
 use super::*;
@@ -22,7 +24,7 @@ const BAD: &[(&str, &str)] = &[
     ),
     (
         "admin_prt = 1",
-        "agent.toml:1:1: unknown field `admin_prt`, expected one of `admin_port`, `log_format`, `log_level`, `flow_table_entries`, `workload`",
+        "agent.toml:1:1: unknown field `admin_prt`, expected one of `admin_port`, `log_format`, `log_level`, `flow_table_entries`, `coordinator`, `workload`",
     ),
     (
         "admin_port = 0
@@ -71,7 +73,7 @@ WEB"#,
     (
         "WEB
 prt = 3",
-        "agent.toml:5:1: unknown field `prt`, expected one of `name`, `cgroup`, `netns`, `tls_dir`, `ingress_default`, `ingress_peers`, `egress_default`, `egress_peers`, `ingress`, `egress`",
+        "agent.toml:5:1: unknown field `prt`, expected one of `name`, `cgroup`, `netns`, `tls_dir`, `spiffe_id`, `ingress_default`, `ingress_peers`, `egress_default`, `egress_peers`, `ingress`, `egress`",
     ),
     (
         r#"[workload]
@@ -391,7 +393,7 @@ peers = ["spiffe://mesh.local/ns/default/sa/db"]"#,
     let web = sole_workload(&config);
     assert_eq!(config.admin_port.unwrap().get(), 9464);
     assert_eq!(config.pins.instance.as_str(), "default");
-    assert_eq!(web.tls_dir, Path::new("/etc/sealwire/web"));
+    assert_eq!(web.certificates, files("/etc/sealwire/web"));
     assert_eq!(web.ingress.decide(8080).mode, IngressMode::Tls);
     assert_eq!(web.ingress.decide(80).mode, IngressMode::Mtls);
     assert_eq!(web.ingress.decide(80).peers.to_string(), "client");
@@ -493,7 +495,7 @@ fn pod_mode_makes_a_workload_without_a_file() {
     assert_eq!(workload.name.as_str(), "nginx-service");
     assert_eq!(workload.cgroup, Path::new(cgroup));
     assert_eq!(workload.netns, None);
-    assert_eq!(workload.tls_dir, Path::new("/etc/sealwire/nginx-service"));
+    assert_eq!(workload.certificates, files("/etc/sealwire/nginx-service"));
     assert_eq!(workload.ingress.decide(80).mode, IngressMode::Mtls);
     assert_eq!(config.pins.instance.as_str(), "nginx-service");
 }
@@ -512,7 +514,7 @@ fn pod_mode_changes_the_one_workload_of_the_file_and_keeps_its_rules() {
     assert_eq!(workload.name.as_str(), "web");
     assert_eq!(workload.cgroup, Path::new("/sys/fs/cgroup/other"));
     assert_eq!(workload.netns.as_deref(), Some(Path::new("/run/netns/web")));
-    assert_eq!(workload.tls_dir, Path::new("/tls"));
+    assert_eq!(workload.certificates, files("/tls"));
     assert_eq!(workload.ingress.decide(80).mode, IngressMode::Tls);
     assert_eq!(config.pins.instance.as_str(), "web");
 }
@@ -561,6 +563,7 @@ fn the_effective_configuration_is_json() {
         serde_json::json!({
             "admin_port": null, "log_format": "text", "log_level": "info", "ebpf_debug": false, "flow_table_entries": null,
             "workers": 2, "pins": { "bpffs": "/sys/fs/bpf", "instance": "default" },
+            "coordinator": null,
             "workloads": [{
                 "name": "web", "cgroup": "/sys/fs/cgroup/web", "netns": "/run/netns/web",
                 "tls_dir": "/etc/sealwire/web",
@@ -671,6 +674,12 @@ fn combine(
 
 fn flags(arguments: &[&str]) -> Flags {
     Flags::try_parse_from([&["sealwire-agent"], arguments].concat()).unwrap()
+}
+
+fn files(tls_dir: &str) -> CertificateOrigin {
+    CertificateOrigin::Files {
+        tls_dir: tls_dir.into(),
+    }
 }
 
 fn sole_workload(config: &Config) -> &Workload {

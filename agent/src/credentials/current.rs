@@ -70,22 +70,26 @@ impl CurrentCredential {
         }
     }
 
-    /// What was loaded before stays in force.
+    /// What was loaded before stays in force, unless that is what is wrong.
     fn note(&self, error: CertificateError) {
         let name = &self.workload;
         match &error {
             CertificateError::Coordinator { source } => {
                 warn!(workload = %name, error = %source, "the Coordinator gave no certificate");
             }
+            CertificateError::Withdrawn { source } => {
+                warn!(workload = %name, error = %source, "no certificate is in use");
+            }
             error => warn!(workload = %name, %error, "the certificate files are not loaded"),
         }
+        let is_withdrawn = matches!(error, CertificateError::Withdrawn { .. });
         self.metrics.certificate_reloaded(ReloadResult::Refused);
         self.sender.send_if_modified(|credential| match credential {
-            Credential::Missing(why) => {
-                *why = Arc::new(error);
+            Credential::Loaded(_) if !is_withdrawn => false,
+            _ => {
+                *credential = Credential::Missing(Arc::new(error));
                 true
             }
-            Credential::Loaded(_) => false,
         });
     }
 

@@ -18,8 +18,8 @@ pub(crate) enum CredentialSource {
     /// Files, which are looked at again and again. They say nothing of the mesh's other members.
     Files(CertificateFiles),
     /// Whoever asks the Coordinator: each message is the whole truth, and takes the place of the one
-    /// before. A failure leaves in force what was issued before. A workload is shut out by a
-    /// membership that does not list it.
+    /// before. A failure leaves in force what was issued before, but for
+    /// [`CertificateError::Withdrawn`]. A workload is shut out by a membership that does not list it.
     Coordinator(mpsc::Receiver<Result<Issued, CertificateError>>),
 }
 

@@ -6,12 +6,25 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Backoff {
     next: Duration,
+    longest: Duration,
 }
 
 impl Backoff {
-    /// For failures that may be over in a moment.
+    /// For a workload that serves meanwhile.
     pub(crate) const fn new() -> Self {
-        Self { next: SHORTEST }
+        Self::up_to(LONGEST)
+    }
+
+    /// For a program that can't even begin.
+    pub(crate) const fn of_init() -> Self {
+        Self::up_to(LONGEST_OF_INIT)
+    }
+
+    const fn up_to(longest: Duration) -> Self {
+        Self {
+            next: SHORTEST,
+            longest,
+        }
     }
 
     /// The next pause: between a half and the whole of what the failures so far amount to, as
@@ -22,15 +35,15 @@ impl Backoff {
     pub(crate) fn pause(&mut self, left: Option<Duration>, fraction: f64) -> Duration {
         let longest = left
             .filter(|left| !left.is_zero())
-            .map_or(LONGEST, |left| (left / 8).clamp(SHORTEST, LONGEST));
+            .map_or(self.longest, |left| (left / 8).clamp(SHORTEST, self.longest));
         let whole = self.next.min(longest);
-        self.next = (self.next * 2).min(LONGEST);
+        self.next = (self.next * 2).min(self.longest);
         whole.mul_f64(0.5 + fraction / 2.0)
     }
 
     /// After a success.
     pub(crate) fn reset(&mut self) {
-        *self = Self::new();
+        self.next = SHORTEST;
     }
 }
 
@@ -41,6 +54,7 @@ pub(crate) fn pause_for_manifest(fraction: f64) -> Duration {
 
 const SHORTEST: Duration = Duration::from_millis(500);
 const LONGEST: Duration = Duration::from_secs(30);
+const LONGEST_OF_INIT: Duration = Duration::from_secs(5);
 const NOT_ALLOWED: Duration = Duration::from_secs(20);
 
 #[cfg(test)]
@@ -65,6 +79,13 @@ mod tests {
     }
 
     #[test]
+    fn a_program_that_waits_for_its_files_waits_five_seconds_at_most() {
+        let mut backoff = Backoff::of_init();
+        let pauses = [0; 6].map(|_| backoff.pause(None, 1.0).as_millis());
+        assert_eq!(pauses, [500, 1000, 2000, 4000, 5000, 5000]);
+    }
+
+    #[test]
     fn chance_takes_at_most_half_of_a_pause() {
         assert_eq!(Backoff::new().pause(DAY, 0.0).as_millis(), 250);
         assert_eq!(Backoff::new().pause(DAY, 0.5).as_millis(), 375);
@@ -73,7 +94,10 @@ mod tests {
 
     #[test]
     fn pauses_stay_short_when_little_is_left_and_not_when_nothing_is() {
-        let tired = Backoff { next: LONGEST };
+        let tired = Backoff {
+            next: LONGEST,
+            ..Backoff::new()
+        };
         let pause = |left| tired.clone().pause(left, 1.0);
         assert_eq!(pause(Some(Duration::from_secs(40))).as_secs(), 5);
         assert_eq!(pause(Some(Duration::from_secs(1))), SHORTEST);

@@ -14,6 +14,7 @@ use manifest::Manifest;
 use tonic::transport::Channel;
 
 use super::error::{SetupError, Why};
+use super::random;
 use crate::config::{Coordinator, CoordinatorAddress, Tee};
 
 /// Whom to ask, what they have to prove, and what this machine proves.
@@ -51,13 +52,11 @@ impl Coordinators {
         Ok(client)
     }
 
-    /// Their turns; `fraction` (0 to 1) is chance, so that not all agents begin with the same.
-    pub(crate) fn turns(&self, fraction: f64) -> Turns {
-        let count = self.addresses.len();
-        let first = (count as f64 * fraction) as usize;
+    /// Their turns, of which any may be the first, so that not all agents begin with the same.
+    pub(crate) fn turns(&self) -> Turns {
         Turns {
             addresses: self.addresses.clone(),
-            next: first.min(count.saturating_sub(1)),
+            next: random::below(self.addresses.len()),
             failures: 0,
         }
     }

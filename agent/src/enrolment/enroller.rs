@@ -2,90 +2,33 @@
 //! long as the agent lives.
 
 use std::cell::{Cell, RefCell};
+use std::pin::pin;
 use std::time::{Duration, SystemTime};
 
 use api::v1;
 use api::v1::mesh_api_client::MeshApiClient;
-use attestation::identity::SpiffeId;
-use aws_lc_rs::rand;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::sync::{Mutex, Notify};
 use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::Channel;
-use tonic::{Response, Status};
+use tonic::{Status, Streaming};
 use tracing::{error, info, warn};
+use zeroize::Zeroize as _;
 
 use super::backoff::{Backoff, pause_for_manifest};
+use super::call::{self, LONGEST_CALL};
 use super::coordinators::{Coordinators, Next, Turns};
-use super::error::{Failure, SetupError, Why};
+use super::error::{Failure, Why};
 use super::health::{Alarm, Health, Trouble};
-use super::held::SimulatedCertificates;
-use super::memory::Memory;
+use super::prepared::Prepared;
 use super::random;
-use super::renewal::Now;
+use super::renewal::{Now, Renewal};
 use super::slot::Slot;
 use super::standing::{Asked, Decision, Reason, Standing};
-use crate::config::{Coordinator, CoordinatorAddress};
+use crate::config::CoordinatorAddress;
 use crate::metrics::CoordinatorMetrics;
 use crate::readiness::ReadinessBoard;
-
-/// Everything that can be found out before anything is attached.
-#[derive(Debug)]
-pub(crate) struct Prepared {
-    coordinators: Coordinators,
-    standing: Standing,
-    instance: [u8; 16],
-}
-
-impl Prepared {
-    /// For workloads that ask for these identities; `None` is the agent's own.
-    pub(crate) fn new(
-        config: &Coordinator,
-        wanted: Vec<Option<SpiffeId>>,
-    ) -> Result<Self, SetupError> {
-        let coordinators = Coordinators::find(config)?;
-        let memory = Memory::open(config.state_dir.as_deref())?;
-        let simulated = SimulatedCertificates::of(config);
-        let mut instance = [0; 16];
-        rand::fill(&mut instance).map_err(|_| SetupError::Random)?;
-        Ok(Self {
-            coordinators,
-            standing: Standing::new(memory, simulated, wanted),
-            instance,
-        })
-    }
-
-    /// Asks for the workloads of `slots`, which are as many as identities were wanted, and in the
-    /// same order.
-    pub(crate) fn with(
-        self,
-        slots: Vec<Slot>,
-        metrics: CoordinatorMetrics,
-        board: ReadinessBoard,
-    ) -> Enroller {
-        let Self {
-            coordinators,
-            standing,
-            instance,
-        } = self;
-        Enroller {
-            coordinators,
-            instance,
-            standing: RefCell::new(standing),
-            slots,
-            applying: Mutex::new(()),
-            acknowledgement: Cell::new(None),
-            enrolling: RefCell::default(),
-            watching: RefCell::default(),
-            metrics,
-            board,
-            news: Notify::new(),
-            issued: Notify::new(),
-            is_back: Notify::new(),
-        }
-    }
-}
 
 /// One agent's client of the Coordinator.
 #[derive(Debug)]
@@ -99,6 +42,7 @@ pub(crate) struct Enroller {
     acknowledgement: Cell<Option<(u64, u64)>>,
     enrolling: RefCell<Health>,
     watching: RefCell<Health>,
+    was_reached: Cell<bool>,
     metrics: CoordinatorMetrics,
     board: ReadinessBoard,
     /// The Coordinator said something new.
@@ -110,13 +54,48 @@ pub(crate) struct Enroller {
 }
 
 impl Enroller {
+    /// Asks for the workloads of `slots`, which are as many as identities were wanted, and in the
+    /// same order.
+    pub(crate) fn new(
+        prepared: Prepared,
+        slots: Vec<Slot>,
+        metrics: CoordinatorMetrics,
+        board: ReadinessBoard,
+    ) -> Self {
+        let Prepared {
+            coordinators,
+            standing,
+            instance,
+        } = prepared;
+        Self {
+            coordinators,
+            instance,
+            standing: RefCell::new(standing),
+            slots,
+            applying: Mutex::new(()),
+            acknowledgement: Cell::new(None),
+            enrolling: RefCell::default(),
+            watching: RefCell::default(),
+            was_reached: Cell::new(false),
+            metrics,
+            board,
+            news: Notify::new(),
+            issued: Notify::new(),
+            is_back: Notify::new(),
+        }
+    }
+
     /// Goes on until the returned future is dropped.
     pub(crate) async fn run(self) {
-        tokio::join!(self.keep_certificates(), self.keep_watching(), self.keep_telling());
+        tokio::join!(
+            self.keep_certificates(),
+            self.keep_watching(),
+            self.keep_telling()
+        );
     }
 
     async fn keep_certificates(&self) {
-        let mut turns = self.coordinators.turns(random::fraction());
+        let mut turns = self.coordinators.turns();
         let mut backoff = Backoff::new();
         loop {
             let reason = self.until_due().await;
@@ -129,6 +108,7 @@ impl Enroller {
                     backoff.reset();
                     self.metrics.enrolled();
                     self.enrolling.borrow_mut().is_well();
+                    self.was_reached.set(true);
                     self.issued.notify_one();
                 }
                 Err(why) => {
@@ -215,27 +195,29 @@ impl Enroller {
         client: &mut MeshApiClient<Channel>,
         asked: &[Asked],
     ) -> Result<v1::EnrolResponse, Why> {
-        let request = v1::EnrolRequest {
-            keys: asked.iter().map(Asked::request).collect(),
-            instance: self.instance.to_vec(),
-            known: self.standing.borrow().latest(),
-        };
-        answer(client.enrol(request)).await
+        let known = self.standing.borrow().latest();
+        call::enrol(client, asked, self.instance, known).await
     }
 
     fn take(&self, asked: Vec<Asked>, answer: v1::EnrolResponse) -> Result<(), Why> {
         let v1::EnrolResponse {
-            certificates,
+            mut certificates,
             state,
         } = answer;
+        // It is for programs that do TLS themselves: `init` gives it to them.
+        for certificate in &mut certificates {
+            certificate.workload_secret.zeroize();
+        }
         self.learn(state)?;
         let now = Now::read();
         let mut standing = self.standing.borrow_mut();
         standing.obtain(asked, certificates, now, random::fraction())?;
-        let agrees = standing.earliest().is_none_or(|it| it.calendar_agrees());
+        let agrees = standing.earliest().is_none_or(Renewal::calendar_agrees);
         if !agrees {
-            warn!("the clock of this machine and that of the Coordinator differ by hours; one of \
-                   them is wrong, and certificates may be refused");
+            warn!(
+                "the clock of this machine and that of the Coordinator differ by hours; one of \
+                   them is wrong, and certificates may be refused"
+            );
         }
         Ok(())
     }
@@ -272,7 +254,7 @@ impl Enroller {
     }
 
     async fn keep_watching(&self) {
-        let mut turns = self.coordinators.turns(random::fraction());
+        let mut turns = self.coordinators.turns();
         let mut backoff = Backoff::new();
         loop {
             while self.acknowledgement.get().is_none() {
@@ -316,42 +298,55 @@ impl Enroller {
             instance: self.instance.to_vec(),
             known: self.standing.borrow().latest(),
         };
-        let mut states = answer(client.watch(request)).await?;
-        let first = timeout(LONGEST_CALL, states.message()).await;
+        let mut news = call::answer(client.watch(request)).await?;
+        let first = timeout(LONGEST_CALL, news.message()).await;
         let mut message = first.map_err(|_| Why::Deadline(LONGEST_CALL))?;
         loop {
-            let mut acknowledging = Box::pin(self.acknowledge(&client));
-            loop {
-                match message {
-                    Ok(None) => return Ok(()),
-                    Ok(Some(state)) => {
-                        self.learn(Some(state))?;
-                        if established.get().is_none() {
-                            established.set(Some(Instant::now()));
-                            self.watching.borrow_mut().is_well();
-                            self.is_back.notify_one();
-                        }
-                        self.apply().await;
-                        self.news.notify_one();
-                    }
-                    Err(status) => return Err(self.watch_failed(status, established).await),
-                }
-                break;
+            match message {
+                Ok(None) => return Ok(()),
+                Ok(Some(state)) => self.follow(state, established).await?,
+                Err(status) => return Err(self.watch_failed(status, established).await),
             }
+            message = self.acknowledge_until_next(&client, &mut news).await?;
+        }
+    }
+
+    async fn follow(
+        &self,
+        state: v1::MeshState,
+        established: &Cell<Option<Instant>>,
+    ) -> Result<(), Why> {
+        self.learn(Some(state))?;
+        if established.get().is_none() {
+            established.set(Some(Instant::now()));
+            self.watching.borrow_mut().is_well();
+            self.is_back.notify_one();
+        }
+        self.apply().await;
+        self.news.notify_one();
+        Ok(())
+    }
+
+    /// Tells the Coordinator what is in use, again whenever that has changed, until it says something
+    /// itself.
+    async fn acknowledge_until_next(
+        &self,
+        client: &MeshApiClient<Channel>,
+        news: &mut Streaming<v1::MeshState>,
+    ) -> Result<Result<Option<v1::MeshState>, Status>, Why> {
+        loop {
+            let mut acknowledging = pin!(self.acknowledge(client));
             let mut is_acknowledged = false;
-            message = loop {
+            loop {
                 tokio::select! {
-                    message = states.message() => break message,
-                    () = self.issued.notified() => {
-                        acknowledging = Box::pin(self.acknowledge(&client));
-                        is_acknowledged = false;
-                    }
+                    message = news.message() => return Ok(message),
+                    () = self.issued.notified() => break,
                     done = &mut acknowledging, if !is_acknowledged => {
                         done?;
                         is_acknowledged = true;
                     }
                 }
-            };
+            }
         }
     }
 
@@ -378,7 +373,7 @@ impl Enroller {
             trusted_generation,
             certificate_generation,
         };
-        answer(client.clone().acknowledge(request)).await?;
+        call::answer(client.clone().acknowledge(request)).await?;
         Ok(())
     }
 
@@ -402,28 +397,24 @@ impl Enroller {
     /// Tells people and machines how it stands.
     async fn keep_telling(&self) {
         let mut alarm = Alarm::new();
+        let started = Instant::now();
         loop {
             let trouble = self.trouble();
             let now = Now::read();
-            let is_unreachable = trouble.as_ref().is_some_and(Trouble::is_unreachable);
-            let since = trouble.as_ref().map(|trouble| trouble.since);
-            let lasts = since.map_or(Duration::ZERO, |since| now.instant - since);
-            self.metrics.set_reachable(!is_unreachable);
-            self.metrics.set_unreachable_seconds(if is_unreachable {
-                lasts.as_secs()
-            } else {
-                0
-            });
+            let unreachable_for = match &trouble {
+                Some(trouble) if trouble.is_unreachable() => Some(trouble.age(now.instant)),
+                None if !self.was_reached.get() => Some(now.instant - started),
+                _ => None,
+            };
+            self.metrics.set_unreachable(unreachable_for);
             if let Some(trouble) = &trouble {
                 let left = self.standing.borrow().earliest().map(|it| it.left(now));
                 if left.is_some_and(|left| alarm.is_due(left)) {
                     let expires = self.expires().unwrap_or_default();
                     error!(
                         reason = trouble.why,
-                        "{} for {} s, certificate expires at {expires}; connections are refused \
-                         from then on",
-                        trouble.contact,
-                        lasts.as_secs(),
+                        "{trouble}, certificate expires at {expires}; connections are refused from \
+                         then on"
                     );
                 }
             } else {
@@ -444,17 +435,6 @@ impl Enroller {
         OffsetDateTime::from(expires).format(&Rfc3339).ok()
     }
 }
-
-/// The answer of a call, or what kept it away.
-async fn answer<T>(call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Why> {
-    match timeout(LONGEST_CALL, call).await {
-        Ok(Ok(response)) => Ok(response.into_inner()),
-        Ok(Err(status)) => Err(Why::of_status(status)),
-        Err(_) => Err(Why::Deadline(LONGEST_CALL)),
-    }
-}
-
-const LONGEST_CALL: Duration = Duration::from_secs(15);
 
 /// A connection that lasted this long was a good one.
 const LONG_WATCH: Duration = Duration::from_secs(10);

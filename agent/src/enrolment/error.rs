@@ -62,8 +62,15 @@ impl SetupError {
     /// can't do it.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Read { .. } | Self::Manifest { .. } | Self::Simulated { .. } | Self::Memory(_) => 2,
-            Self::Attester(AttesterError::File { .. } | AttesterError::SimulatedTeeFile { .. }) => 2,
+            Self::Read { .. }
+            | Self::Manifest { .. }
+            | Self::Simulated { .. }
+            | Self::Memory(_)
+            | Self::Attester(
+                AttesterError::File { .. }
+                | AttesterError::SimulatedTeeFile { .. }
+                | AttesterError::PlatformKey,
+            ) => 2,
             Self::Attester(_) => 3,
             Self::Random => 1,
         }
@@ -167,7 +174,10 @@ impl fmt::Display for Contact {
 
 /// The answer of a Coordinator that said no.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("refused: {code}{detail}; the Coordinator's log has the reason under the id {id}")]
+#[error(
+    "refused: {code}{detail}{}; the Coordinator's log has the reason under the id {id}",
+    hint(code)
+)]
 pub(crate) struct Refused {
     /// Stable, in lower-case letters and hyphens.
     pub(crate) code: String,
@@ -181,7 +191,9 @@ impl Refused {
     fn of_status(status: &Status) -> Option<Self> {
         let text = |key| {
             let value = status.metadata().get(key)?.to_str().ok()?;
-            let is_plain = value.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+            let is_plain = value
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-');
             (is_plain && value.len() <= LONGEST_TEXT).then(|| value.to_owned())
         };
         let code = text(api::CODE)?;
@@ -196,6 +208,20 @@ impl Refused {
             code,
             id,
         })
+    }
+}
+
+/// What a code means to an agent, behind a comma and a space.
+fn hint(code: &str) -> &'static str {
+    match code {
+        "store" => {
+            ", its history is rolled back to before what this agent has seen, or its store does not \
+             work"
+        }
+        "no-manifest" => ", no manifest was set yet",
+        "in-recovery" => ", it waits for the shares of its seed",
+        "too-many-instances" => ", as many agents of this policy as there may be hold certificates",
+        _ => "",
     }
 }
 
@@ -220,6 +246,8 @@ mod tests {
 
     #[test]
     fn a_refusal_says_the_code_and_where_to_find_the_reason() {
+        let why = Why::of_status(status("store", "store (id 0123456789abcdef)"));
+        assert!(why.to_string().contains("rolled back"));
         let why = Why::of_status(status("not-allowed", "not-allowed (id 0123456789abcdef)"));
         assert!(why.is_not_allowed());
         assert_eq!(why.contact(), Contact::Refuses);
@@ -231,7 +259,10 @@ mod tests {
         let message = "malformed (id 0123456789abcdef): instance: got 3 bytes\n, want 16";
         let why = Why::of_status(status("malformed", message));
         assert!(!why.is_not_allowed());
-        assert!(why.to_string().starts_with("refused: malformed: instance: got 3 bytes, want"));
+        assert!(
+            why.to_string()
+                .starts_with("refused: malformed: instance: got 3 bytes, want")
+        );
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Whether the Coordinator can be had, for people and machines that watch.
 
+use std::fmt;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -13,7 +14,7 @@ pub(crate) struct Health {
 }
 
 /// Something is wrong, and since when.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Trouble {
     pub(crate) contact: Contact,
     pub(crate) since: Instant,
@@ -40,21 +41,34 @@ impl Health {
             why: why.to_string(),
         });
     }
+}
 
-    /// For how long it could not be reached; zero if it can.
-    pub(crate) fn unreachable_for(&self, now: Instant) -> Duration {
-        match &self.trouble {
-            Some(trouble) if trouble.contact == Contact::Unreachable => {
-                now.saturating_duration_since(trouble.since)
-            }
-            _ => Duration::ZERO,
+impl Trouble {
+    /// Whether it is that the Coordinator can't be reached.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        self.contact == Contact::Unreachable
+    }
+
+    #[cfg(test)]
+    pub(crate) fn unreachable_since(since: Instant) -> Self {
+        Self {
+            contact: Contact::Unreachable,
+            since,
+            why: "connection refused".to_owned(),
         }
     }
 
-    /// Whether it can be reached, as far as is known.
-    pub(crate) fn is_reachable(&self) -> bool {
-        let trouble = self.trouble.as_ref();
-        trouble.is_none_or(|trouble| trouble.contact != Contact::Unreachable)
+    /// How long it lasts.
+    pub(crate) fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.since)
+    }
+}
+
+impl fmt::Display for Trouble {
+    /// Without the reason.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.age(Instant::now()).as_secs();
+        write!(f, "{} for {seconds} s", self.contact)
     }
 }
 
@@ -107,26 +121,28 @@ mod tests {
     fn an_outage_is_as_old_as_its_first_failure_and_over_with_the_first_success() {
         let start = Instant::now();
         let mut health = Health::default();
-        assert!(health.is_reachable() && health.trouble().is_none());
+        assert_eq!(health.trouble(), None);
         health.failed(&unreachable(), start);
         let later = start + Duration::from_secs(7);
         health.failed(&unreachable(), later);
-        assert!(!health.is_reachable());
-        assert_eq!(health.unreachable_for(later).as_secs(), 7);
-        assert_eq!(health.trouble().unwrap().why, "no answer within 5 s");
+        let trouble = health.trouble().unwrap();
+        assert!(trouble.is_unreachable());
+        assert_eq!(trouble.age(later).as_secs(), 7);
+        assert_eq!(trouble.why, "no answer within 5 s");
         health.is_well();
-        assert!(health.is_reachable());
-        assert_eq!(health.unreachable_for(later), Duration::ZERO);
+        assert_eq!(health.trouble(), None);
     }
 
     #[test]
     fn the_alarm_is_raised_at_a_third_and_at_each_half_of_what_is_left() {
         let mut alarm = Alarm::new();
-        let raised = [0.9, 0.34, 0.33, 0.3, 0.17, 0.16, 0.1, 0.08, 0.0, -0.5]
-            .map(|left| alarm.is_due(left));
+        let raised =
+            [0.9, 0.34, 0.33, 0.3, 0.17, 0.16, 0.1, 0.08, 0.0, -0.5].map(|left| alarm.is_due(left));
         assert_eq!(
             raised,
-            [false, false, true, false, false, true, false, true, true, false]
+            [
+                false, false, true, false, false, true, false, true, true, false
+            ]
         );
     }
 

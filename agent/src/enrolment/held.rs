@@ -1,17 +1,17 @@
 //! A certificate that this agent holds.
 
-use std::fmt;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use api::v1;
 use attestation::identity::{SpiffeId, SpiffeIdError};
 use thiserror::Error;
 use userspace_tls::{Credentials, CredentialsError, MeshTls};
-use zeroize::Zeroizing;
 
 use super::key::WorkloadKey;
 use super::mesh_state::MeshState;
 use super::renewal::{Now, Renewal};
+use crate::config::Coordinator;
 
 /// A certificate, its key, and the TLS configuration made of both and a trust bundle.
 #[derive(Debug)]
@@ -21,6 +21,8 @@ pub(crate) struct Held {
     /// Of the mesh CA that signed it.
     pub(crate) generation: u64,
     pub(crate) renewal: Renewal,
+    /// When it expires.
+    pub(crate) not_after: SystemTime,
     /// The length of the history when it was issued.
     pub(crate) seq: u64,
     /// `None` once no mesh CA that is trusted vouches for it.
@@ -30,20 +32,6 @@ pub(crate) struct Held {
     simulated: bool,
 }
 
-/// A certificate with what came along.
-pub(crate) struct Obtained {
-    pub(crate) held: Held,
-    pub(crate) secret: Option<Zeroizing<Vec<u8>>>,
-}
-
-impl fmt::Debug for Obtained {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Obtained")
-            .field("held", &self.held)
-            .finish_non_exhaustive()
-    }
-}
-
 /// Whether certificates that rest on the simulated TEE are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SimulatedCertificates {
@@ -51,7 +39,18 @@ pub(crate) enum SimulatedCertificates {
     Allowed,
 }
 
-impl Obtained {
+impl SimulatedCertificates {
+    /// As configured.
+    pub(crate) fn of(config: &Coordinator) -> Self {
+        if config.allow_simulated_tee {
+            Self::Allowed
+        } else {
+            Self::Refused
+        }
+    }
+}
+
+impl Held {
     /// Checks what a Coordinator issued: that it is for `key` and for `asked`, if that was asked for,
     /// that it is of the mesh that `state` tells of, and that peers would take it.
     pub(crate) fn check(
@@ -67,9 +66,8 @@ impl Obtained {
             spiffe_id,
             chain,
             generation,
-            workload_secret,
+            workload_secret: _,
         } = certificate;
-        let secret = workload_secret.map(Zeroizing::new);
         let identity = SpiffeId::parse(&spiffe_id).map_err(|reason| AnswerError::SpiffeId {
             got: spiffe_id,
             reason,
@@ -98,24 +96,21 @@ impl Obtained {
                 want: identity,
             });
         }
+        let validity = tls.validity();
         Ok(Self {
-            held: Held {
-                renewal: Renewal::new(tls.validity(), now, fraction),
-                identity,
-                chain,
-                generation,
-                seq: state.head().seq,
-                tls: Some(Arc::new(tls)),
-                key,
-                trust_bundle: Arc::clone(&state.trust_bundle),
-                simulated,
-            },
-            secret,
+            renewal: Renewal::new(validity, now, fraction),
+            not_after: validity.not_after,
+            identity,
+            chain,
+            generation,
+            seq: state.head().seq,
+            tls: Some(Arc::new(tls)),
+            key,
+            trust_bundle: Arc::clone(&state.trust_bundle),
+            simulated,
         })
     }
-}
 
-impl Held {
     /// The key, PKCS #8, PEM.
     pub(crate) fn key_pem(&self) -> &[u8] {
         self.key.pem()
@@ -202,6 +197,14 @@ pub(crate) enum AnswerError {
         oldest: u64,
         /// The newest there is.
         newest: u64,
+    },
+    /// The workload's secret is not one.
+    #[error("the Coordinator sent a workload secret of {got} bytes, not {want}")]
+    Secret {
+        /// How many bytes came.
+        got: usize,
+        /// How many it has.
+        want: usize,
     },
     /// Peers would refuse it, or it is not for the key.
     #[error("the Coordinator issued a certificate that is of no use: {0}")]

@@ -8,7 +8,7 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use attestation::Digest;
-use history::{Head, Rollback, SignedTransition, TransitionKey, check_not_older};
+use history::{Rollback, SignedTransition, TransitionKey, check_not_older};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -70,7 +70,8 @@ impl Memory {
     }
 
     /// The end of the history that was seen.
-    pub(crate) fn head(&self) -> Option<Head> {
+    #[cfg(test)]
+    pub(crate) fn head(&self) -> Option<history::Head> {
         let transition = self.known.as_ref().map(|known| &known.transition);
         transition.map(|it| it.transition.head())
     }
@@ -178,7 +179,8 @@ impl File {
             root_ca,
             digest: _,
         } = self;
-        let text = format!("sealwire agent memory\n{format}\n{transition}\n{transition_key}\n{root_ca}");
+        let text =
+            format!("sealwire agent memory\n{format}\n{transition}\n{transition_key}\n{root_ca}");
         Digest::of(text.as_bytes()).to_string()
     }
 }
@@ -218,7 +220,11 @@ pub(crate) struct Forget(Option<PathBuf>);
 impl std::fmt::Display for Forget {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.0 {
-            Some(path) => write!(f, "stop the agent, remove {} and start it again", path.display()),
+            Some(path) => write!(
+                f,
+                "stop the agent, remove {} and start it again",
+                path.display()
+            ),
             None => f.write_str("start the agent again"),
         }
     }
@@ -307,7 +313,10 @@ mod tests {
         let deployment = Deployment::new();
         let mut memory = remembering(directory.path(), &state(&deployment, 5));
         let refused = memory.accept(&state(&deployment, 4)).unwrap_err();
-        assert!(matches!(refused, Distrust::Rollback(Rollback::Older { .. })));
+        assert!(matches!(
+            refused,
+            Distrust::Rollback(Rollback::Older { .. })
+        ));
         let fork = MeshState::read(deployment.fork(5)).unwrap();
         let refused = memory.accept(&fork).unwrap_err();
         assert!(matches!(refused, Distrust::Rollback(Rollback::Fork { .. })));
@@ -340,19 +349,18 @@ mod tests {
         remembering(directory.path(), &state(&Deployment::new(), 5));
         let path = directory.path().join(FILE);
         let text = fs::read(&path).unwrap();
-        let damaged = |text: &[u8]| {
-            fs::write(&path, text).unwrap();
-            let error = Memory::open(Some(directory.path())).unwrap_err();
-            assert!(matches!(error, MemoryError::Damaged { .. }), "{error}");
-            assert!(error.to_string().contains("remove it"), "{error}");
-        };
+        Known::parse(&text).unwrap();
         // Without its last line feed it says the same.
         for index in 0..text.len() - 1 {
-            damaged(&text[..index]);
+            Known::parse(&text[..index]).unwrap_err();
             let mut text = text.clone();
             text[index] ^= 1;
-            damaged(&text);
+            Known::parse(&text).unwrap_err();
         }
+        fs::write(&path, &text[..100]).unwrap();
+        let error = Memory::open(Some(directory.path())).unwrap_err();
+        assert!(matches!(error, MemoryError::Damaged { .. }), "{error}");
+        assert!(error.to_string().contains("remove it"), "{error}");
     }
 
     #[test]

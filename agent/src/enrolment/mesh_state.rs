@@ -9,6 +9,7 @@ use attestation::identity::{SpiffeId, SpiffeIdError};
 use history::{
     Head, SignedTransition, TransitionError, TransitionKey, TransitionKeyError, WrongSignature,
 };
+use pem_rfc7468::LineEnding;
 use thiserror::Error;
 
 use crate::policy::{Membership, PeerMatch, PeerSet};
@@ -92,6 +93,12 @@ impl MeshState {
     /// The end of the history that it speaks of.
     pub(crate) fn head(&self) -> Head {
         self.transition.transition.head()
+    }
+
+    /// The root CA's certificate, PEM.
+    pub(crate) fn root_ca_pem(&self) -> String {
+        // Fails only for labels and lengths that no certificate has.
+        pem_rfc7468::encode_string("CERTIFICATE", LineEnding::LF, &self.root_ca).unwrap_or_default()
     }
 
     /// What the mesh says of the workload with this identity. Where this agent may not act for it,

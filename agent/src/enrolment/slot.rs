@@ -69,17 +69,21 @@ impl Slot {
     pub(crate) async fn drained(&self) {
         let deadline = Instant::now() + LONGEST_HANDSHAKE;
         loop {
-            let mut replaced = self.replaced.borrow_mut();
-            replaced.retain(|tls| tls.strong_count() > 0);
-            if Instant::now() >= deadline {
-                replaced.clear();
-            }
-            if replaced.is_empty() {
+            if self.is_drained() {
                 return;
             }
-            drop(replaced);
+            if Instant::now() >= deadline {
+                self.replaced.borrow_mut().clear();
+                return;
+            }
             sleep(LOOK_AGAIN).await;
         }
+    }
+
+    fn is_drained(&self) -> bool {
+        let mut replaced = self.replaced.borrow_mut();
+        replaced.retain(|tls| tls.strong_count() > 0);
+        replaced.is_empty()
     }
 }
 

@@ -3,7 +3,7 @@
 //! Holds no sockets and no clock: messages and moments are arguments.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use api::v1;
 use attestation::Digest;
@@ -12,8 +12,8 @@ use thiserror::Error;
 use tokio::time::Instant;
 use userspace_tls::CredentialsError;
 
-use super::held::{AnswerError, Held, Obtained, SimulatedCertificates};
-use super::key::WorkloadKey;
+use super::held::{AnswerError, Held, SimulatedCertificates};
+use super::key::{KeyError, WorkloadKey};
 use super::memory::{Distrust, Memory, MemoryError};
 use super::mesh_state::{MeshState, StateError, nobody};
 use super::renewal::{Now, Renewal};
@@ -213,7 +213,7 @@ impl Standing {
     }
 
     /// Fresh keys for every workload that may ask for a certificate.
-    pub(crate) fn ask(&self) -> Result<Vec<Asked>, super::key::KeyError> {
+    pub(crate) fn ask(&self) -> Result<Vec<Asked>, KeyError> {
         let workloads = self.workloads.iter().enumerate();
         workloads
             .filter(|(_, member)| self.may_ask(member))
@@ -236,24 +236,24 @@ impl Standing {
         now: Now,
         fraction: f64,
     ) -> Result<(), AnswerError> {
-        let obtained = self.check(asked, certificates, now, fraction)?;
-        for (workload, obtained) in obtained {
+        let all = self.check(asked, certificates, now, fraction)?;
+        for (workload, held) in all {
             if let Some(member) = self.workloads.get_mut(workload) {
-                member.held = Some(obtained.held);
+                member.held = Some(held);
                 member.useless = None;
             }
         }
         Ok(())
     }
 
-    /// As [`Standing::obtain`], but hands the certificates out.
+    /// As [`Standing::obtain`], but hands the certificates out, each with its workload's place.
     pub(crate) fn check(
         &self,
         asked: Vec<Asked>,
         certificates: Vec<v1::Certificate>,
         now: Now,
         fraction: f64,
-    ) -> Result<Vec<(usize, Obtained)>, AnswerError> {
+    ) -> Result<Vec<(usize, Held)>, AnswerError> {
         let (got, want) = (certificates.len(), asked.len());
         let Some(state) = self.state.as_ref().filter(|_| got == want) else {
             return Err(AnswerError::Count { got, want });
@@ -267,7 +267,7 @@ impl Standing {
                     key,
                     spiffe_id,
                 } = asked;
-                let obtained = Obtained::check(
+                let held = Held::check(
                     certificate,
                     key,
                     spiffe_id.as_ref(),
@@ -276,7 +276,7 @@ impl Standing {
                     now,
                     fraction,
                 )?;
-                Ok((workload, obtained))
+                Ok((workload, held))
             })
             .collect()
     }
@@ -345,6 +345,11 @@ impl Standing {
             .min_by_key(|renewal| renewal.end())
     }
 
+    /// When the first of the certificates expires; `None` without any.
+    pub(crate) fn expires(&self) -> Option<SystemTime> {
+        self.held().map(|held| held.not_after).min()
+    }
+
     fn decide_for(&self, member: &Member, now: Now) -> Decision {
         let Some(held) = &member.held else {
             return Decision::Enrol(Reason::NoCertificate);
@@ -358,7 +363,8 @@ impl Standing {
         };
         // Of certificates that the same history issued no other would be better.
         let is_outdated = held.seq < state.head().seq;
-        if is_outdated && held.generation < state.required_generation {
+        let is_old = held.generation < state.required_generation || held.tls.is_none();
+        if is_outdated && is_old {
             let at = self.replace_at.unwrap_or(now.instant);
             let left = at.saturating_duration_since(now.instant);
             return if left.is_zero() {
@@ -414,3 +420,6 @@ const LONGEST_SPREAD: Duration = Duration::from_secs(10);
 
 /// Something may have been overlooked.
 const LONGEST_WAIT: Duration = Duration::from_mins(1);
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,6 @@
 //! `sealwire evidence`: what a TEE says of itself, for people.
 
+mod chain;
 mod files;
 mod judgement;
 mod show;

@@ -5,7 +5,7 @@ use attestation::{Tee, sev_snp, tdx};
 use clap::Args;
 use serde_json::{Map, Value};
 
-use super::files::binary_or_hex;
+use super::files::Files;
 use super::judgement::refused;
 use crate::failure::Failure;
 
@@ -13,7 +13,7 @@ use crate::failure::Failure;
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Show {
-    /// The TEE: sev-snp or tdx [default: by the length of the file]
+    /// The TEE: sev-snp or tdx [default: what the file looks like]
     #[arg(long, value_name = "TEE")]
     tee: Option<Tee>,
 
@@ -28,11 +28,9 @@ pub(crate) struct Show {
 
 impl Show {
     pub(super) fn run(self) -> Result<String, Failure> {
-        let bytes = binary_or_hex(&self.evidence)?;
-        let tee = self.tee.unwrap_or(match bytes.len() {
-            SNP_REPORT => Tee::SevSnp,
-            _ => Tee::Tdx,
-        });
+        let files = Files { as_json: self.json };
+        let bytes = files.evidence(&self.evidence)?;
+        let tee = self.tee.unwrap_or_else(|| guess(&bytes));
         let fields = match tee {
             Tee::SevSnp => sev_snp::Report::parse(&bytes).map(|report| report.fields()),
             Tee::Tdx => tdx::Quote::parse(&bytes).map(|quote| quote.fields()),
@@ -44,8 +42,9 @@ impl Show {
         }
         .map_err(|refusal| refused(&refusal.into(), self.json))?;
         if self.json {
-            let object: Map<_, _> = fields
+            let object: Map<_, _> = [("tee", tee.to_string())]
                 .into_iter()
+                .chain(fields)
                 .map(|(name, value)| (name.to_owned(), Value::String(value)))
                 .collect();
             return Ok(format!("{:#}\n", Value::Object(object)));
@@ -59,8 +58,15 @@ impl Show {
     }
 }
 
-const SNP_REPORT: usize = 1184;
+/// A report begins with its version in four bytes, a quote in two and with the type of its key.
+fn guess(bytes: &[u8]) -> Tee {
+    match bytes {
+        [_, _, 0, 0, ..] => Tee::SevSnp,
+        _ => Tee::Tdx,
+    }
+}
 
 const EXAMPLES: &str = "\
-Example:
-  sealwire evidence show --evidence report.bin";
+Examples:
+  sealwire evidence show --evidence report.bin
+  sealwire evidence show --tee tdx --evidence quote.hex --json";

@@ -3,18 +3,20 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use api::MAX_MESSAGE_BYTES;
 use attestation::Digest;
 use attester::SimulatedTeeFile;
 use attester::simulated::{generate_platform_key, platform_key_digest};
 use clap::Args;
-use zeroize::Zeroizing;
 
 use crate::failure::Failure;
+use crate::files;
 
 /// Make the key of a simulated platform.
 ///
 /// It stands for the key in a processor. `sealwire manifest new --platform-key` lists its digest.
 #[derive(Args)]
+#[command(after_help = PLATFORM_KEY_EXAMPLE)]
 pub(crate) struct PlatformKey {
     /// Where the key goes
     #[arg(short, long, value_name = "FILE")]
@@ -63,14 +65,10 @@ pub(crate) struct Simulate {
 
 impl Simulate {
     pub(super) fn run(self) -> Result<String, Failure> {
-        let key = fs::read_to_string(&self.platform_key)
-            .map(Zeroizing::new)
-            .with_context(|| format!("can't read {}", self.platform_key.display()))?;
+        let key = files::read_secret(&self.platform_key)?;
         let policy = match Digest::from_hex(&self.policy) {
             Some(digest) => digest,
-            None => Digest::of(
-                &fs::read(&self.policy).with_context(|| format!("can't read {}", self.policy))?,
-            ),
+            None => Digest::of(&files::read(self.policy.as_ref(), MAX_MESSAGE_BYTES)?),
         };
         let file = SimulatedTeeFile::new(
             key,
@@ -111,6 +109,10 @@ fn write_secret(path: &Path, text: &str) -> Result<(), Failure> {
 const ZEROS: &str = "0000000000000000000000000000000000000000000000000000000000000000\
                      00000000000000000000000000000000";
 const NO_PLATFORM: &str = "00000000000000000000000000000000";
+
+const PLATFORM_KEY_EXAMPLE: &str = "\
+Example:
+  sealwire evidence platform-key -o platform.pem";
 
 const EXAMPLES: &str = "\
 Example:

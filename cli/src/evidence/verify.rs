@@ -1,26 +1,28 @@
 use std::fmt::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use attestation::{
-    Evidence, ReferenceValues, Refusal, Refusals, ReportData, SimulatedTee, Tee, Verifier, sev_snp,
-    tdx,
+    Code, Evidence, ReferenceValues, Refusal, Refusals, ReportData, SimulatedTee, Tee, Verifier,
+    sev_snp, tdx,
 };
 use clap::Args;
 use rustls_pki_types::UnixTime;
 use serde_json::json;
 use time::OffsetDateTime;
-use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::files::{binary_or_hex, certificates, read};
+use super::chain::signing_certificates;
+use super::files::Files;
 use super::judgement::refused;
 use crate::args::rfc3339;
 use crate::failure::Failure;
+use crate::files::read_start;
 
 /// Verify a report or quote: exit code 0 accepted, 1 refused.
 ///
 /// Without --reference it judges authenticity, freshness and debugging alone: that it is a genuine
-/// TEE, not which program runs in it.
+/// TEE, not which program runs in it. A file that does not hold what it should is refused, too; one
+/// that can't be read is exit code 2.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Verify {
@@ -32,8 +34,8 @@ pub(crate) struct Verify {
     #[arg(long, value_name = "FILE")]
     evidence: PathBuf,
 
-    /// Certificates of AMD's for the chip, PEM or DER: the VCEK or VLEK; others are not needed, as
-    /// AMD's roots are built in (SEV-SNP)
+    /// The VCEK or VLEK certificate, PEM or DER (SEV-SNP). AMD's roots are built in; where its
+    /// chain is given too, in any order, it must be whole and hold
     #[arg(long, value_name = "FILE", num_args = 1..)]
     certs: Vec<PathBuf>,
 
@@ -49,12 +51,12 @@ pub(crate) struct Verify {
     #[arg(long, value_parser = rfc3339, value_name = "RFC3339")]
     at: Option<OffsetDateTime>,
 
-    /// Reference values: a manifest, or its ReferenceValues object alone, JSON
+    /// Reference values: a manifest, or its `ReferenceValues` object alone, JSON
     #[arg(long, value_name = "FILE")]
     reference: Option<PathBuf>,
 
     /// What the report data must be, 128 hexadecimal digits [default: not compared]
-    #[arg(long, value_name = "HEX", requires = "reference", value_parser = report_data)]
+    #[arg(long, value_name = "HEX", value_parser = report_data)]
     report_data: Option<ReportData>,
 
     /// As JSON: `ok`, and where refused `code`, `field`, `got`, `want`
@@ -75,11 +77,10 @@ impl Verify {
         let now = UnixTime::since_unix_epoch(Duration::from_secs(
             u64::try_from(now.unix_timestamp()).unwrap_or(0),
         ));
-        let bytes = binary_or_hex(&self.evidence)?;
         let reference = self.reference()?;
         let verdict = match self.tee {
-            Tee::SevSnp => self.sev_snp(bytes, reference.as_ref(), now)?,
-            Tee::Tdx => self.tdx(bytes, reference.as_ref(), now)?,
+            Tee::SevSnp => self.sev_snp(reference.as_ref(), now)?,
+            Tee::Tdx => self.tdx(reference.as_ref(), now)?,
             Tee::Simulated => {
                 return Err(Failure::usage(
                     "evidence of the simulated TEE exists within a connection alone",
@@ -94,40 +95,45 @@ impl Verify {
 
     fn sev_snp(
         &self,
-        report: Vec<u8>,
         reference: Option<&ReferenceValues>,
         now: UnixTime,
     ) -> Result<Result<Accepted, Refusals>, Failure> {
-        let vek = signing_certificate(certificates(&self.certs)?);
-        let crl = self.crl.as_deref().map(read).transpose()?;
-        let evidence = sev_snp::Evidence { report, vek, crl };
-        let judge = || {
+        not_for(self.tee, "--collateral", self.collateral.is_some())?;
+        let files = self.files();
+        let report = files.evidence(&self.evidence)?;
+        let crl = self.endorsement("crl", self.crl.as_deref())?;
+        let veks = match signing_certificates(&files.certificates(&self.certs)?) {
+            Ok(veks) => veks,
+            Err(refusal) => return Ok(Err(refusal.into())),
+        };
+        let judge = |vek: Vec<u8>| {
+            let evidence = sev_snp::Evidence {
+                report: report.clone(),
+                vek,
+                crl: crl.clone(),
+            };
             let report = sev_snp::authenticate(&evidence, &sev_snp::Roots::amd(), now)?;
             if reference.is_none() {
-                report.check_baseline().map_err(of_none)?;
+                report.check_baseline().map_err(Refusals::unnamed)?;
             }
             let fields = report.report().fields();
             let own = report.report().report_data;
-            Ok((fields, own))
+            self.appraise(&Evidence::SevSnp(evidence), fields, own, reference, now)
         };
-        Ok(judge().and_then(|(fields, own)| {
-            self.appraise(
-                &Evidence::SevSnp(evidence.clone()),
-                fields,
-                own,
-                reference,
-                now,
-            )
-        }))
+        let mut verdicts = veks.into_iter().map(judge);
+        let first = verdicts.next().unwrap_or_else(|| judge(Vec::new()));
+        Ok(first.or_else(|first| verdicts.find_map(Result::ok).ok_or(first)))
     }
 
     fn tdx(
         &self,
-        quote: Vec<u8>,
         reference: Option<&ReferenceValues>,
         now: UnixTime,
     ) -> Result<Result<Accepted, Refusals>, Failure> {
-        let collateral = self.collateral.as_deref().map(read).transpose()?;
+        not_for(self.tee, "--certs", !self.certs.is_empty())?;
+        not_for(self.tee, "--crl", self.crl.is_some())?;
+        let quote = self.files().evidence(&self.evidence)?;
+        let collateral = self.endorsement("collateral", self.collateral.as_deref())?;
         let evidence = tdx::Evidence {
             quote,
             collateral: collateral.unwrap_or_default(),
@@ -135,20 +141,14 @@ impl Verify {
         let judge = || {
             let quote = tdx::authenticate(&evidence, &tdx::Root::intel(), now)?;
             if reference.is_none() {
-                quote.check_baseline().map_err(of_none)?;
+                quote.check_baseline().map_err(Refusals::unnamed)?;
             }
             let own = ReportData(quote.quote().report().report_data);
-            Ok((quote.fields(), own))
+            let fields = quote.fields();
+            let evidence = Evidence::Tdx(evidence.clone());
+            self.appraise(&evidence, fields, own, reference, now)
         };
-        Ok(judge().and_then(|(fields, own)| {
-            self.appraise(
-                &Evidence::Tdx(evidence.clone()),
-                fields,
-                own,
-                reference,
-                now,
-            )
-        }))
+        Ok(judge())
     }
 
     fn appraise(
@@ -159,37 +159,50 @@ impl Verify {
         reference: Option<&ReferenceValues>,
         now: UnixTime,
     ) -> Result<Accepted, Refusals> {
+        let wanted = self.report_data.unwrap_or(own);
         let Some(reference) = reference else {
+            if wanted != own {
+                let (got, want) = (hex::encode(own.0), hex::encode(wanted.0));
+                return Err(Refusal::new(Code::ReportData, "report_data", got, want).into());
+            }
             return Ok(Accepted {
                 reference: None,
                 fields,
             });
         };
-        let report_data = self.report_data.unwrap_or(own);
-        let result = Verifier::new(SimulatedTee::Refused).appraise(
-            evidence,
-            &report_data,
-            reference,
-            now,
-        )?;
+        let verifier = Verifier::new(SimulatedTee::Refused);
+        let result = verifier.appraise(evidence, &wanted, reference, now)?;
         Ok(Accepted {
             reference: Some(result.reference().to_owned()),
             fields,
         })
     }
 
+    fn files(&self) -> Files {
+        Files { as_json: self.json }
+    }
+
+    fn endorsement(&self, field: &str, path: Option<&Path>) -> Result<Option<Vec<u8>>, Failure> {
+        path.map(|path| self.files().read(field, path)).transpose()
+    }
+
     fn reference(&self) -> Result<Option<ReferenceValues>, Failure> {
         let Some(path) = &self.reference else {
             return Ok(None);
         };
-        manifest::reference_values_of(&read(path)?)
+        let bytes = read_start(path, manifest::Manifest::MAX_BYTES + 1)?;
+        manifest::reference_values_of(&bytes)
             .map(Some)
             .map_err(|errors| Failure::usage(format!("{} is not valid:\n{errors}", path.display())))
     }
 
     fn accepted(&self, accepted: &Accepted) -> Result<String, Failure> {
         let judged = match (&accepted.reference, self.report_data) {
-            (None, _) => {
+            (None, Some(_)) => {
+                "authenticity, freshness, debugging and the report data; which program runs is not \
+                 judged without --reference"
+            }
+            (None, None) => {
                 "authenticity, freshness and debugging alone; which program runs is not judged \
                  without --reference"
             }
@@ -222,20 +235,12 @@ impl Verify {
     }
 }
 
-/// The certificate that reports are signed with, among those that were given.
-fn signing_certificate(certificates: Vec<Vec<u8>>) -> Vec<u8> {
-    let is_vek = |der: &Vec<u8>| {
-        X509Certificate::from_der(der).is_ok_and(|(_, certificate)| {
-            let mut names = certificate.subject().iter_common_name();
-            names.any(|name| name.as_str().is_ok_and(|name| VEK_NAMES.contains(&name)))
-        })
-    };
-    let position = certificates.iter().position(is_vek).unwrap_or(0);
-    certificates.into_iter().nth(position).unwrap_or_default()
-}
-
-fn of_none(refusals: Vec<Refusal>) -> Refusals {
-    Refusals::unnamed(refusals)
+/// An option that would be left out of the judgement without a word.
+fn not_for(tee: Tee, option: &str, is_given: bool) -> Result<(), Failure> {
+    if is_given {
+        return Err(Failure::usage(format!("{option} is not for --tee {tee}")));
+    }
+    Ok(())
 }
 
 fn report_data(text: &str) -> Result<ReportData, String> {
@@ -244,8 +249,6 @@ fn report_data(text: &str) -> Result<ReportData, String> {
         .map_err(|_| "expected 128 hexadecimal digits".to_owned())?;
     Ok(ReportData(bytes))
 }
-
-const VEK_NAMES: [&str; 2] = ["SEV-VCEK", "SEV-VLEK"];
 
 const EXAMPLES: &str = "\
 Examples:

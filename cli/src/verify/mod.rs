@@ -4,18 +4,21 @@ mod deployment;
 mod words;
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
 use api::v1;
+use api::v1::user_api_client::UserApiClient;
 use attestation::Digest;
 use clap::Args;
 use history::Head;
+use tonic::transport::Channel;
 
 use self::deployment::VerifiedDeployment;
 use crate::client::{CoordinatorArgs, block_on, refusal};
 use crate::failure::Failure;
-use crate::set::write_file;
+use crate::files::{self, write_in};
 
 /// Verify a deployment, and write down what may then be trusted.
 ///
@@ -40,21 +43,16 @@ impl Verify {
         let known = remembered(&self.out)?;
         let (deployment, peer) = block_on(async {
             let (mut client, peer) = self.coordinator.connect(&manifest).await?;
-            let status = client.get_status(v1::GetStatusRequest {}).await;
-            let status = status.map_err(|status| refusal(&status))?.into_inner();
-            let history = client.get_history(v1::GetHistoryRequest {}).await;
-            let mut history = history.map_err(|status| refusal(&status))?.into_inner();
-            let mut entries = Vec::new();
-            while let Some(entry) = history.message().await.map_err(|it| refusal(&it))? {
-                entries.push(entry);
-            }
+            let (status, entries) = read(&mut client).await?;
             Ok((VerifiedDeployment::verify(&status, entries)?, peer))
         })?;
         if let Some(known) = known {
-            deployment.chain.check_extends(&known).with_context(|| {
+            let extends = deployment.chain.check_extends(&known);
+            extends.with_context(|| {
                 format!(
-                    "the history is not the one that {} remembers",
-                    self.out.display()
+                    "this is not the history that {} remembers; who expects a new deployment \
+                     verifies into another --out",
+                    self.out.join(LATEST).display()
                 )
             })?;
         }
@@ -73,13 +71,41 @@ impl Verify {
     }
 }
 
+/// Status and history of the same moment: both change with each step of a rotation.
+async fn read(
+    client: &mut UserApiClient<Channel>,
+) -> Result<(v1::Status, Vec<v1::HistoryEntry>), Failure> {
+    let mut attempts_left = 10;
+    let mut before = status(client).await?;
+    loop {
+        let history = client.get_history(v1::GetHistoryRequest {}).await;
+        let mut history = history.map_err(|status| refusal(&status))?.into_inner();
+        let mut entries = Vec::new();
+        while let Some(entry) = history.message().await.map_err(|it| refusal(&it))? {
+            entries.push(entry);
+        }
+        let after = status(client).await?;
+        attempts_left -= 1;
+        if before.head == after.head || attempts_left == 0 {
+            return Ok((after, entries));
+        }
+        before = after;
+    }
+}
+
+async fn status(client: &mut UserApiClient<Channel>) -> Result<v1::Status, Failure> {
+    let status = client.get_status(v1::GetStatusRequest {}).await;
+    Ok(status.map_err(|status| refusal(&status))?.into_inner())
+}
+
 /// Where history was when it was verified last.
 pub(crate) fn remembered(dir: &Path) -> Result<Option<Head>, Failure> {
     let path = dir.join(LATEST);
-    let text = match fs::read_to_string(&path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        text => text.with_context(|| format!("can't read {}", path.display()))?,
-    };
+    if fs::symlink_metadata(&path).is_err_and(|it| it.kind() == ErrorKind::NotFound) {
+        return Ok(None);
+    }
+    let text = files::read(&path, MAX_LATEST_BYTES)?;
+    let text = String::from_utf8_lossy(&text);
     let head = || {
         let (seq, hash) = text.trim().split_once(' ')?;
         Some(Head {
@@ -89,8 +115,8 @@ pub(crate) fn remembered(dir: &Path) -> Result<Option<Head>, Failure> {
     };
     head().map(Some).ok_or_else(|| {
         Failure::usage(format!(
-            "{} is not what `sealwire verify` writes (a number and a hash); restore it, or remove \
-             it to trust the Coordinator's history anew",
+            "{} is not what `sealwire verify` writes (a number and a hash): restore it, or verify \
+             into another --out, which trusts the Coordinator's history anew",
             path.display()
         ))
     })
@@ -99,13 +125,13 @@ pub(crate) fn remembered(dir: &Path) -> Result<Option<Head>, Failure> {
 fn write(dir: &Path, deployment: &VerifiedDeployment) -> Result<Vec<PathBuf>, Failure> {
     fs::create_dir_all(dir).with_context(|| format!("can't make {}", dir.display()))?;
     let mut files = vec![
-        write_file(
+        write_in(
             dir,
             "coordinator-root-ca.pem",
             deployment.root_ca.as_bytes(),
         )?,
-        write_file(dir, "mesh-ca.pem", deployment.mesh_ca.as_bytes())?,
-        write_file(
+        write_in(dir, "mesh-ca.pem", deployment.mesh_ca.as_bytes())?,
+        write_in(
             dir,
             "transitions.json",
             deployment.transitions_json().as_bytes(),
@@ -113,20 +139,21 @@ fn write(dir: &Path, deployment: &VerifiedDeployment) -> Result<Vec<PathBuf>, Fa
     ];
     for (number, manifest) in deployment.manifests.iter().enumerate() {
         let name = format!("manifest.{number}.json");
-        files.push(write_file(dir, &name, manifest.bytes())?);
+        files.push(write_in(dir, &name, manifest.bytes())?);
     }
     for (digest, document) in &deployment.policies {
         let name = format!("policy.{digest}.rego");
-        files.push(write_file(dir, &name, document)?);
+        files.push(write_in(dir, &name, document)?);
     }
     // Last: what it says is true only when all else is there.
     let head = deployment.chain.head();
     let latest = format!("{} {}\n", head.seq, head.hash);
-    files.push(write_file(dir, LATEST, latest.as_bytes())?);
+    files.push(write_in(dir, LATEST, latest.as_bytes())?);
     Ok(files)
 }
 
 const LATEST: &str = "latest-transition";
+const MAX_LATEST_BYTES: usize = 128;
 
 const EXAMPLES: &str = "\
 Example:

@@ -1,6 +1,7 @@
 //! What the verification means, in plain words.
 
 use std::fmt::Write;
+use std::io;
 use std::path::PathBuf;
 
 use attestation::Tee;
@@ -8,7 +9,7 @@ use attested_tls::Peer;
 use manifest::{AllowedPeers, Role};
 
 use super::deployment::VerifiedDeployment;
-use crate::client::{PLAIN, RED};
+use crate::colour::red;
 
 pub(super) fn report(deployment: &VerifiedDeployment, peer: &Peer, files: &[PathBuf]) -> String {
     let mut text = String::new();
@@ -34,26 +35,33 @@ fn write_report(
             result.reference()
         )?;
         if tee == Tee::Simulated {
-            writeln!(
-                text,
-                "{RED}That TEE is simulated: whoever runs the machine can read and change \
-                 everything. All that follows rests on it.{PLAIN}"
-            )?;
+            let warning = "That TEE is simulated: whoever runs the machine can read and change \
+                           everything. All that follows rests on it.";
+            writeln!(text, "{}", red(warning, &io::stdout()))?;
         }
     }
     writeln!(
         text,
-        "Its manifest is the one you gave ({}).\nIts history has {} transitions and {} manifests; \
-         every signature holds, and owners consented to every update.",
+        "Its manifest is the one you gave ({}).\nIts history has {} and {}; every signature holds, \
+         and owners consented to every update.",
         manifest.hash(),
-        head.seq,
-        deployment.manifests.len()
+        counted(head.seq, "transition"),
+        counted(deployment.manifests.len() as u64, "manifest")
     )?;
-    if !deployment.first_was_authorised {
-        writeln!(
+    match deployment.first_signers.as_slice() {
+        [] => writeln!(
             text,
             "The first manifest was taken on trust, from whoever set it first."
-        )?;
+        )?,
+        signers => {
+            writeln!(
+                text,
+                "The first manifest was signed with the keys that the Coordinator was started with:"
+            )?;
+            for key in signers {
+                writeln!(text, "    {key}")?;
+            }
+        }
     }
     writeln!(text, "\nYou may trust")?;
     writeln!(
@@ -89,12 +97,13 @@ fn write_report(
             "  any {k} of {n} workload owners to set another manifest"
         )?,
     }
-    writeln!(
-        text,
-        "  any {} of {} seed share owners, together, not to forge the root CA or read workload secrets",
-        manifest.seedshare_quorum(),
-        manifest.seedshare_owners().len()
-    )?;
+    for (owners, quorum, since) in share_owners(deployment) {
+        writeln!(
+            text,
+            "  any {quorum} of {owners} seed share owners of {since}, together, not to forge the \
+             root CA or read workload secrets"
+        )?;
+    }
     let without: Vec<_> = manifest
         .policies()
         .keys()
@@ -120,4 +129,24 @@ fn write_report(
         writeln!(text, "  {}", file.display())?;
     }
     Ok(())
+}
+
+/// How many owners have shares of the seed, how many of them it takes, and since which manifest.
+/// Shares that were given once still give the seed, whoever owns it now.
+fn share_owners(deployment: &VerifiedDeployment) -> Vec<(usize, usize, String)> {
+    let mut seen = Vec::new();
+    let mut all = Vec::new();
+    for (number, manifest) in deployment.manifests.iter().enumerate() {
+        let shared = (manifest.seedshare_owners(), manifest.seedshare_quorum());
+        if !seen.contains(&shared) {
+            seen.push(shared);
+            all.push((shared.0.len(), shared.1, format!("manifest.{number}.json")));
+        }
+    }
+    all
+}
+
+fn counted(number: u64, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{plural}")
 }

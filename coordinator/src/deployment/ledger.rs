@@ -4,13 +4,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use attestation::Digest;
-use history::{Chain, ChainError, Head, Rollback, SignedTransition, TransitionKey};
+use history::{
+    AuthorisationError, Chain, ChainError, Head, Kind, Rollback, SignedTransition, Transition,
+    TransitionKey, authorise, check_not_older, update_statement,
+};
 use manifest::{Manifest, ManifestErrors};
 use seed::SharesDocument;
 use thiserror::Error;
 
 use super::mesh_view::{Generation, MeshView};
-use super::objects::{Entry, ObjectError, PkiRecord};
+use super::objects::{ObjectError, PkiRecord};
+use super::stored::read_entries;
 use crate::store::{Store, StoreError, StoredHead};
 
 /// Every transition up to the head, with what the head needs.
@@ -65,26 +69,76 @@ impl Ledger {
     }
 
     /// Reads and verifies all of the store's history; `None` where there is none.
-    pub async fn read(store: &dyn Store, key: &TransitionKey) -> Result<Option<Self>, LedgerError> {
+    ///
+    /// Whoever makes up a seed can sign a history with it, so that it also takes the consent of the
+    /// owners to each of its manifests, and to the first that of `founders`.
+    pub async fn read(
+        store: &dyn Store,
+        key: &TransitionKey,
+        founders: Founders<'_>,
+    ) -> Result<Option<Self>, LedgerError> {
         let Some(head) = store.head().await? else {
             return Ok(None);
         };
-        let entries = read_entries(store, &head).await?;
         let mut ledger: Option<Self> = None;
-        for (head, entry) in entries {
+        for (head, entry) in read_entries(store, &head, None).await? {
             let transition = entry.transition;
-            let parts = Parts::read(store, &transition).await?;
             ledger = Some(match ledger {
-                None => Self::first(transition, key, head, parts)?,
-                Some(before) => before.after(transition, head, parts)?,
+                None => {
+                    let parts = Parts::read(store, &transition, None).await?;
+                    let first = Self::first(transition, key, head, parts)?;
+                    first.latest().map_or(Ok(()), |it| founders.check(it))?;
+                    first
+                }
+                Some(before) => before.read_next(store, transition, head).await?,
             });
         }
         Ok(ledger)
     }
 
-    /// Refuses a ledger that does not go on from `older`: the store was rolled back, or rewritten.
-    pub fn check_extends(&self, older: &Self) -> Result<(), LedgerError> {
-        self.check_contains(&older.chain.head())
+    /// The same history, with what the store has beyond it. Refuses where the store does not go on
+    /// from here: it was rolled back, or rewritten.
+    pub async fn follow(&self, store: &dyn Store, head: &StoredHead) -> Result<Self, LedgerError> {
+        let mut entries = read_entries(store, head, Some(&self.head))
+            .await?
+            .into_iter()
+            .peekable();
+        if let Some((_, entry)) = entries.next_if(|(head, _)| head.seq <= self.head.seq) {
+            let got = entry.transition.transition.head();
+            self.check_offered(&got)?;
+            return Err(LedgerError::Order {
+                want: self.head.seq.saturating_add(1),
+                got: got.seq,
+            });
+        }
+        let mut ledger = self.clone();
+        for (head, entry) in entries {
+            ledger = ledger.read_next(store, entry.transition, head).await?;
+        }
+        Ok(ledger)
+    }
+
+    async fn read_next(
+        &self,
+        store: &dyn Store,
+        transition: SignedTransition,
+        head: StoredHead,
+    ) -> Result<Self, LedgerError> {
+        let parts = Parts::read(store, &transition, Some(self)).await?;
+        let next = self.after(transition, head, parts)?;
+        next.latest().map_or(Ok(()), |it| {
+            check_consent(
+                it,
+                self.manifest.workload_owners(),
+                self.manifest.update_quorum(),
+            )
+        })?;
+        Ok(next)
+    }
+
+    /// Refuses the end of a history that is not at least this one.
+    fn check_offered(&self, offered: &Head) -> Result<(), LedgerError> {
+        Ok(check_not_older(&self.chain.head(), offered)?)
     }
 
     /// Refuses if history is older than `known`, or went another way.
@@ -140,7 +194,12 @@ pub struct Parts {
 }
 
 impl Parts {
-    async fn read(store: &dyn Store, transition: &SignedTransition) -> Result<Self, LedgerError> {
+    /// Reads them, but for those that were in force before.
+    pub(super) async fn read(
+        store: &dyn Store,
+        transition: &SignedTransition,
+        before: Option<&Ledger>,
+    ) -> Result<Self, LedgerError> {
         let transition = &transition.transition;
         let seq = transition.seq;
         let object = async |what: &'static str, digest: &Digest| {
@@ -151,97 +210,82 @@ impl Parts {
                 digest: *digest,
             })
         };
-        let manifest = object("manifest", &transition.manifest).await?;
-        let pki = object("PKI record", &transition.pki).await?;
-        let shares = object("seed shares", &transition.seed_shares).await?;
-        let unreadable = |what| move |source| LedgerError::Object { seq, what, source };
-        Ok(Self {
-            manifest: Arc::new(
-                Manifest::parse(&manifest)
-                    .map_err(|errors| LedgerError::Manifest { seq, errors })?,
-            ),
-            pki: Arc::new(PkiRecord::decode(&pki).map_err(unreadable("PKI record"))?),
-            shares: Arc::new(
-                SharesDocument::parse(&shares).map_err(|_| LedgerError::Object {
+        let manifest = match before.map(|it| &it.manifest) {
+            Some(before) if before.hash() == transition.manifest => Arc::clone(before),
+            _ => {
+                let bytes = object("manifest", &transition.manifest).await?;
+                let manifest = Manifest::parse(&bytes)
+                    .map_err(|errors| LedgerError::Manifest { seq, errors })?;
+                Arc::new(manifest)
+            }
+        };
+        let pki = {
+            let bytes = object("PKI record", &transition.pki).await?;
+            let record = PkiRecord::decode(&bytes).map_err(|source| LedgerError::Object {
+                seq,
+                what: "PKI record",
+                source,
+            })?;
+            Arc::new(record)
+        };
+        let shares = match before.map(|it| &it.shares) {
+            Some(before) if before.hash() == transition.seed_shares => Arc::clone(before),
+            _ => {
+                let bytes = object("seed shares", &transition.seed_shares).await?;
+                let shares = SharesDocument::parse(&bytes).map_err(|_| LedgerError::Object {
                     seq,
                     what: "seed shares",
                     source: ObjectError::Encoding,
-                })?,
-            ),
-        })
-    }
-}
-
-/// Every entry up to `head`, the oldest first. Verifies content addresses and order, no signature.
-pub async fn read_entries(
-    store: &dyn Store,
-    head: &StoredHead,
-) -> Result<Vec<(StoredHead, Entry)>, LedgerError> {
-    let mut entries = Vec::new();
-    let mut seq = head.seq;
-    let mut next = Some(head.transition);
-    while let Some(digest) = next {
-        let bytes = store.get(&digest).await?.ok_or(LedgerError::Missing {
-            seq,
-            what: "transition",
-            digest,
-        })?;
-        let entry = Entry::decode(&bytes).map_err(|source| LedgerError::Object {
-            seq,
-            what: "transition",
-            source,
-        })?;
-        let got = entry.transition.transition.seq;
-        if got != seq || (seq == 1) != entry.previous.is_none() {
-            return Err(LedgerError::Order { want: seq, got });
-        }
-        next = entry.previous;
-        let head = StoredHead {
-            seq,
-            transition: digest,
+                })?;
+                Arc::new(shares)
+            }
         };
-        entries.push((head, entry));
-        seq = seq.saturating_sub(1);
-    }
-    entries.reverse();
-    Ok(entries)
-}
-
-/// What a Coordinator without its seed can know: nothing in it is verified.
-#[derive(Clone, Debug)]
-pub struct Unverified {
-    /// The store's head.
-    pub head: Head,
-    /// The manifest that is said to be in force.
-    pub manifest: Arc<Manifest>,
-    /// The shares that are to be gathered.
-    pub shares: Arc<SharesDocument>,
-}
-
-impl Unverified {
-    /// Reads the head.
-    pub async fn read(store: &dyn Store, head: &StoredHead) -> Result<Self, LedgerError> {
-        let bytes = store.get(&head.transition).await?;
-        let bytes = bytes.ok_or(LedgerError::Missing {
-            seq: head.seq,
-            what: "transition",
-            digest: head.transition,
-        })?;
-        let entry = Entry::decode(&bytes).map_err(|source| LedgerError::Object {
-            seq: head.seq,
-            what: "transition",
-            source,
-        })?;
-        let Parts {
-            manifest, shares, ..
-        } = Parts::read(store, &entry.transition).await?;
-        let transition = entry.transition.transition;
         Ok(Self {
-            head: transition.head(),
             manifest,
+            pki,
             shares,
         })
     }
+}
+
+/// Whose consent the first manifest takes; nobody's where there are none.
+#[derive(Clone, Copy, Debug)]
+pub struct Founders<'a> {
+    /// SHA-256 of the key of each.
+    pub owners: &'a [Digest],
+    /// How many of them.
+    pub quorum: usize,
+}
+
+impl Founders<'_> {
+    fn check(self, first: &SignedTransition) -> Result<(), LedgerError> {
+        if self.owners.is_empty() {
+            return Ok(());
+        }
+        check_consent(first, self.owners, self.quorum)
+    }
+}
+
+/// Refuses a manifest that the owners did not agree to.
+fn check_consent(
+    transition: &SignedTransition,
+    owners: &[Digest],
+    quorum: usize,
+) -> Result<(), LedgerError> {
+    let Transition {
+        seq,
+        previous,
+        kind,
+        manifest,
+        authorisations,
+        ..
+    } = &transition.transition;
+    if *kind != Kind::Manifest {
+        return Ok(());
+    }
+    let statement = update_statement(manifest, previous);
+    authorise(owners, quorum, &statement, authorisations)
+        .map_err(|source| LedgerError::NotAuthorised { seq: *seq, source })
 }
 
 /// Why history can't be acted on.
@@ -253,6 +297,12 @@ pub enum LedgerError {
     /// A transition does not follow from the one before, or is not signed by this deployment's key.
     #[error(transparent)]
     Chain(#[from] ChainError),
+    /// There was a history, and there is none.
+    #[error("the store has lost its whole history, of {seq} transitions")]
+    Lost {
+        /// How many there were.
+        seq: u64,
+    },
     /// Something that a transition needs is not there.
     #[error("the store has lost the {what} of transition {seq} ({digest}); restore it from a copy")]
     Missing {
@@ -281,6 +331,14 @@ pub enum LedgerError {
         /// What is wrong with it.
         errors: ManifestErrors,
     },
+    /// The owners did not agree to a manifest: a Coordinator would not have taken it.
+    #[error("the manifest of transition {seq} is not authorised: {source}")]
+    NotAuthorised {
+        /// Which transition.
+        seq: u64,
+        /// What is wrong with the signatures.
+        source: AuthorisationError,
+    },
     /// The entries are not in order.
     #[error("the store gives transition {got} in the place of {want}: reordered")]
     Order {
@@ -292,4 +350,11 @@ pub enum LedgerError {
     /// The store forgot transitions, or tells another history.
     #[error("the store was rolled back or rewritten: {0}")]
     Rollback(#[from] Rollback),
+}
+
+impl LedgerError {
+    /// Whether the store just did not answer, and nothing in it is known to be wrong.
+    pub fn is_of_the_store(&self) -> bool {
+        matches!(self, Self::Store(error) if !matches!(error, StoreError::Corrupt { .. }))
+    }
 }

@@ -4,8 +4,10 @@ mod keyring;
 mod ledger;
 mod mesh_view;
 mod objects;
+mod stored;
 
 pub use keyring::Keyring;
-pub use ledger::{Ledger, LedgerError, Parts, Unverified, read_entries};
+pub use ledger::{Founders, Ledger, LedgerError, Parts};
+pub use stored::{read_entries, Unverified};
 pub use mesh_view::{Generation, MeshView, Stage};
 pub use objects::{Entry, PkiRecord};

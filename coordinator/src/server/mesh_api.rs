@@ -15,11 +15,11 @@ use tracing::debug;
 
 use super::messages;
 use crate::audit::Event;
-use crate::change::{head, internal};
-use crate::core::{Coordinator, Deployment, Phase, now};
-use crate::enrol::Caller;
+use crate::change::head;
+use crate::core::{Coordinator, Deployment, Phase};
+use crate::enrol::{Caller, Issued};
 use crate::refusal::{RefusalCode, Refused};
-use crate::roster::Enrolled;
+use crate::roster::{Enrolled, InstanceId};
 
 /// Judges the evidence of whoever calls the mesh API, by the manifest in force.
 #[derive(Debug)]
@@ -32,8 +32,10 @@ impl MeshAppraiser {
     pub fn new(coordinator: Arc<Coordinator>) -> Self {
         Self { coordinator }
     }
+}
 
-    fn judge(&self, presented: &Presented) -> Result<AttestationResult, Refusals> {
+impl Appraiser for MeshAppraiser {
+    fn appraise(&self, presented: &Presented) -> Result<AttestationResult, Refusals> {
         let deployment = self.coordinator.deployment().map_err(|refused| {
             Refusal::new(Code::NoManifest, "manifest", refused.code, "one in force")
         })?;
@@ -50,16 +52,6 @@ impl MeshAppraiser {
             return Err(Refusal::new(Code::HostData, "host_data", policy, want).into());
         }
         Ok(result)
-    }
-}
-
-impl Appraiser for MeshAppraiser {
-    fn appraise(&self, presented: &Presented) -> Result<AttestationResult, Refusals> {
-        self.judge(presented).inspect_err(|refusals| {
-            if let Some(refusal) = refusals.first() {
-                self.coordinator.metrics.attestation_failed(refusal.code);
-            }
-        })
     }
 }
 
@@ -90,33 +82,86 @@ impl MeshService {
         call(Caller::find(deployment.ledger.manifest(), peer)?)
     }
 
-    /// An agent that knows a later history than this Coordinator proves that the store was rolled
-    /// back.
-    fn check_known(&self, deployment: &Deployment, known: &[u8]) -> Result<(), Refused> {
+    /// The deployment that a caller with this knowledge can be served from. An agent that knows a
+    /// later history than the store has proves that the store was rolled back.
+    async fn deployment_for(&self, known: &[u8]) -> Result<Arc<Deployment>, Refused> {
+        let deployment = self.coordinator.deployment()?;
         if known.is_empty() {
-            return Ok(());
+            return Ok(deployment);
         }
         let known = history::SignedTransition::decode(known)
             .map_err(|error| messages::malformed(format_args!("known: {error}")))?;
-        if deployment
-            .keyring
-            .signer()
-            .public_key()
-            .verify(&known)
-            .is_err()
-        {
-            return Err(Refused::new(
+        let head = known.transition.head();
+        if deployment.ledger.check_contains(&head).is_ok() {
+            return Ok(deployment);
+        }
+        let key = deployment.keyring.signer().public_key();
+        key.verify(&known).map_err(|_| {
+            Refused::new(
                 RefusalCode::NotAllowed,
                 "the caller remembers a transition of another deployment",
-            ));
-        }
-        deployment
-            .ledger
-            .check_contains(&known.transition.head())
-            .map_err(|error| {
-                self.coordinator.set_store_fault(Some(error.to_string()));
-                Refused::new(RefusalCode::Store, error)
-            })
+            )
+        })?;
+        self.coordinator.caught_up_to(&head).await
+    }
+
+    async fn enrolled(
+        &self,
+        peer: &Peer,
+        message: v1::EnrolRequest,
+    ) -> Result<v1::EnrolResponse, Refused> {
+        let v1::EnrolRequest {
+            keys,
+            instance,
+            known,
+        } = message;
+        let instance = messages::instance(&instance)?;
+        let requests = messages::key_requests(keys)?;
+        let deployment = self.deployment_for(&known).await?;
+        let issued = self
+            .coordinator
+            .enrol(&deployment, peer, instance, &requests)?;
+        let pending = self.coordinator.pending(&deployment);
+        let state = self.known(&deployment, peer, |caller| {
+            Ok(messages::mesh_state(&deployment, pending.as_ref(), &caller))
+        })?;
+        let certificate = |it: Issued| v1::Certificate {
+            spiffe_id: it.spiffe_id.to_string(),
+            chain: it.chain,
+            generation: it.generation,
+            workload_secret: it.workload_secret.map(|it| it.to_vec()),
+        };
+        Ok(v1::EnrolResponse {
+            certificates: issued.into_iter().map(certificate).collect(),
+            state: Some(state),
+        })
+    }
+
+    fn acknowledged(&self, peer: &Peer, message: &v1::AcknowledgeRequest) -> Result<(), Refused> {
+        let deployment = self.coordinator.deployment()?;
+        let instance = messages::instance(&message.instance)?;
+        let manifest = deployment.ledger.manifest();
+        let caller = Caller::find(manifest, peer)?;
+        let now = Instant::now();
+        let unknown = Enrolled {
+            policy: caller.hash,
+            spiffe_id: caller.policy.spiffe_id.clone(),
+            remote: peer.remote,
+            until: now + manifest.certificate_lifetime(),
+            generation: 0,
+        };
+        // Nobody follows what does not exist yet.
+        let newest = deployment.ledger.view().newest();
+        let entered = self.coordinator.roster().acknowledged(
+            instance,
+            message.trusted_generation.min(newest),
+            message.certificate_generation.min(newest),
+            unknown,
+            now,
+        );
+        entered.map_err(|error| Refused::new(RefusalCode::TooManyInstances, error))?;
+        self.coordinator.acknowledged.notify_one();
+        Ok(())
     }
 
     fn coordinator_alone<'d>(
@@ -143,30 +188,8 @@ impl MeshApi for MeshService {
         let peer = Self::peer(&request)?;
         let message = request.into_inner();
         let coordinator = &self.coordinator;
-        let enrol = || {
-            let deployment = coordinator.deployment()?;
-            self.check_known(&deployment, &message.known)?;
-            let instance = messages::instance(&message.instance)?;
-            let requests = messages::key_requests(message.keys)?;
-            let issued = coordinator.enrol(&deployment, &peer, instance, &requests)?;
-            let pending = coordinator.pending(&deployment);
-            let state = self.known(&deployment, &peer, |caller| {
-                Ok(messages::mesh_state(&deployment, pending.as_ref(), &caller))
-            })?;
-            Ok(v1::EnrolResponse {
-                certificates: issued
-                    .into_iter()
-                    .map(|it| v1::Certificate {
-                        spiffe_id: it.spiffe_id.to_string(),
-                        chain: it.chain,
-                        generation: it.generation,
-                        workload_secret: it.workload_secret.map(|it| it.to_vec()),
-                    })
-                    .collect(),
-                state: Some(state),
-            })
-        };
-        enrol()
+        let enrolled = self.enrolled(&peer, message).await;
+        enrolled
             .map(Response::new)
             .map_err(|refused| coordinator.refuse("enrol", &refused, peer.remote))
     }
@@ -179,17 +202,27 @@ impl MeshApi for MeshService {
     ) -> Result<Response<Self::WatchStream>, Status> {
         let peer = Self::peer(&request)?;
         let coordinator = Arc::clone(&self.coordinator);
-        let check = || {
-            let deployment = coordinator.deployment()?;
-            self.check_known(&deployment, &request.get_ref().known)?;
-            messages::instance(&request.get_ref().instance)?;
-            self.known(&deployment, &peer, |_| Ok(()))
+        let v1::WatchRequest { instance, known } = request.into_inner();
+        let check = async {
+            let instance = messages::instance(&instance)?;
+            let deployment = self.deployment_for(&known).await?;
+            self.known(&deployment, &peer, |_| Ok(instance))
         };
-        check().map_err(|refused| coordinator.refuse("watch", &refused, peer.remote))?;
+        let instance = check
+            .await
+            .map_err(|refused| coordinator.refuse("watch", &refused, peer.remote))?;
         let (sender, receiver) = mpsc::channel(1);
         tokio::spawn(async move {
             coordinator.metrics.watching(1);
-            follow(&coordinator, &peer, &sender).await;
+            let until = Instant::now() + session_of(instance);
+            tokio::select! {
+                () = follow(&coordinator, &peer, &sender) => {}
+                () = sender.closed() => {}
+                () = coordinator.stopping() => {}
+                () = sleep_until(until) => {
+                    debug!(remote = ?peer.remote, "an agent must prove itself anew: its session is old");
+                }
+            }
             coordinator.metrics.watching(-1);
         });
         Ok(Response::new(ReceiverStream::new(receiver)))
@@ -200,32 +233,12 @@ impl MeshApi for MeshService {
         request: Request<v1::AcknowledgeRequest>,
     ) -> Result<Response<v1::AcknowledgeResponse>, Status> {
         let peer = Self::peer(&request)?;
-        let message = request.into_inner();
-        let coordinator = &self.coordinator;
-        let acknowledge = || {
-            let deployment = coordinator.deployment()?;
-            let instance = messages::instance(&message.instance)?;
-            self.known(&deployment, &peer, |caller| {
-                let unknown = Enrolled {
-                    policy: caller.hash,
-                    spiffe_id: caller.policy.spiffe_id.clone(),
-                    remote: peer.remote,
-                    not_after: now() + deployment.ledger.manifest().certificate_lifetime(),
-                    generation: 0,
-                };
-                coordinator.roster().acknowledged(
-                    instance,
-                    message.trusted_generation,
-                    message.certificate_generation,
-                    unknown,
-                );
-                coordinator.acknowledged.notify_one();
-                Ok(v1::AcknowledgeResponse {})
+        self.acknowledged(&peer, request.get_ref())
+            .map(|()| Response::new(v1::AcknowledgeResponse {}))
+            .map_err(|refused| {
+                self.coordinator
+                    .refuse("acknowledge", &refused, peer.remote)
             })
-        };
-        acknowledge()
-            .map(Response::new)
-            .map_err(|refused| coordinator.refuse("acknowledge", &refused, peer.remote))
     }
 
     async fn recover_peer(
@@ -264,39 +277,39 @@ impl MeshApi for MeshService {
     ) -> Result<Response<v1::Pending>, Status> {
         let peer = Self::peer(&request)?;
         let coordinator = &self.coordinator;
-        let pending = || {
-            let deployment = coordinator.deployment()?;
+        let deployment = coordinator.deployment().and_then(|deployment| {
             Self::coordinator_alone(&deployment, &peer)?;
-            let generation = request.get_ref().generation;
-            if deployment.ledger.view().newest() != generation {
-                return Err(internal(format_args!(
-                    "generation {generation} is not the newest"
-                )));
-            }
-            match coordinator.pending(&deployment) {
-                Some(pending) if !pending.knows_all => {
-                    Err(internal("agents from before the restart may be missing"))
-                }
-                pending => Ok(v1::Pending {
-                    waiting_for: pending.map(|it| it.waiting_for).unwrap_or_default(),
-                }),
+            Ok(deployment)
+        });
+        let deployment =
+            deployment.map_err(|refused| coordinator.refuse("pending", &refused, peer.remote))?;
+        // Asked again and again while a rotation lasts: not to know is no refusal to be written down.
+        let generation = request.get_ref().generation;
+        if deployment.ledger.view().newest() != generation {
+            return Err(Status::unavailable("another generation is the newest here"));
+        }
+        if deployment.keyring.mesh_ca(generation).is_none() {
+            return Err(Status::unavailable("its key is not here yet"));
+        }
+        let waiting_for = match coordinator.pending(&deployment) {
+            None => Vec::new(),
+            Some(pending) if pending.knows_all => pending.waiting_for,
+            Some(_) => {
+                let message = "agents from before the restart may be missing";
+                return Err(Status::unavailable(message));
             }
         };
-        pending()
-            .map(Response::new)
-            .map_err(|refused| coordinator.refuse("pending", &refused, peer.remote))
+        Ok(Response::new(v1::Pending { waiting_for }))
     }
 }
 
-/// Sends each state until the caller leaves, is no longer in the manifest, or must prove itself
-/// anew.
+/// Sends each state until the caller leaves or is no longer in the manifest.
 async fn follow(
     coordinator: &Arc<Coordinator>,
     peer: &Peer,
     sender: &mpsc::Sender<Result<v1::MeshState, Status>>,
 ) {
     let mut phases = coordinator.watch();
-    let until = Instant::now() + SESSION;
     loop {
         let phase = phases.borrow_and_update().clone();
         if let Phase::Ready(deployment) = phase {
@@ -310,16 +323,19 @@ async fn follow(
                 return;
             }
         }
-        tokio::select! {
-            changed = phases.changed() => if changed.is_err() { return },
-            () = sender.closed() => return,
-            () = sleep_until(until) => {
-                debug!(remote = ?peer.remote, "an agent must prove itself anew: its session is old");
-                return;
-            }
+        if phases.changed().await.is_err() {
+            return;
         }
     }
 }
 
-/// How long one proof lasts.
-const SESSION: Duration = Duration::from_secs(60 * 60);
+/// How long one proof lasts. Not the same for all: agents that came together, after a restart, are
+/// not to come back together.
+fn session_of(instance: InstanceId) -> Duration {
+    let [first, second, ..] = instance.0;
+    let share = f64::from(u16::from_be_bytes([first, second])) / f64::from(u16::MAX);
+    SESSION.mul_f64(1.0 - share / 4.0)
+}
+
+/// How long a proof lasts at most.
+pub(crate) const SESSION: Duration = Duration::from_secs(60 * 60);

@@ -1,9 +1,12 @@
 //! The two APIs on the network: messages to calls and back.
 
+mod budget;
 mod mesh_api;
 mod messages;
 mod user_api;
 
+pub use budget::Budgeted;
+pub(crate) use mesh_api::SESSION;
 pub use mesh_api::{MeshAppraiser, MeshService};
 pub use user_api::UserService;
 

@@ -1,30 +1,37 @@
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::v1;
 use api::v1::user_api_server::UserApi;
 use attested_tls::ConnectedPeer;
 use seed::Share;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::messages;
-use crate::change::{Update, head};
+use crate::change::{Update, head, internal};
 use crate::core::{Coordinator, Phase};
-use crate::deployment::read_entries;
+use crate::deployment::{Entry, LedgerError, read_entries};
 use crate::recover::refused_ledger;
 use crate::refusal::{RefusalCode, Refused};
+use crate::store::Store;
 
 /// Serves people.
 #[derive(Clone, Debug)]
 pub struct UserService {
     coordinator: Arc<Coordinator>,
+    /// Anybody may read all of history, which is work for the store: so many at a time.
+    histories: Arc<Semaphore>,
 }
 
 impl UserService {
     /// Serves what the Coordinator can do.
     pub fn new(coordinator: Arc<Coordinator>) -> Self {
-        Self { coordinator }
+        Self {
+            coordinator,
+            histories: Arc::new(Semaphore::new(HISTORIES)),
+        }
     }
 
     fn refuse<T>(
@@ -106,33 +113,30 @@ impl UserApi for UserService {
     ) -> Result<Response<Self::GetHistoryStream>, Status> {
         let refuse = self.refuse("history", &request);
         let deployment = self.coordinator.deployment().map_err(&refuse)?;
+        // Ends with the request's deadline where the others are slow.
+        let place = Arc::clone(&self.histories)
+            .acquire_owned()
+            .await
+            .map_err(internal)
+            .map_err(&refuse)?;
         let store = Arc::clone(&self.coordinator.store);
-        let entries = read_entries(store.as_ref(), deployment.ledger.stored_head())
+        let entries = read_entries(store.as_ref(), deployment.ledger.stored_head(), None)
             .await
             .map_err(refused_ledger)
             .map_err(&refuse)?;
         let (sender, receiver) = mpsc::channel(1);
         let coordinator = Arc::clone(&self.coordinator);
         tokio::spawn(async move {
-            for (_, entry) in entries {
-                let mut objects = Vec::new();
-                for digest in &entry.objects {
-                    match store.get(digest).await {
-                        Ok(Some(object)) => objects.push(object),
-                        Ok(None) => {}
-                        Err(error) => {
-                            let refused = Refused::new(RefusalCode::Store, error);
-                            let status = coordinator.refuse("history", &refused, None);
-                            let _ = sender.send(Err(status)).await;
-                            return;
-                        }
-                    }
-                }
-                let message = v1::HistoryEntry {
-                    transition: entry.transition.encode(),
-                    objects,
-                };
-                if sender.send(Ok(message)).await.is_err() {
+            let _place = place;
+            for (head, entry) in entries {
+                let message = history_entry(store.as_ref(), head.seq, &entry)
+                    .await
+                    .map_err(refused_ledger)
+                    .map_err(|refused| coordinator.refuse("history", &refused, None));
+                let is_last = message.is_err();
+                // Who does not read must not keep the place.
+                let sent = sender.send_timeout(message, PATIENCE).await;
+                if sent.is_err() || is_last {
                     return;
                 }
             }
@@ -200,3 +204,29 @@ impl UserApi for UserService {
         }))
     }
 }
+
+async fn history_entry(
+    store: &dyn Store,
+    seq: u64,
+    entry: &Entry,
+) -> Result<v1::HistoryEntry, LedgerError> {
+    let mut objects = Vec::new();
+    for digest in &entry.objects {
+        let object = store.get(digest).await?;
+        objects.push(object.ok_or(LedgerError::Missing {
+            seq,
+            what: "object",
+            digest: *digest,
+        })?);
+    }
+    Ok(v1::HistoryEntry {
+        transition: entry.transition.encode(),
+        objects,
+    })
+}
+
+/// Histories that are read at a time.
+const HISTORIES: usize = 8;
+
+/// How long a reader of history may take for one entry.
+const PATIENCE: Duration = Duration::from_secs(30);

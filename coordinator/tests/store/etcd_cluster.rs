@@ -13,13 +13,17 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    pub(crate) fn start() -> Self {
+    /// Starts three, and waits until each of them answers.
+    pub(crate) async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut members = ["one", "two", "three"].map(|name| Etcd::new(dir.path(), name));
         let peers = members.each_ref().map(Etcd::peer).join(",");
         for member in &mut members {
             member.set_arguments(vec![format!("--initial-cluster={peers}")]);
             member.run();
+        }
+        for member in &members {
+            drop(member.store().await);
         }
         Self {
             members: members.into(),
@@ -37,7 +41,7 @@ impl Cluster {
         }
     }
 
-    /// A store that asks `first` before the others, once there is a quorum.
+    /// A store that asks `first` before the others.
     pub(crate) async fn store(&self, first: usize) -> EtcdStore {
         EtcdStore::connect(self.options(first)).await.unwrap()
     }

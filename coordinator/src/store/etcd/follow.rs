@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use etcd_client::{Event, KeyValue, WatchOptions, WatchStream};
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::super::error::{Object, StoreError};
@@ -37,24 +37,17 @@ async fn follow_until_lost(
         *is_lost = false;
     }
     let mut stream = watch_from(members, revision.saturating_add(1)).await?;
-    loop {
-        // A member that hangs sends nothing, and neither does an idle one: ask which it is.
-        match timeout(members.timeout(), stream.message()).await {
-            Ok(Ok(Some(message))) if !message.canceled() => {
-                // What is put later in the message replaced what is put before.
-                if let Some(kv) = message.events().last().and_then(Event::kv) {
-                    publish(heads, head_of(kv)?);
-                }
-            }
-            Ok(_) => return Ok(()),
-            Err(_) => {
-                let now = members.head().await?;
-                if now.head != *heads.borrow() {
-                    return Ok(());
-                }
-            }
+    // A member that hangs ends the stream, too: it does not answer the connection's pings.
+    while let Ok(Some(message)) = stream.message().await {
+        if message.canceled() {
+            break;
+        }
+        // What is put later in the message replaced what is put before.
+        if let Some(kv) = message.events().last().and_then(Event::kv) {
+            publish(heads, head_of(kv)?);
         }
     }
+    Ok(())
 }
 
 async fn watch_from(members: &Members, revision: i64) -> Result<WatchStream, StoreError> {

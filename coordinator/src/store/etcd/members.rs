@@ -77,11 +77,6 @@ impl Members {
         &self.keys
     }
 
-    /// How long one call may take.
-    pub(super) fn timeout(&self) -> Duration {
-        self.timeout
-    }
-
     pub(super) async fn head(&self) -> Result<HeadAt, StoreError> {
         let Value { value, revision } = self.read(self.keys.head(), &Object::Head).await?;
         let head = match value {

@@ -246,7 +246,8 @@ fn parse(endpoint: &str) -> Option<Url> {
     })
 }
 
-/// An etcd member drops clients that ping more often than this (`--grpc-keepalive-min-time`).
+/// How often a connection is tried, and how long the answer may take. A member drops clients that
+/// ping more often (`--grpc-keepalive-min-time`).
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
