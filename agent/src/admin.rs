@@ -275,8 +275,10 @@ impl<'a> ReadyView<'a> {
                     .coordinator
                     .as_ref()
                     .map(|trouble| match &expires {
-                        Some(expires) => format!("{trouble}, certificate expires at {expires}"),
-                        None => format!("{trouble}, there is no certificate"),
+                        Some(expires) if it.not_ready.is_none() => {
+                            format!("{trouble}, certificate expires at {expires}")
+                        }
+                        _ => format!("{trouble}, no certificate is in use"),
                     }),
                 certificate_not_after: expires,
             }

@@ -81,12 +81,21 @@ impl Coordinator {
             Phase::Ready(before) => {
                 let (head, in_force) = (before.ledger.chain().head(), before.ledger.manifest());
                 check_previous(update.previous, head.hash)?;
-                check_authorised(
-                    in_force.workload_owners(),
-                    in_force.update_quorum(),
-                    &update_statement(&hash, &head.hash),
-                    &update.authorisations,
-                )?;
+                let agreed_after = |previous: &Digest| {
+                    check_authorised(
+                        in_force.workload_owners(),
+                        in_force.update_quorum(),
+                        &update_statement(&hash, previous),
+                        &update.authorisations,
+                    )
+                };
+                agreed_after(&head.hash).or_else(|refused| {
+                    let mut earlier = before.ledger.chain().iter().rev().skip(1).take(LOOK_BACK);
+                    match earlier.find(|it| agreed_after(&it.transition.hash()).is_ok()) {
+                        Some(it) => Err(signed_too_early(it.transition.seq, &head)),
+                        None => Err(refused),
+                    }
+                })?;
                 let manifest = self.read_manifest(update.manifest, &update.policies).await?;
                 self.set_next(&before, manifest, update.policies, update.authorisations)
                     .await
@@ -378,6 +387,16 @@ fn check_authorised(
         .map_err(|error| Refused::new(RefusalCode::NotAuthorised, error))
 }
 
+fn signed_too_early(seq: u64, head: &Head) -> Refused {
+    Refused::told(
+        RefusalCode::Conflict,
+        format_args!(
+            "the signatures are for what follows transition {seq}, but the latest is {head}; look at \
+             it, then sign again"
+        ),
+    )
+}
+
 fn check_policies(manifest: &Manifest, policies: &[Vec<u8>]) -> Result<(), Refused> {
     for policy in policies {
         let digest = Digest::of(policy);
@@ -425,6 +444,9 @@ fn is_too_large(error: &StoreError) -> bool {
 pub(crate) fn internal(error: impl std::fmt::Display) -> Refused {
     Refused::new(RefusalCode::Internal, error)
 }
+
+/// How many transitions before the latest one a signature is told from a wrong one.
+const LOOK_BACK: usize = 8;
 
 /// Outcomes that are unknown at a time; the keys of one more are not worth the memory.
 const MAX_PENDING: usize = 8;

@@ -64,9 +64,19 @@ impl Coordinator {
         Ok(coordinator)
     }
 
+    /// Starts one of another deployment, with a manifest of the same workloads.
+    pub fn start_foreign(bed: &Testbed, workloads: &[&str]) -> Result<Self> {
+        let mut coordinator = Self::start_in(bed.directory().join("foreign"), workloads)?;
+        coordinator.set()?;
+        Ok(coordinator)
+    }
+
     /// Starts one and writes, but does not set, its manifest.
     pub fn start_without_manifest(bed: &Testbed, workloads: &[&str]) -> Result<Self> {
-        let directory = bed.directory().join("coordinator");
+        Self::start_in(bed.directory().join("coordinator"), workloads)
+    }
+
+    fn start_in(directory: PathBuf, workloads: &[&str]) -> Result<Self> {
         fs::create_dir_all(&directory)?;
         let mut coordinator = Self {
             manifest: Value::Null,
@@ -94,6 +104,24 @@ impl Coordinator {
             allow_simulated_tee: true,
             simulated_tee: self.file(&format!("{workload}-tee.json")),
         }
+    }
+
+    /// What `sealwire-agent init` fetches for a workload; the directory with it.
+    pub fn init(&self, workload: &str) -> Result<PathBuf> {
+        let config = self.config_for(workload);
+        let out = self.file(&format!("{workload}-tls"));
+        program("sealwire-agent")?
+            .args(["init", "--coordinator", &config.addresses.join(",")])
+            .arg("--coordinator-manifest")
+            .arg(config.manifest)
+            .arg("--allow-simulated-tee")
+            .arg("--simulated-tee")
+            .arg(config.simulated_tee)
+            .args(["--timeout", "10", "--out"])
+            .arg(&out)
+            .run(LIMIT)?
+            .success()?;
+        Ok(out)
     }
 
     /// Changes the manifest, and sets it with the owner's key.

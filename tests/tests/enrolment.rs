@@ -1,6 +1,7 @@
 //! Certificates come from a Coordinator, and everything changes while connections run.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -180,6 +181,36 @@ fn an_agent_that_starts_while_the_coordinator_recovers_waits_for_it() -> Result<
     ensure!(!agent.ready()?.0, "ready without a certificate");
     coordinator.recover()?;
     agent.wait_until_ready()
+}
+
+#[test]
+fn init_fetches_what_a_program_that_does_tls_itself_needs() -> Result<()> {
+    require!();
+    let bed = Testbed::new(&["client"])?;
+    let mut coordinator = Coordinator::start_without_manifest(&bed, &["client"])?;
+    let policy = coordinator.policy("client")?;
+    coordinator.update(|manifest| {
+        manifest["Policies"][&policy]["WorkloadSecretID"] = "disk".into();
+    })?;
+    let directory = coordinator.init("client")?;
+    for (name, mode) in [
+        ("certChain.pem", 0o644),
+        ("mesh-ca.pem", 0o644),
+        ("coordinator-root-ca.pem", 0o644),
+        ("key.pem", 0o400),
+        ("workload-secret-seed", 0o400),
+    ] {
+        let metadata = fs::metadata(directory.join(name)).context(name)?;
+        assert_eq!(metadata.permissions().mode() & 0o777, mode, "{name}");
+    }
+    let secret = fs::read_to_string(directory.join("workload-secret-seed"))?;
+    assert_eq!(secret.len(), 128, "{} characters", secret.len());
+    coordinator.kill()?;
+    coordinator.restart()?;
+    coordinator.recover()?;
+    let again = fs::read_to_string(coordinator.init("client")?.join("workload-secret-seed"))?;
+    assert_eq!(again, secret, "the secret is another after a recovery");
+    Ok(())
 }
 
 /// New connections, one after the other in several lanes, all the while `work` is done and for a

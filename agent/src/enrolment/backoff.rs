@@ -35,7 +35,9 @@ impl Backoff {
     pub(crate) fn pause(&mut self, left: Option<Duration>, fraction: f64) -> Duration {
         let longest = left
             .filter(|left| !left.is_zero())
-            .map_or(self.longest, |left| (left / 8).clamp(SHORTEST, self.longest));
+            .map_or(self.longest, |left| {
+                (left / 8).clamp(SHORTEST, self.longest)
+            });
         let whole = self.next.min(longest);
         self.next = (self.next * 2).min(self.longest);
         whole.mul_f64(0.5 + fraction / 2.0)

@@ -62,3 +62,8 @@ pub(crate) fn secrets() -> impl Iterator<Item = &'static str> {
         .flat_map(str::lines)
         .filter(|line| line.len() > 40 && !line.starts_with("-----"))
 }
+
+#[test]
+fn there_are_secrets_that_could_be_printed() {
+    assert!(secrets().count() > 100);
+}

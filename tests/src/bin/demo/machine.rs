@@ -7,7 +7,6 @@ use anyhow::Result;
 use testbed::{agent, skip};
 
 use crate::abort::Abort;
-use crate::pki;
 
 /// Fails with what is missing, in words.
 ///
@@ -29,7 +28,7 @@ pub(crate) fn require() -> Result<()> {
         .chain(
             [
                 agent::binary(),
-                pki::binary(),
+                agent::binary_of("sealwire"),
                 agent::binary_of("sealwire-coordinator"),
             ]
             .into_iter()

@@ -11,7 +11,6 @@ mod agents;
 mod curl;
 mod machine;
 mod nginx;
-mod pki;
 mod report;
 mod requests;
 mod screen;

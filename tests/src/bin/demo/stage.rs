@@ -8,7 +8,6 @@ use testbed::{Coordinator, Host, Testbed};
 
 use crate::curl::{Curl, Download};
 use crate::nginx::{self, Nginx};
-use crate::pki::Pki;
 use crate::traces::AgentDirectories;
 use crate::wire::Wire;
 
@@ -26,11 +25,11 @@ impl Stage {
         let directories = AgentDirectories::remember();
         let bed = Testbed::new(&["client", "outsider", "server"])?;
         let nginx = Nginx::start(bed.host("server"), &bed.directory().join("www"))?;
-        let foreign = Pki::init(bed.directory().join("foreign-pki"))?;
+        let foreign = Coordinator::start_foreign(&bed, &["client"])?;
         Ok(Self {
             nginx,
             // The same name: only who signed it differs.
-            foreign_certificate: foreign.issue("client")?,
+            foreign_certificate: foreign.init("client")?,
             bed,
             _directories: directories,
         })
