@@ -136,7 +136,7 @@ pub struct CoordinatorFlags {
 #[derive(Clone, Debug, Default, Args)]
 #[command(long_about = INIT_LONG_ABOUT, after_help = INIT_AFTER_HELP)]
 pub struct InitFlags {
-    /// TOML file whose [coordinator] counts
+    /// TOML file whose `[coordinator]` counts
     #[arg(long, value_name = "FILE")]
     pub config: Option<String>,
 

@@ -192,15 +192,12 @@ impl Allowance {
             self.left = self.left.saturating_add(due).min(BURST);
             self.refilled = now;
         }
-        match self.left.checked_sub(1) {
-            Some(left) => {
-                self.left = left;
-                Some(std::mem::take(&mut self.left_out))
-            }
-            None => {
-                self.left_out += 1;
-                None
-            }
+        if let Some(left) = self.left.checked_sub(1) {
+            self.left = left;
+            Some(std::mem::take(&mut self.left_out))
+        } else {
+            self.left_out += 1;
+            None
         }
     }
 }
@@ -258,7 +255,10 @@ mod tests {
         audit.write(&refused("2"));
         audit.write(&refused("3"));
         let lines = lines(&path);
-        let last: Vec<_> = lines[BURST as usize..].iter().map(|it| &it["event"]).collect();
+        let last: Vec<_> = lines[BURST as usize..]
+            .iter()
+            .map(|it| &it["event"])
+            .collect();
         assert_eq!(last, ["share", "refusals-left-out", "refused"]);
         assert_eq!(lines[BURST as usize + 1]["count"], 1000);
     }

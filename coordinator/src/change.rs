@@ -57,7 +57,9 @@ impl Coordinator {
                 } = &self.settings;
                 check_previous(update.previous, NONE)?;
                 let authorisations = if first_set_owners.is_empty() {
-                    warn!("the first manifest is taken from whoever sets it: no owner keys are configured");
+                    warn!(
+                        "the first manifest is taken from whoever sets it: no owner keys are configured"
+                    );
                     // History is not to say that anybody agreed whom nobody asked.
                     Vec::new()
                 } else {
@@ -70,7 +72,9 @@ impl Coordinator {
                     )?;
                     update.authorisations
                 };
-                let manifest = self.read_manifest(update.manifest, &update.policies).await?;
+                let manifest = self
+                    .read_manifest(update.manifest, &update.policies)
+                    .await?;
                 self.set_first(manifest, update.policies, authorisations)
                     .await
             }
@@ -89,14 +93,15 @@ impl Coordinator {
                         &update.authorisations,
                     )
                 };
-                agreed_after(&head.hash).or_else(|refused| {
+                agreed_after(&head.hash).map_err(|refused| {
                     let mut earlier = before.ledger.chain().iter().rev().skip(1).take(LOOK_BACK);
-                    match earlier.find(|it| agreed_after(&it.transition.hash()).is_ok()) {
-                        Some(it) => Err(signed_too_early(it.transition.seq, &head)),
-                        None => Err(refused),
-                    }
+                    earlier
+                        .find(|it| agreed_after(&it.transition.hash()).is_ok())
+                        .map_or(refused, |it| signed_too_early(it.transition.seq, &head))
                 })?;
-                let manifest = self.read_manifest(update.manifest, &update.policies).await?;
+                let manifest = self
+                    .read_manifest(update.manifest, &update.policies)
+                    .await?;
                 self.set_next(&before, manifest, update.policies, update.authorisations)
                     .await
             }

@@ -37,7 +37,7 @@ pub struct Flags {
           conflicts_with = "etcd", help_heading = STORE)]
     pub store: PathBuf,
 
-    /// etcd endpoint in place of a file, such as https://etcd-0:2379; may be repeated
+    /// etcd endpoint in place of a file, such as `https://etcd-0:2379`; may be repeated
     #[arg(long, value_name = "URL", help_heading = STORE)]
     pub etcd: Vec<String>,
 
@@ -65,7 +65,7 @@ pub struct Flags {
     #[arg(long, value_name = "FILE", requires = "etcd_user", help_heading = STORE)]
     pub etcd_password_file: Option<PathBuf>,
 
-    /// SHA-256 of a key (SubjectPublicKeyInfo, 64 hexadecimal digits) that may sign the first
+    /// SHA-256 of a key (`SubjectPublicKeyInfo`, 64 hexadecimal digits) that may sign the first
     /// manifest; may be repeated. Without any, whoever comes first sets it
     #[arg(long, value_name = "DIGEST", value_parser = digest, help_heading = TRUST)]
     pub owner_key: Vec<Digest>,

@@ -25,9 +25,8 @@ impl Coordinator {
             }
             drop(changing);
             // Looks again now and then: a store can be tampered with without a word.
-            match timeout(LOOK_AGAIN, heads.changed()).await {
-                Ok(Err(_)) => sleep(LOOK_AGAIN).await,
-                Ok(Ok(())) | Err(_) => {}
+            if let Ok(Err(_)) = timeout(LOOK_AGAIN, heads.changed()).await {
+                sleep(LOOK_AGAIN).await;
             }
         }
     }

@@ -136,8 +136,7 @@ fn shortened(mut text: String, limit: usize) -> String {
     let end = text.floor_char_boundary(limit);
     let left_out = text.len() - end;
     text.truncate(end);
-    text.push_str(&format!("... ({left_out} more bytes)"));
-    text
+    text + &format!("... ({left_out} more bytes)")
 }
 
 /// A header list has 16 KiB by default, and a byte takes three in it where it is escaped.

@@ -171,7 +171,7 @@ impl Roster {
 
     /// Who does not trust `generation` yet, by name.
     pub fn not_trusting(&self, generation: Generation, now: Instant) -> Vec<String> {
-        self.names(now, |it| it.trusted < generation)
+        self.names(now, |it| it.does_not_trust(generation))
     }
 
     /// Who holds an older certificate, by name.
@@ -179,10 +179,22 @@ impl Roster {
         self.names(now, |it| it.has_older_than(generation))
     }
 
+    /// Whether [`Self::not_trusting`] names anybody: a matter of moments while it would name many.
+    pub fn is_any_not_trusting(&self, generation: Generation, now: Instant) -> bool {
+        let mut late = self.late(now, |it| it.does_not_trust(generation));
+        late.next().is_some()
+    }
+
+    /// Whether [`Self::not_certified`] names anybody: a matter of moments while it would name many.
+    pub fn is_any_not_certified(&self, generation: Generation, now: Instant) -> bool {
+        let mut late = self.late(now, |it| it.has_older_than(generation));
+        late.next().is_some()
+    }
+
     /// Of those that another Coordinator waits for, the ones that have not told this one that they
     /// trust `generation`: an agent may have moved from there to here.
     pub fn still_not_trusting(&self, late: Vec<String>, generation: Generation) -> Vec<String> {
-        self.without(late, |it| it.trusted >= generation)
+        self.without(late, |it| !it.does_not_trust(generation))
     }
 
     /// The same for certificates.
@@ -230,11 +242,19 @@ impl Roster {
         Ok(())
     }
 
+    fn late(
+        &self,
+        now: Instant,
+        is_late: impl Fn(&Instance) -> bool,
+    ) -> impl Iterator<Item = (&(Digest, InstanceId), &Instance)> {
+        self.instances
+            .iter()
+            .filter(move |(_, it)| it.until >= now && is_late(it))
+    }
+
     fn names(&self, now: Instant, is_late: impl Fn(&Instance) -> bool) -> Vec<String> {
         let mut names: Vec<_> = self
-            .instances
-            .iter()
-            .filter(|(_, it)| it.until >= now && is_late(it))
+            .late(now, is_late)
             .map(|((_, id), it)| {
                 let remote = it
                     .remote
@@ -261,7 +281,9 @@ impl Roster {
             .map(|((_, id), it)| it.label(*id))
             .collect();
         names.retain(|name| {
-            let label = name.split_once(AT).map_or(name.as_str(), |(label, _)| label);
+            let label = name
+                .split_once(AT)
+                .map_or(name.as_str(), |(label, _)| label);
             !followed.contains(label)
         });
         names
@@ -269,6 +291,10 @@ impl Roster {
 }
 
 impl Instance {
+    fn does_not_trust(&self, generation: Generation) -> bool {
+        self.trusted < generation
+    }
+
     fn has_older_than(&self, generation: Generation) -> bool {
         self.certificate != 0 && self.certificate < generation
     }
@@ -289,7 +315,7 @@ mod tests {
 
     use super::*;
 
-    const HOUR: Duration = Duration::from_secs(60 * 60);
+    const HOUR: Duration = Duration::from_hours(1);
     const POLICY: Digest = Digest([1; 32]);
     const HOSTED: Digest = Digest([2; 32]);
 
@@ -352,11 +378,17 @@ mod tests {
         }
 
         fn not_trusting(&self, generation: Generation) -> usize {
-            self.roster.not_trusting(generation, self.now).len()
+            let names = self.roster.not_trusting(generation, self.now);
+            let is_any = self.roster.is_any_not_trusting(generation, self.now);
+            assert_eq!(is_any, !names.is_empty());
+            names.len()
         }
 
         fn not_certified(&self, generation: Generation) -> usize {
-            self.roster.not_certified(generation, self.now).len()
+            let names = self.roster.not_certified(generation, self.now);
+            let is_any = self.roster.is_any_not_certified(generation, self.now);
+            assert_eq!(is_any, !names.is_empty());
+            names.len()
         }
     }
 
@@ -380,10 +412,7 @@ mod tests {
             .enrol_for(1, 1, &[(POLICY, None), (HOSTED, Some(1))])
             .unwrap();
         let error = bench.enrol_for(2, 1, &[(POLICY, Some(2)), (HOSTED, Some(1))]);
-        assert!(matches!(
-            error,
-            Err(NoPlace::Cap { policy: HOSTED, .. })
-        ));
+        assert!(matches!(error, Err(NoPlace::Cap { policy: HOSTED, .. })));
         assert_eq!(bench.roster.len(bench.now), 1);
     }
 

@@ -19,8 +19,9 @@ pub struct Pending {
     pub stage: Stage,
     /// When it ends, whoever is missing.
     pub deadline: Instant,
-    /// Who has not acknowledged, as far as this Coordinator knows.
-    pub waiting_for: Vec<String>,
+    /// Whether anybody has not acknowledged, as far as this Coordinator knows;
+    /// [`Coordinator::laggards`] has the names.
+    pub is_anybody_late: bool,
     /// Whether this Coordinator knows everybody: it does not after a restart.
     pub knows_all: bool,
 }
@@ -45,18 +46,31 @@ impl Coordinator {
         let view = deployment.ledger.view();
         let newest = view.newest();
         let roster = self.roster();
-        let waiting_for = match view.stage() {
-            Stage::Trust => roster.not_trusting(newest, Instant::now()),
-            Stage::Issue => roster.not_certified(newest, Instant::now()),
+        // Asked once and again for each agent, so that making a list of them all would take as long
+        // as their number squared.
+        let is_anybody_late = match view.stage() {
+            Stage::Trust => roster.is_any_not_trusting(newest, Instant::now()),
+            Stage::Issue => roster.is_any_not_certified(newest, Instant::now()),
             Stage::Done => return None,
         };
         let manifest = deployment.ledger.manifest();
         Some(Pending {
             stage: view.stage(),
             deadline: deployment.stage_since + manifest.rotation().deadline,
-            waiting_for,
+            is_anybody_late,
             knows_all: self.knows_all_instances(manifest.certificate_lifetime()),
         })
+    }
+
+    /// Who has not acknowledged the stage, as far as this Coordinator knows, by name.
+    pub fn laggards(&self, deployment: &Deployment) -> Vec<String> {
+        let view = deployment.ledger.view();
+        let newest = view.newest();
+        match view.stage() {
+            Stage::Trust => self.roster().not_trusting(newest, Instant::now()),
+            Stage::Issue => self.roster().not_certified(newest, Instant::now()),
+            Stage::Done => Vec::new(),
+        }
     }
 
     /// Goes on for as long as the process lives.
@@ -81,7 +95,7 @@ impl Coordinator {
             };
             let is_late = Instant::now() >= pending.deadline;
             if is_late && named.replace(pending.deadline) != Some(pending.deadline) {
-                self.name_laggards(&pending);
+                self.name_laggards(&deployment);
             }
             if is_late || self.is_over(&deployment, &pending, others.as_ref()).await {
                 self.step(&deployment, pending.stage).await;
@@ -96,9 +110,9 @@ impl Coordinator {
         }
     }
 
-    fn name_laggards(&self, pending: &Pending) {
-        let stage = pending.stage.as_str();
-        for laggard in &pending.waiting_for {
+    fn name_laggards(&self, deployment: &Deployment) {
+        let stage = deployment.ledger.view().stage().as_str();
+        for laggard in self.laggards(deployment) {
             warn!(
                 stage,
                 laggard, "the rotation goes on without it: it did not follow in time"
@@ -114,7 +128,7 @@ impl Coordinator {
         pending: &Pending,
         others: &dyn OtherCoordinators,
     ) -> bool {
-        if !pending.knows_all || !pending.waiting_for.is_empty() {
+        if !pending.knows_all || pending.is_anybody_late {
             return false;
         }
         let generation = deployment.ledger.view().newest();

@@ -55,8 +55,18 @@ impl Services {
         peers: Vec<String>,
         listeners: Listeners,
     ) -> Result<Self, AttestedTlsError> {
-        let peers = Peers::new(Arc::clone(&coordinator), peers, Arc::clone(&source));
-        let peers = Arc::new(peers);
+        let Listeners {
+            user_api,
+            mesh_api,
+            probes,
+        } = listeners;
+        let demand = Demand::Nothing;
+        let user = acceptor(&coordinator, &source, user_api, demand, USER_LIMITS)?;
+        let appraiser = MeshAppraiser::new(Arc::clone(&coordinator));
+        let demand = Demand::Evidence(Arc::new(appraiser));
+        let mesh = acceptor(&coordinator, &source, mesh_api, demand, Limits::default())?;
+
+        let peers = Arc::new(Peers::new(Arc::clone(&coordinator), peers, source));
         let mut followers = JoinSet::new();
         followers.spawn(named(
             "what follows the store",
@@ -69,15 +79,6 @@ impl Services {
         ));
 
         let (stop, stopped) = watch::channel(false);
-        let Listeners {
-            user_api,
-            mesh_api,
-            probes,
-        } = listeners;
-        let user = acceptor(&coordinator, &source, user_api, Demand::Nothing, USER_LIMITS)?;
-        let appraiser = Arc::new(MeshAppraiser::new(Arc::clone(&coordinator)));
-        let demand = Demand::Evidence(appraiser);
-        let mesh = acceptor(&coordinator, &source, mesh_api, demand, Limits::default())?;
         let user_api = UserApiServer::new(UserService::new(Arc::clone(&coordinator)))
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
@@ -213,7 +214,7 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 const DRAIN: Duration = Duration::from_secs(5);
 
 /// Longer than the store takes to say that it can't.
-const REQUEST: Duration = Duration::from_secs(60);
+const REQUEST: Duration = Duration::from_mins(1);
 
 /// What a connection may have under way without its request being read, in bytes.
 const WINDOW: u32 = 64 * 1024;
@@ -223,7 +224,7 @@ const MESH_STREAMS: u32 = 16;
 const USER_STREAMS: u32 = 4;
 
 /// Nobody proves anything on the user API, so that nobody keeps a connection for long, or many.
-const USER_SESSION: Duration = Duration::from_secs(2 * 60);
+const USER_SESSION: Duration = Duration::from_mins(2);
 const USER_LIMITS: Limits = Limits {
     handshakes: 64,
     handshakes_per_source: 32,

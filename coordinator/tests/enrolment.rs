@@ -112,10 +112,7 @@ async fn one_refused_key_is_no_certificate_for_the_others() {
     let manifest = bed.manifest().workload("web").workload("other");
     let running = bed.ready(&manifest).await;
     let agent = Agent::new(&bed.platform, "web");
-    let mut session = agent
-        .connect_with_keys(&running.mesh_api, 2)
-        .await
-        .unwrap();
+    let mut session = agent.connect_with_keys(&running.mesh_api, 2).await.unwrap();
     let refused = session.enrol(&["", "other"]).await.err().unwrap();
     assert_eq!(code(&refused), "not-allowed");
     assert!(!has_enrolled(&bed));
@@ -146,10 +143,7 @@ async fn a_node_may_ask_for_what_it_hosts_and_nothing_else() {
         .policy("node", json!({ "Role": "node", "Hosts": ["web"] }));
     let running = bed.ready(&manifest).await;
     let agent = Agent::new(&bed.platform, "node");
-    let mut session = agent
-        .connect_with_keys(&running.mesh_api, 2)
-        .await
-        .unwrap();
+    let mut session = agent.connect_with_keys(&running.mesh_api, 2).await.unwrap();
     let answer = session.enrol(&["", "web"]).await.unwrap();
     let given: Vec<_> = answer.certificates.iter().map(|it| &it.spiffe_id).collect();
     assert_eq!(given, [&spiffe_id("node"), &spiffe_id("web")]);
@@ -202,11 +196,7 @@ async fn who_is_not_in_the_manifest_is_refused_with_a_code_and_the_reason_is_wri
 async fn who_has_no_evidence_is_refused() {
     let bed = Bed::new();
     let running = bed.ready(&bed.manifest().workload("web")).await;
-    let connected = mesh_api(
-        &running.mesh_api,
-        expected(&bed.platform),
-        Offer::default(),
-    );
+    let connected = mesh_api(&running.mesh_api, expected(&bed.platform), Offer::default());
     let Err(ClientError::NoEvidenceSource { id }) = connected.await.map(drop) else {
         panic!("a stranger has a connection");
     };
@@ -301,9 +291,7 @@ async fn what_nodes_host_has_no_more_instances_than_it_may() {
 async fn a_coordinator_is_given_no_certificate() {
     let bed = Bed::new();
     let running = bed.ready(&bed.manifest()).await;
-    let refused = Agent::new(&bed.platform, COORDINATOR)
-        .enrol(&running)
-        .await;
+    let refused = Agent::new(&bed.platform, COORDINATOR).enrol(&running).await;
     assert_eq!(refused.err().unwrap().code(), "not-allowed");
 }
 
@@ -327,7 +315,10 @@ async fn a_workload_secret_is_given_where_the_policy_names_one_and_stays_the_sam
     let running = bed.start().await;
     running.recover().await;
     assert_eq!(secrets(&bed, &running).await, before);
-    running.update(&manifest.rotation("strict", 5)).await.unwrap();
+    running
+        .update(&manifest.rotation("strict", 5))
+        .await
+        .unwrap();
     assert_eq!(secrets(&bed, &running).await, before);
 }
 
@@ -349,7 +340,10 @@ async fn a_node_is_not_given_a_secret_of_one_of_two_policies_that_it_may_host() 
         .manifest()
         .policy("web-old", image("old"))
         .policy("web-new", image("new"))
-        .policy("node", json!({ "Role": "node", "Hosts": [spiffe_id("web")] }));
+        .policy(
+            "node",
+            json!({ "Role": "node", "Hosts": [spiffe_id("web")] }),
+        );
     let running = bed.ready(&manifest).await;
     let node = Agent::new(&bed.platform, "node");
     let mut session = node.connect(&running.mesh_api).await.unwrap();

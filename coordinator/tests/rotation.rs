@@ -140,10 +140,7 @@ async fn who_is_removed_is_told_so_and_waited_for_no_longer() {
     let running = bed.ready(&manifest).await;
     let mut a = Follower::start(&bed, &running, "a").await;
     let mut b = Follower::start(&bed, &running, "b").await;
-    running
-        .update(&manifest.without_policy("b"))
-        .await
-        .unwrap();
+    running.update(&manifest.without_policy("b")).await.unwrap();
     let refused = b.watching.next().await.err().unwrap();
     assert_eq!(code(&refused), "not-allowed");
     a.follow(|it| it.generation == 2).await;
@@ -393,7 +390,10 @@ impl Follower {
     }
 
     async fn acknowledge(&mut self, trusted: u64, certificate: u64) {
-        self.watching.session.acknowledge(trusted, certificate).await;
+        self.watching
+            .session
+            .acknowledge(trusted, certificate)
+            .await;
     }
 
     /// The generation of a new certificate.
@@ -434,5 +434,10 @@ async fn until_done(running: &Running) {
 async fn waiting_for(running: &Running) -> Vec<String> {
     let names = running.status().await.rotation.unwrap().waiting_for;
     let label = |it: String| it.split_once(" at ").unwrap().0.to_owned();
-    names.into_iter().map(label).collect::<BTreeSet<_>>().into_iter().collect()
+    names
+        .into_iter()
+        .map(label)
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .collect()
 }

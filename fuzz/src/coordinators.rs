@@ -44,7 +44,10 @@ pub async fn set_first(coordinator: &Coordinator, manifest: &Manifest) {
         authorisations: vec![],
         previous: None,
     };
-    coordinator.set_manifest(update).await.expect("a first manifest");
+    coordinator
+        .set_manifest(update)
+        .await
+        .expect("a first manifest");
 }
 
 /// A machine with the simulated TEE.
@@ -69,7 +72,10 @@ impl Machine {
         let mut manifest = sample_manifests::simulated(platform_key);
         let owners: Vec<_> = workload_owners.iter().map(Digest::to_string).collect();
         manifest["WorkloadOwnerKeyDigests"] = json!(owners);
-        let owners: Vec<_> = seedshare_owners.iter().map(|it| hex::encode(&it.public)).collect();
+        let owners: Vec<_> = seedshare_owners
+            .iter()
+            .map(|it| hex::encode(&it.public))
+            .collect();
         manifest["SeedshareQuorum"] = json!(owners.len());
         manifest["SeedshareOwnerPubKeys"] = json!(owners);
         let parsed = Manifest::parse(manifest.to_string().as_bytes());

@@ -15,8 +15,14 @@ pub const NOW: UnixTime = UnixTime::since_unix_epoch(Duration::from_secs(1_767_2
 pub fn all() -> [Evidence; 4] {
     let genoa = CertificateDer::from_pem_slice(&vector("snp/azure/derived/genoa-v3-vcek.pem"));
     [
-        of("snp/sev-crate/report_milan.hex", vector("snp/sev-crate/vcek_milan.der")),
-        of("snp/trustee/test-report.bin", vector("snp/trustee/test-vcek.der")),
+        of(
+            "snp/sev-crate/report_milan.hex",
+            vector("snp/sev-crate/vcek_milan.der"),
+        ),
+        of(
+            "snp/trustee/test-report.bin",
+            vector("snp/trustee/test-vcek.der"),
+        ),
         of(
             "snp/azure/derived/milan-v3-v1-report.bin",
             vector("snp/azure/derived/milan-v3-v1-vcek.der"),

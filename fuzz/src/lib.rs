@@ -16,7 +16,6 @@ pub mod sample_manifests;
 use std::path::Path;
 use std::{env, fs};
 
-
 /// What became of an input that broke no promise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -34,7 +33,11 @@ impl Outcome {
 
     /// Accepted if `accepted`, as by one of several parsers.
     pub fn accepted_if(accepted: bool) -> Self {
-        if accepted { Self::Accepted } else { Self::Refused }
+        if accepted {
+            Self::Accepted
+        } else {
+            Self::Refused
+        }
     }
 }
 

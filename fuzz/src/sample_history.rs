@@ -51,5 +51,7 @@ pub fn after(last: Option<Head>, kind: Kind, manifest: u8) -> SignedTransition {
             vec![]
         },
     };
-    signer().sign(transition).expect("a transition can be signed")
+    signer()
+        .sign(transition)
+        .expect("a transition can be signed")
 }

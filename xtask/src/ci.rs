@@ -9,7 +9,8 @@ use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::{
-    cargo_tool::CargoTool, ebpf, packages, process, skipped::Log, tally::Tally, test, workspace,
+    cargo_tool::CargoTool, ebpf, fuzz, packages, process, skipped::Log, tally::Tally, test,
+    workspace,
 };
 
 #[derive(Args)]
@@ -89,10 +90,13 @@ impl Step {
     }
 }
 
-const STEPS: [Step; 8] = [
+const STEPS: [Step; 9] = [
     Step {
         name: "fmt",
-        run: |_| cargo(&["fmt", "--all", "--check"]),
+        run: |_| {
+            cargo(&["fmt", "--all", "--check"])?;
+            cargo(&["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"])
+        },
     },
     Step {
         name: "clippy",
@@ -102,6 +106,16 @@ const STEPS: [Step; 8] = [
                 "clippy",
                 "--workspace",
                 "--all-targets",
+                "--",
+                "--deny=warnings",
+            ])?;
+            fuzz::ensure_lock()?;
+            cargo(&[
+                "clippy",
+                "--manifest-path",
+                "fuzz/Cargo.toml",
+                "--bins",
+                "--lib",
                 "--",
                 "--deny=warnings",
             ])
@@ -126,6 +140,10 @@ const STEPS: [Step; 8] = [
     Step {
         name: "book",
         run: book,
+    },
+    Step {
+        name: "fuzz",
+        run: |log| fuzz::check(log).map(Outcome::Counted),
     },
     Step {
         name: "test",

@@ -7,6 +7,7 @@ mod cargo_tool;
 mod ci;
 mod demo;
 mod ebpf;
+mod fuzz;
 mod kernel;
 mod packages;
 mod process;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         Task::Test(options) => test::run(&options),
         Task::Ebpf(options) => ebpf::run(&options),
         Task::Bench(options) => bench::run(&options),
+        Task::Fuzz(options) => fuzz::run(&options),
         Task::Ci(options) => ci::run(&options),
     };
     match outcome {
@@ -65,6 +67,8 @@ enum Task {
     Ebpf(ebpf::Options),
     /// Measure (root)
     Bench(bench::Options),
+    /// Run the fuzz targets: every parser of bytes that others can choose
+    Fuzz(fuzz::Options),
     /// Check everything that must hold before a change is taken (root)
     Ci(ci::Options),
 }

@@ -100,3 +100,46 @@ fn is_in_force(credential: &Credential, new: &Use) -> bool {
 /// The deadline of a handshake.
 const LONGEST_HANDSHAKE: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::certificates::{self, testing::TestMesh, testing::issued};
+
+    fn certificate(tls: &Arc<MeshTls>) -> Use {
+        Use::Certificate(issued(tls, &["web"], &["any"]))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slot_is_drained_when_nobody_uses_what_was_replaced_or_could() {
+        let (credential, receiver) = certificates::channel();
+        let (sender, mut messages) = mpsc::channel(1);
+        let slot = Slot::new(sender, receiver);
+        let keep = async {
+            while let Some(Ok(issued)) = messages.recv().await {
+                credential.send_replace(Credential::Loaded(issued));
+            }
+        };
+        let mesh = TestMesh::new();
+        let give = async {
+            let first = mesh.issue("web");
+            slot.give(certificate(&first)).await;
+            slot.drained().await;
+            slot.give(certificate(&mesh.issue("web"))).await;
+
+            // As by a handshake under way.
+            let began = Instant::now();
+            slot.drained().await;
+            assert_eq!(began.elapsed(), LONGEST_HANDSHAKE);
+
+            slot.give(certificate(&first)).await;
+            let began = Instant::now();
+            slot.drained().await;
+            assert_eq!(began.elapsed(), Duration::ZERO);
+        };
+        tokio::select! {
+            () = keep => {}
+            () = give => {}
+        }
+    }
+}

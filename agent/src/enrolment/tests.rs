@@ -114,7 +114,7 @@ fn slot() -> (Slot, watch::Receiver<Credential>) {
                         }
                         *credential = Credential::Missing(Arc::new(why));
                         true
-                    })
+                    });
                 }
             }
         }

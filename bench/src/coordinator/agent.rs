@@ -1,5 +1,6 @@
 //! A simulated agent: the protocol of a real one, with the same checks, and no workload.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -71,7 +72,6 @@ pub(crate) struct Agent {
     /// The newest generation in it.
     generation: u64,
     held: Option<Held>,
-    acknowledged: Option<InUse>,
     /// When the certificate is to be replaced.
     replace_at: Option<Instant>,
 }
@@ -103,7 +103,6 @@ impl Agent {
             mesh_cas: Vec::new(),
             generation: 0,
             held: None,
-            acknowledged: None,
             replace_at: None,
         })
     }
@@ -112,55 +111,55 @@ impl Agent {
     pub(crate) async fn run(mut self) {
         let mut pause = SHORTEST_PAUSE;
         loop {
-            match self.session().await {
-                Ok(()) => pause = SHORTEST_PAUSE,
-                Err(error) => {
-                    self.tell(What::Failed(format!("{error:#}")));
-                    sleep(pause.mul_f64(0.5 + fraction() / 2.0)).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
-                }
-            }
+            let Err(error) = self.session().await;
+            self.tell(What::Failed(format!("{error:#}")));
+            sleep(pause.mul_f64(0.5 + fraction() / 2.0)).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
-    /// A connection, from new evidence to when the certificate that came of it is to be replaced.
-    async fn session(&mut self) -> Result<()> {
+    /// Enrols, unless that was done, and follows the Coordinator for as long as the connection lasts.
+    async fn session(&mut self) -> Result<Infallible> {
         let beginning = if self.held.is_none() {
-            Some(Arc::clone(&self.beginners).acquire_owned().await?)
+            let beginning = Arc::clone(&self.beginners).acquire_owned().await?;
+            self.enrol().await?;
+            Some(beginning)
         } else {
             None
         };
-        let key = Key::generate()?;
-        let mut api = self.client.connect(self.number, &key).await?;
-        self.enrol(&mut api, key).await.context("enrolling")?;
-        self.acknowledge(&mut api).await?;
+        let mut api = self.client.connect(self.number, None).await?;
         let request = v1::WatchRequest {
             instance: self.instance.to_vec(),
             known: self.known.clone(),
         };
         let mut states = api.watch(request).await.context("watching")?.into_inner();
-        let first = states.message().await?.context("the watch ended at once")?;
-        self.learn(first)?;
+        let first = states.message().await.context("watching")?;
+        self.learn(first.context("the watch ended at once")?)?;
         self.acknowledge(&mut api).await?;
         drop(beginning);
         self.tell(What::Watches);
         loop {
-            let state = tokio::select! {
-                state = states.message() => state.context("watching")?,
-                () = until(self.replace_at) => return Ok(()),
-            };
-            self.learn(state.context("the watch ended")?)?;
+            tokio::select! {
+                state = states.message() => {
+                    let state = state.context("watching")?;
+                    self.learn(state.context("the watch ended")?)?;
+                }
+                () = until(self.replace_at) => self.enrol().await?,
+            }
             self.acknowledge(&mut api).await?;
         }
     }
 
-    async fn enrol(&mut self, api: &mut MeshApiClient<Channel>, key: Key) -> Result<()> {
+    /// Gets a certificate, on a connection of its own.
+    async fn enrol(&mut self) -> Result<()> {
+        let key = Key::generate()?;
+        let mut api = self.client.connect(self.number, Some(&key)).await?;
         let request = v1::EnrolRequest {
             keys: vec![key.request()],
             instance: self.instance.to_vec(),
             known: self.known.clone(),
         };
-        let mut answer = api.enrol(request).await?.into_inner();
+        let mut answer = api.enrol(request).await.context("enrolling")?.into_inner();
         let certificate = answer.certificates.pop().context("no certificate")?;
         self.learn(answer.state.context("no state")?)?;
         let tls = mesh_tls(&certificate.chain, &key, &self.mesh_cas)?;
@@ -203,8 +202,8 @@ impl Agent {
         Ok(())
     }
 
-    /// Says what is in use, where that is news.
-    async fn acknowledge(&mut self, api: &mut MeshApiClient<Channel>) -> Result<()> {
+    /// Says what is in use.
+    async fn acknowledge(&self, api: &mut MeshApiClient<Channel>) -> Result<()> {
         let Some(held) = &self.held else {
             return Ok(());
         };
@@ -213,16 +212,12 @@ impl Agent {
             certificate: held.generation,
             is_alone: self.mesh_cas.len() == 1,
         };
-        if self.acknowledged == Some(in_use) {
-            return Ok(());
-        }
         let request = v1::AcknowledgeRequest {
             instance: self.instance.to_vec(),
             trusted_generation: in_use.trusted,
             certificate_generation: in_use.certificate,
         };
         api.acknowledge(request).await.context("acknowledging")?;
-        self.acknowledged = Some(in_use);
         self.tell(What::Uses(in_use));
         Ok(())
     }

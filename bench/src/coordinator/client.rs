@@ -41,8 +41,12 @@ impl Client {
     }
 
     /// As `api::client::mesh_api`, for the agent with this number: its workload's evidence, its own
-    /// address.
-    pub(crate) async fn connect(&self, agent: u32, key: &Key) -> Result<MeshApiClient<Channel>> {
+    /// address, evidence that vouches for its key.
+    pub(crate) async fn connect(
+        &self,
+        agent: u32,
+        key: Option<&Key>,
+    ) -> Result<MeshApiClient<Channel>> {
         let socket = TcpSocket::new_v4()?;
         socket.bind((address(agent), 0).into())?;
         let stream = socket.connect(self.mesh_api).await?;
@@ -50,7 +54,7 @@ impl Client {
         let offer = Offer {
             evidence: self.tees.get(agent as usize % self.tees.len()).cloned(),
             manifest: None,
-            certified_keys: vec![key.digest()],
+            certified_keys: key.map(Key::digest).into_iter().collect(),
         };
         let stream = self.tls.connect(stream, offer).await?;
         let only_one = Mutex::new(Some(TokioIo::new(stream)));

@@ -105,7 +105,7 @@ impl Enrolments {
 /// What an agent does: a connection on which both sides prove themselves, and one request.
 async fn enrol(client: &Client, number: u32) -> Result<()> {
     let key = Key::generate()?;
-    let mut api = client.connect(number, &key).await?;
+    let mut api = client.connect(number, Some(&key)).await?;
     let request = v1::EnrolRequest {
         keys: vec![key.request()],
         instance: u128::from(number).to_be_bytes().to_vec(),

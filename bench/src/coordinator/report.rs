@@ -138,9 +138,9 @@ const METHOD: &str = "\
   simulated evidence, less its verification, plus the verification of the vector. What is not in it: a few KiB more on
   the wire, and the making of the Coordinator's own evidence, which hardware does one at a time and firmware takes long
   for (a processor's firmware, not this core, may then be what limits enrolments).
-- Rotation: simulated agents (50 workloads) with the real protocol, each with its own connection, address and instance:
-  they verify each state, rebuild their TLS configuration with the new trust bundle, acknowledge it, enrol anew on a new
-  connection once the new generation is required, and acknowledge that. The deadline is 300 s, so that acknowledgements
+- Rotation: simulated agents (50 workloads) with the real protocol, each with its own address and a connection on which it
+  watches: they verify each state, rebuild their TLS configuration with the new trust bundle, acknowledge it, enrol anew
+  on another connection once the new generation is required, and acknowledge that. The deadline is 300 s, so that acknowledgements
   decide. *As agents do it* has them spread out the replacement over 10 s, as `sealwire-agent` does; *all at once* does
   not, and shows what the two cores can do. All agents share the harness's core.
 - Watching: as many agents, which do not go away. Memory is the resident set of the process (VmRSS); for each agent its

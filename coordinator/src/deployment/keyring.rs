@@ -132,7 +132,7 @@ fn signer(seed: &Seed) -> Result<TransitionSigner, KeyringError> {
 }
 
 /// As long as a deployment lives without a new root; mesh CAs end with it.
-const CA_LIFETIME: std::time::Duration = std::time::Duration::from_secs(10 * 365 * 24 * 60 * 60);
+const CA_LIFETIME: std::time::Duration = std::time::Duration::from_hours(10 * 365 * 24);
 
 /// Why there are no keys.
 #[derive(Debug, Error)]

@@ -8,6 +8,6 @@ mod stored;
 
 pub use keyring::Keyring;
 pub use ledger::{Founders, Ledger, LedgerError, Parts};
-pub use stored::{read_entries, Unverified};
 pub use mesh_view::{Generation, MeshView, Stage};
 pub use objects::{Entry, PkiRecord};
+pub use stored::{Unverified, read_entries};

@@ -74,7 +74,6 @@ impl MeshService {
     }
 
     fn known<T>(
-        &self,
         deployment: &Deployment,
         peer: &Peer,
         call: impl FnOnce(Caller<'_>) -> Result<T, Refused>,
@@ -122,7 +121,7 @@ impl MeshService {
             .coordinator
             .enrol(&deployment, peer, instance, &requests)?;
         let pending = self.coordinator.pending(&deployment);
-        let state = self.known(&deployment, peer, |caller| {
+        let state = Self::known(&deployment, peer, |caller| {
             Ok(messages::mesh_state(&deployment, pending.as_ref(), &caller))
         })?;
         let certificate = |it: Issued| v1::Certificate {
@@ -206,7 +205,7 @@ impl MeshApi for MeshService {
         let check = async {
             let instance = messages::instance(&instance)?;
             let deployment = self.deployment_for(&known).await?;
-            self.known(&deployment, &peer, |_| Ok(instance))
+            Self::known(&deployment, &peer, |_| Ok(instance))
         };
         let instance = check
             .await
@@ -293,7 +292,7 @@ impl MeshApi for MeshService {
         }
         let waiting_for = match coordinator.pending(&deployment) {
             None => Vec::new(),
-            Some(pending) if pending.knows_all => pending.waiting_for,
+            Some(pending) if pending.knows_all => coordinator.laggards(&deployment),
             Some(_) => {
                 let message = "agents from before the restart may be missing";
                 return Err(Status::unavailable(message));
@@ -338,4 +337,4 @@ fn session_of(instance: InstanceId) -> Duration {
 }
 
 /// How long a proof lasts at most.
-pub(crate) const SESSION: Duration = Duration::from_secs(60 * 60);
+pub(crate) const SESSION: Duration = Duration::from_hours(1);

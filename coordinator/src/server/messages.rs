@@ -79,7 +79,11 @@ pub(super) fn mesh_cas(deployment: &Deployment) -> Vec<String> {
     records.map(|it| it.mesh_ca.pem()).collect()
 }
 
-pub(super) fn rotation(view: &MeshView, pending: Option<Pending>) -> v1::Rotation {
+pub(super) fn rotation(
+    view: &MeshView,
+    pending: Option<&Pending>,
+    waiting_for: Vec<String>,
+) -> v1::Rotation {
     let stage = match view.stage() {
         Stage::Trust => v1::Stage::Trust,
         Stage::Issue => v1::Stage::Issue,
@@ -88,10 +92,8 @@ pub(super) fn rotation(view: &MeshView, pending: Option<Pending>) -> v1::Rotatio
     v1::Rotation {
         stage: stage.into(),
         generation: view.newest(),
-        deadline: pending
-            .as_ref()
-            .map_or(0, |it| it.deadline_at().unix_timestamp().unsigned_abs()),
-        waiting_for: pending.map(|it| it.waiting_for).unwrap_or_default(),
+        deadline: pending.map_or(0, |it| it.deadline_at().unix_timestamp().unsigned_abs()),
+        waiting_for,
     }
 }
 
@@ -130,7 +132,10 @@ pub(super) fn mesh_state(
         })
         .collect();
     v1::MeshState {
-        transition: ledger.latest().map(|it| it.encode()).unwrap_or_default(),
+        transition: ledger
+            .latest()
+            .map(history::SignedTransition::encode)
+            .unwrap_or_default(),
         transition_key: keyring.signer().public_key().spki_der().to_vec(),
         root_ca: keyring.root().certificate().pem(),
         mesh_cas: mesh_cas(deployment),

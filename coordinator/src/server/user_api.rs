@@ -87,7 +87,8 @@ impl UserService {
                     seed_shares: ledger.shares().to_json().into_bytes(),
                     rotation: Some(messages::rotation(
                         ledger.view(),
-                        coordinator.pending(&deployment),
+                        coordinator.pending(&deployment).as_ref(),
+                        coordinator.laggards(&deployment),
                     )),
                     ..fixed
                 }

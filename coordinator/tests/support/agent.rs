@@ -128,7 +128,8 @@ impl Agent {
         };
         let answer = session.client.enrol(request).await;
         let answer = answer.map_err(Failure::Refused)?.into_inner();
-        self.known.clone_from(&answer.state.as_ref().unwrap().transition);
+        self.known
+            .clone_from(&answer.state.as_ref().unwrap().transition);
         Ok(answer)
     }
 
@@ -204,7 +205,10 @@ impl Watching {
     }
 
     /// The next state that is as it should be.
-    pub(crate) async fn state(&mut self, mut is: impl FnMut(&v1::MeshState) -> bool) -> v1::MeshState {
+    pub(crate) async fn state(
+        &mut self,
+        mut is: impl FnMut(&v1::MeshState) -> bool,
+    ) -> v1::MeshState {
         loop {
             let state = self.next().await.unwrap().expect("the watch has ended");
             if is(&state) {

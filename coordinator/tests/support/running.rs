@@ -70,8 +70,7 @@ impl Running {
         let [user_api, mesh_api, probes] =
             [&listeners.user_api, &listeners.mesh_api, &listeners.probes].map(address);
         let source = platform.source(COORDINATOR);
-        let services =
-            Services::start(Arc::clone(&coordinator), source, peers, listeners).unwrap();
+        let services = Services::start(Arc::clone(&coordinator), source, peers, listeners).unwrap();
         Ok(Self {
             coordinator,
             platform,

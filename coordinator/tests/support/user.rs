@@ -117,7 +117,8 @@ impl User {
         &self,
         manifest: &ManifestBuilder,
     ) -> Result<v1::SetManifestResponse, Status> {
-        self.set(request(manifest.bytes(), Digest([0; 32]), &[])).await
+        self.set(request(manifest.bytes(), Digest([0; 32]), &[]))
+            .await
     }
 
     /// The next manifest, with the consent of the first owner.

@@ -14,7 +14,9 @@ fuzz_target!(init: start(&seeds(), attempt), |bytes: &[u8]| {
 });
 
 fn seeds() -> Vec<Vec<u8>> {
-    [FILES, COORDINATOR, NODE].map(|it| it.as_bytes().to_vec()).to_vec()
+    [FILES, COORDINATOR, NODE]
+        .map(|it| it.as_bytes().to_vec())
+        .to_vec()
 }
 
 fn attempt(bytes: &[u8]) -> Outcome {

@@ -25,7 +25,12 @@ fn seeds() -> Vec<Vec<u8>> {
         vec![],
         table(&[]),
         table(&[(VCEK, &vcek)]),
-        table(&[(ARK, b"ark"), (VCEK, b"vcek"), (VLEK, b"vlek"), (CRL, b"crl")]),
+        table(&[
+            (ARK, b"ark"),
+            (VCEK, b"vcek"),
+            (VLEK, b"vlek"),
+            (CRL, b"crl"),
+        ]),
     ]
 }
 

@@ -56,7 +56,10 @@ fn check(manifest: &Manifest, bytes: &[u8]) {
     }
     for (quorum, owners) in [
         (manifest.update_quorum(), manifest.workload_owners().len()),
-        (manifest.seedshare_quorum(), manifest.seedshare_owners().len()),
+        (
+            manifest.seedshare_quorum(),
+            manifest.seedshare_owners().len(),
+        ),
     ] {
         assert!(quorum <= owners && (quorum == 0) == (owners == 0));
     }
@@ -66,7 +69,10 @@ fn check(manifest: &Manifest, bytes: &[u8]) {
     assert_eq!(reference_values_of(bytes).as_ref(), Ok(values));
 
     assert!(diff(manifest, manifest).is_empty());
-    for change in diff(&BEFORE, manifest).iter().chain(&diff(manifest, &BEFORE)) {
+    for change in diff(&BEFORE, manifest)
+        .iter()
+        .chain(&diff(manifest, &BEFORE))
+    {
         assert!(!change.to_string().is_empty());
     }
 }

@@ -130,7 +130,10 @@ fn enrol(caller: &Arc<Peer>, message: &[u8], may_be: &[&str]) -> Outcome {
         let certificates = &answer.get_ref().certificates;
         assert_eq!(certificates.len(), keys.len());
         for (certificate, key) in certificates.iter().zip(keys) {
-            assert!(MESH.keys.contains(&key.public_key), "nobody vouches for this key");
+            assert!(
+                MESH.keys.contains(&key.public_key),
+                "nobody vouches for this key"
+            );
             assert!(may_be.contains(&certificate.spiffe_id.as_str()));
             assert!([certificate.spiffe_id.as_str(), ""].contains(&key.spiffe_id.as_str()));
         }
@@ -140,7 +143,9 @@ fn enrol(caller: &Arc<Peer>, message: &[u8], may_be: &[&str]) -> Outcome {
 
 fn request<T>(caller: &Arc<Peer>, message: T) -> Request<T> {
     let mut request = Request::new(message);
-    request.extensions_mut().insert(ConnectedPeer(Arc::clone(caller)));
+    request
+        .extensions_mut()
+        .insert(ConnectedPeer(Arc::clone(caller)));
     request
 }
 
@@ -148,7 +153,10 @@ fn request<T>(caller: &Arc<Peer>, message: T) -> Request<T> {
 fn outcome<T>(answer: &Result<Response<T>, Status>) -> Outcome {
     if let Err(status) = answer {
         let code = status.metadata().get(api::CODE).expect("a code");
-        assert!(!["internal", "store"].iter().any(|it| code == it), "{status}");
+        assert!(
+            !["internal", "store"].iter().any(|it| code == it),
+            "{status}"
+        );
         assert!(status.metadata().contains_key(api::ID));
     }
     Outcome::of(answer)

@@ -71,7 +71,10 @@ fn attempt(bytes: &[u8]) -> Outcome {
             assert!(state.key.verify(&state.transition).is_ok());
             assert_eq!(state.head().seq, state.transition.transition.seq);
             for member in state.members.iter() {
-                let is_ours = message.access.iter().any(|it| it.spiffe_id == member.as_str());
+                let is_ours = message
+                    .access
+                    .iter()
+                    .any(|it| it.spiffe_id == member.as_str());
                 assert_eq!(state.membership(member).lists(member), is_ours);
             }
         }

@@ -20,7 +20,10 @@ fuzz_target!(init: start(&seeds(), attempt), |bytes: &[u8]| {
 
 fn seeds() -> Vec<Vec<u8>> {
     let mut seeds = Vec::new();
-    for algorithm in [&ECDSA_P256_SHA256_ASN1_SIGNING, &ECDSA_P384_SHA384_ASN1_SIGNING] {
+    for algorithm in [
+        &ECDSA_P256_SHA256_ASN1_SIGNING,
+        &ECDSA_P384_SHA384_ASN1_SIGNING,
+    ] {
         let key = EcdsaKeyPair::generate(algorithm).expect("a key");
         let pkcs8 = key.to_pkcs8v1().expect("a key, DER");
         let spki: PublicKeyX509Der<'_> = key.public_key().as_der().expect("a key, DER");

@@ -16,9 +16,13 @@ fn seeds() -> Vec<Vec<u8>> {
     let owners = [(); 3].map(|()| RsaOwner::new().public);
     let document = split(&sample_history::seed(), &owners, 2).expect("shares");
     let alone = split(&sample_history::seed(), &owners[..1], 1).expect("a share");
-    [alone, document.clone(), document.with_transition(Digest([9; 32]))]
-        .map(|it| it.to_json().into_bytes())
-        .to_vec()
+    [
+        alone,
+        document.clone(),
+        document.with_transition(Digest([9; 32])),
+    ]
+    .map(|it| it.to_json().into_bytes())
+    .to_vec()
 }
 
 fn attempt(bytes: &[u8]) -> Outcome {

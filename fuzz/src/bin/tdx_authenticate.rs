@@ -29,7 +29,11 @@ fn attempt(bytes: &[u8]) -> Outcome {
     match &verdict {
         Ok(quote) => {
             let same = |range: std::ops::Range<usize>| {
-                assert_eq!(bytes[range.clone()], GENUINE.quote[range], "nobody has signed this");
+                assert_eq!(
+                    bytes[range.clone()],
+                    GENUINE.quote[range],
+                    "nobody has signed this"
+                );
             };
             // Two lengths in between change with the certificates.
             same(0..48 + 584);

@@ -57,7 +57,10 @@ static COORDINATORS: LazyLock<Coordinators> = LazyLock::new(|| {
         panic!("the second one has no seed yet");
     };
     let shares = seedshare_owners.iter().take(2).map(|owner| {
-        let share = unverified.shares.decrypt(&owner.private_pem).expect("a share");
+        let share = unverified
+            .shares
+            .decrypt(&owner.private_pem)
+            .expect("a share");
         share.encode().to_vec()
     });
     let statement = update_statement(&manifest.hash(), &Digest([9; 32]));

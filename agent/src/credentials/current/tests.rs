@@ -123,6 +123,22 @@ fn a_failure_leaves_in_force_what_was_issued_and_otherwise_says_why_there_is_not
 }
 
 #[test]
+fn a_certificate_that_is_withdrawn_is_not_used_and_ends_no_connection() {
+    let bed = Bed::new();
+    let web = TestMesh::new().issue("web");
+    bed.current.take(Ok(issued(&web, &["web", "db"], &["any"])));
+    let db = bed.open("web", Mode::Mtls, Stage::Met("db"));
+    bed.current.take(Err(CertificateError::Withdrawn {
+        source: "its CA is gone".into(),
+    }));
+    let Credential::Missing(why) = bed.current.get() else {
+        panic!("it is still in use")
+    };
+    assert_eq!(why.to_string(), "its CA is gone");
+    assert_eq!(db.stop().cause(), None);
+}
+
+#[test]
 fn a_membership_alone_is_no_new_certificate() {
     let bed = Bed::new();
     let mesh = TestMesh::new();
