@@ -1,15 +1,13 @@
 //! The genuine reports among the vectors, with the certificates of their chips.
 
-use std::time::Duration;
-
 use attestation::sev_snp::Evidence;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, UnixTime};
 
-use crate::vector;
+use crate::{at, vector};
 
 /// 2026-01-01, when every certificate is valid.
-pub const NOW: UnixTime = UnixTime::since_unix_epoch(Duration::from_secs(1_767_225_600));
+pub const NOW: UnixTime = at(1_767_225_600);
 
 /// Two of Milan in version 2; one of Milan and one of Genoa in version 3.
 pub fn all() -> [Evidence; 4] {

@@ -1,14 +1,12 @@
 //! The genuine quote among the vectors that has collateral.
 
-use std::time::Duration;
-
 use attestation::tdx::Evidence;
 use rustls_pki_types::UnixTime;
 
-use crate::vector;
+use crate::{at, vector};
 
 /// 2025-06-19 11:32:27 UTC, an hour after Intel issued the collateral.
-pub const NOW: UnixTime = UnixTime::since_unix_epoch(Duration::from_secs(1_750_332_747));
+pub const NOW: UnixTime = at(1_750_332_747);
 
 /// The quote with its collateral.
 pub fn evidence() -> Evidence {

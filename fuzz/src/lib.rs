@@ -14,7 +14,10 @@ pub mod sample_history;
 pub mod sample_manifests;
 
 use std::path::Path;
+use std::time::Duration;
 use std::{env, fs};
+
+use rustls_pki_types::UnixTime;
 
 /// What became of an input that broke no promise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,4 +74,9 @@ pub fn vector(name: &str) -> Vec<u8> {
         return hex::decode(digits).expect("hexadecimal digits");
     }
     bytes
+}
+
+/// The time that is so many seconds after 1970.
+pub const fn at(seconds: u64) -> UnixTime {
+    UnixTime::since_unix_epoch(Duration::from_secs(seconds))
 }

@@ -148,7 +148,7 @@ mod tests {
         let readings = enrolments.readings(Some(verification)).unwrap();
         let value = |quantity: Quantity| {
             let reading = readings.iter().find(|it| it.quantity == quantity);
-            reading.unwrap().value.round() as u32
+            reading.unwrap().value.round() as i64
         };
         assert_eq!([SIMULATED, SEV_SNP, TDX].map(value), [1000, 500, 200]);
         assert_eq!(value(Quantity::less("an enrolment, p99", "ms")), 99);

@@ -8,6 +8,7 @@ pub(crate) mod bed;
 pub(crate) mod manifest;
 pub(crate) mod owners;
 pub(crate) mod platform;
+pub(crate) mod process;
 pub(crate) mod running;
 pub(crate) mod store;
 pub(crate) mod user;
