@@ -14,6 +14,7 @@ mod etcd;
 mod skip;
 mod support;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -22,7 +23,6 @@ use api::v1;
 use etcd::{Etcd, PROGRAM};
 use support::agent::{Agent, Failure};
 use support::bed::Bed;
-use support::manifest::ManifestBuilder;
 use support::process::{Address, Process};
 use support::until;
 use support::user::User;
@@ -101,6 +101,9 @@ async fn fifty_agents_renew_while_one_is_cut_off_and_another_killed_and_a_manife
     for (agent, last) in renewed.iter().enumerate() {
         assert_eq!(*last, 2, "agent {agent} has a certificate of that generation");
     }
+    let wrong = trio.refusals();
+    let of_who_has_no_seed = ["in-recovery", "no-manifest"].map(str::to_owned).into();
+    assert!(wrong.is_subset(&of_who_has_no_seed), "{wrong:?}");
     let mut histories = Vec::new();
     for number in 0..3 {
         let (chain, _) = trio.user(number).history().await;
@@ -177,7 +180,8 @@ impl Trio {
 
     async fn process(&self, number: usize) -> Process {
         let endpoint = self.etcd.endpoint();
-        let mut arguments = vec!["--etcd", endpoint.as_str()];
+        let audit_log = self.audit_log(number);
+        let mut arguments = vec!["--etcd", endpoint.as_str(), "--audit-log", &audit_log];
         for (other, address) in self.addresses.iter().enumerate() {
             if other != number {
                 arguments.extend(["--peer", &address.mesh_api]);
@@ -187,6 +191,22 @@ impl Trio {
         Process::start(dir, platform, &self.addresses[number], &arguments)
             .up(platform)
             .await
+    }
+
+    fn audit_log(&self, number: usize) -> String {
+        let path = self.bed.dir.path().join(format!("audit-{number}.jsonl"));
+        path.into_os_string().into_string().unwrap()
+    }
+
+    /// The codes of all refusals.
+    fn refusals(&self) -> BTreeSet<String> {
+        let line = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap();
+        (0..3)
+            .map(|number| std::fs::read_to_string(self.audit_log(number)).unwrap())
+            .flat_map(|log| log.lines().map(line).collect::<Vec<_>>())
+            .filter(|it| it["event"] == "refused")
+            .map(|it| it["code"].as_str().unwrap().to_owned())
+            .collect()
     }
 
     /// Starts one again that was killed.

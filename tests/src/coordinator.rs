@@ -281,12 +281,12 @@ impl Coordinator {
             .arg(self.file("platform.pem"))
             .run(LIMIT)?
             .success()?;
-        openssl(&["ecparam", "-name", "secp384r1", "-genkey", "-noout", "-out"])?
+        openssl(&["ecparam", "-name", "secp384r1", "-genkey", "-noout", "-out"])
             .arg(self.file("owner.pem"))
             .run(LIMIT)?
             .success()?;
         for share in SHARES {
-            openssl(&["genrsa", "-out"])?
+            openssl(&["genrsa", "-out"])
                 .arg(self.file(share))
                 .arg("2048")
                 .run(LIMIT)?
@@ -345,7 +345,7 @@ impl Coordinator {
     /// What openssl says of a key, DER.
     fn der(&self, arguments: &[&str], key: &str) -> Result<Vec<u8>> {
         let out = self.file("key.der");
-        openssl(arguments)?
+        openssl(arguments)
             .arg("-in")
             .arg(self.file(key))
             .args(["-outform", "DER", "-out"])
@@ -376,13 +376,9 @@ fn sealwire() -> Result<HostCommand> {
     program("sealwire")
 }
 
-fn openssl(arguments: &[&str]) -> Result<HostCommand> {
-    Ok(HostCommand::new(
-        PathBuf::from("openssl"),
-        Path::new(ROOT_NETNS).to_owned(),
-        None,
-    )
-    .args(arguments))
+fn openssl(arguments: &[&str]) -> HostCommand {
+    let netns = Path::new(ROOT_NETNS).to_owned();
+    HostCommand::new(PathBuf::from("openssl"), netns, None).args(arguments)
 }
 
 fn program(name: &str) -> Result<HostCommand> {

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tracing::warn;
 
-use self::error::{damage, outlives};
+use self::error::damage;
 use super::append::{Append, Invalid};
 use super::error::{AppendError, Found, Object, Place, StoreError};
 use super::{Store, StoredHead, record};
@@ -163,11 +163,7 @@ impl Shared {
                 Err(error)
             }
             Ok(Err(Failure::Redb(error))) => {
-                if outlives(&error) {
-                    *slot = Some(database);
-                } else {
-                    discard(Some(database));
-                }
+                discard(Some(database));
                 Err(self.explain(error))
             }
             Err(panic) => {

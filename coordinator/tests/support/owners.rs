@@ -51,14 +51,21 @@ pub(crate) fn workload_owners(count: usize) -> Vec<&'static OwnerKey> {
     static OWNERS: [OnceLock<OwnerKey>; 6] = [const { OnceLock::new() }; 6];
     OWNERS[..count]
         .iter()
-        .map(|it| {
-            it.get_or_init(|| {
-                let random = SystemRandom::new();
-                let key = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &random);
-                OwnerKey::from_pem(&pem(key.unwrap().as_ref())).unwrap()
-            })
+        .enumerate()
+        .map(|(number, it)| {
+            it.get_or_init(|| OwnerKey::from_pem(workload_owner_pem(number)).unwrap())
         })
         .collect()
+}
+
+/// The private key of a workload owner, PEM.
+pub(crate) fn workload_owner_pem(number: usize) -> &'static str {
+    static KEYS: [OnceLock<String>; 6] = [const { OnceLock::new() }; 6];
+    KEYS[number].get_or_init(|| {
+        let random = SystemRandom::new();
+        let key = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &random);
+        pem(key.unwrap().as_ref())
+    })
 }
 
 fn pem(pkcs8: &[u8]) -> String {

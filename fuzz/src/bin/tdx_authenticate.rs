@@ -2,6 +2,7 @@
 //! what the platform has signed and nothing else.
 #![no_main]
 
+use std::slice;
 use std::sync::LazyLock;
 
 use attestation::tdx::{Evidence, Root, authenticate};
@@ -16,7 +17,7 @@ static ROOT: LazyLock<Root> = LazyLock::new(Root::intel);
 /// certificates, which say the same in many spellings.
 const SIGNED: usize = 48 + 584 + 4 + 64 + 64 + 2 + 4 + 384 + 64 + 2 + 32;
 
-fuzz_target!(init: start(&[GENUINE.quote.clone()], attempt), |bytes: &[u8]| {
+fuzz_target!(init: start(slice::from_ref(&GENUINE.quote), attempt), |bytes: &[u8]| {
     attempt(bytes);
 });
 

@@ -54,14 +54,6 @@ pub(super) fn damage(path: &Path, panic: &(dyn Any + Send)) -> StoreError {
     corrupt(path, message.to_owned())
 }
 
-/// Whether redb goes on working after this error.
-pub(super) fn outlives(error: &redb::Error) -> bool {
-    matches!(
-        error,
-        redb::Error::TableDoesNotExist(_) | redb::Error::ValueTooLarge(_)
-    )
-}
-
 fn corrupt(path: &Path, what: String) -> StoreError {
     StoreError::Corrupt {
         object: Object::File(path.to_owned()),
