@@ -11,7 +11,7 @@
 //! 1. [`AttestedTls`]: the configuration, made once. [`AttestedTls::connect`] and
 //!    [`AttestedTls::accept`] do handshake and exchange.
 //! 2. [`AttestedStream`]: what they end in; [`Peer`] says whom it leads to.
-//! 3. [`channel`] and [`Acceptor`]: gRPC on top, as client and as server.
+//! 3. [`channel()`] and [`Acceptor`]: gRPC on top, as client and as server.
 
 #![forbid(unsafe_code)]
 

@@ -54,7 +54,7 @@ pub struct Peer {
     /// for them; without [`Peer::result`] they are mere claims.
     pub certified_keys: Vec<Digest>,
     /// Its address, where it came through [`Acceptor`](crate::Acceptor) or
-    /// [`channel`](crate::channel).
+    /// [`channel`](crate::channel()).
     pub remote: Option<SocketAddr>,
 }
 

@@ -1,7 +1,7 @@
 //! The Coordinator: verifies what workloads and nodes run on, and issues their mesh certificates.
 //!
-//! Bytes of a request become types in [`server`]; [`Coordinator`] acts on one immutable
-//! [`Deployment`] at a time; [`store`] keeps history and is trusted for nothing.
+//! Bytes of a request become types in [`server`]; [`core::Coordinator`] acts on one immutable
+//! [`core::Deployment`] at a time; [`store`] keeps history and is trusted for nothing.
 
 #![forbid(unsafe_code)]
 

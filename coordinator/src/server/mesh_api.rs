@@ -9,6 +9,8 @@ use manifest::Role;
 use rustls_pki_types::UnixTime;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
+use tokio_stream::StreamExt as _;
+use tokio_stream::adapters::Map;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 use tracing::debug;
@@ -193,7 +195,7 @@ impl MeshApi for MeshService {
             .map_err(|refused| coordinator.refuse("enrol", &refused, peer.remote))
     }
 
-    type WatchStream = ReceiverStream<Result<v1::MeshState, Status>>;
+    type WatchStream = Map<ReceiverStream<Box<Told>>, fn(Box<Told>) -> Told>;
 
     async fn watch(
         &self,
@@ -224,7 +226,8 @@ impl MeshApi for MeshService {
             }
             coordinator.metrics.watching(-1);
         });
-        Ok(Response::new(ReceiverStream::new(receiver)))
+        let told: fn(Box<Told>) -> Told = |told| *told;
+        Ok(Response::new(ReceiverStream::new(receiver).map(told)))
     }
 
     async fn acknowledge(
@@ -302,11 +305,15 @@ impl MeshApi for MeshService {
     }
 }
 
+/// What a watching agent is told. Boxed on its way: a channel keeps room for 32 of what it carries,
+/// however few may wait in it, for each agent.
+type Told = Result<v1::MeshState, Status>;
+
 /// Sends each state until the caller leaves or is no longer in the manifest.
 async fn follow(
     coordinator: &Arc<Coordinator>,
     peer: &Peer,
-    sender: &mpsc::Sender<Result<v1::MeshState, Status>>,
+    sender: &mpsc::Sender<Box<Told>>,
 ) {
     let mut phases = coordinator.watch();
     loop {
@@ -318,7 +325,7 @@ async fn follow(
             });
             let state = state.map_err(|refused| coordinator.refuse("watch", &refused, peer.remote));
             let is_last = state.is_err();
-            if sender.send(state).await.is_err() || is_last {
+            if sender.send(Box::new(state)).await.is_err() || is_last {
                 return;
             }
         }

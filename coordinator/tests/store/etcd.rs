@@ -95,7 +95,13 @@ impl Etcd {
 
     /// A store in this member alone, once it is up.
     pub(crate) async fn store(&self) -> EtcdStore {
-        EtcdStore::connect(self.options()).await.unwrap()
+        match EtcdStore::connect(self.options()).await {
+            Ok(store) => store,
+            Err(error) => {
+                let log = fs::read_to_string(self.dir.join("log")).unwrap();
+                panic!("{error:?}; etcd says:\n{log}");
+            }
+        }
     }
 
     /// Starts the process, again if it was killed.
