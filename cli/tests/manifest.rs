@@ -341,7 +341,7 @@ fn what_cannot_be_read_failed_and_what_is_no_manifest_is_wrong() {
     huge.set_len(1 << 40).unwrap();
     let run = bed.sealwire("manifest check huge");
     assert_eq!(run.code, 2, "{run:?}");
-    assert!(run.stderr.contains("want at most 4194304 bytes"), "{run:?}");
+    assert!(run.stderr.contains("want at most 1048576 bytes"), "{run:?}");
 }
 
 #[test]
