@@ -1,31 +1,46 @@
-//! Accepts few connections at a time, each for a while: whoever opens more, or does nothing with
-//! them, waits instead of taking the descriptors of others.
+//! Accepts connections of which few are open at a time, each for a while: who opens more takes the
+//! places of the oldest, not the descriptors of the whole process.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::serve::Listener;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::oneshot;
 use tokio::time::{Sleep, sleep};
 
 /// Accepts connections for the probes.
 #[derive(Debug)]
 pub(crate) struct LimitedListener {
     listener: TcpListener,
-    places: Arc<Semaphore>,
+    /// One for each connection, the oldest first. Dropping it ends the connection.
+    open: VecDeque<oneshot::Sender<()>>,
 }
 
 impl LimitedListener {
     pub(crate) fn new(listener: TcpListener) -> Self {
         Self {
             listener,
-            places: Arc::new(Semaphore::new(CONNECTIONS)),
+            open: VecDeque::new(),
+        }
+    }
+
+    fn limited(&mut self, stream: TcpStream) -> Limited {
+        self.open.retain(|it| !it.is_closed());
+        while self.open.len() >= CONNECTIONS {
+            self.open.pop_front();
+        }
+        let (place, made_way) = oneshot::channel();
+        self.open.push_back(place);
+        Limited {
+            stream,
+            made_way,
+            end: Box::pin(sleep(LONGEST)),
         }
     }
 }
@@ -35,18 +50,9 @@ impl Listener for LimitedListener {
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Limited, SocketAddr) {
-        // Never closed, so that there always is one, sooner or later.
-        let place = Arc::clone(&self.places).acquire_owned().await.ok();
         loop {
             match self.listener.accept().await {
-                Ok((stream, remote)) => {
-                    let limited = Limited {
-                        stream,
-                        end: Box::pin(sleep(LONGEST)),
-                        _place: place,
-                    };
-                    return (limited, remote);
-                }
+                Ok((stream, remote)) => return (self.limited(stream), remote),
                 // The connection is gone, or descriptors are; the latter lasts.
                 Err(_) => sleep(PAUSE).await,
             }
@@ -62,8 +68,8 @@ impl Listener for LimitedListener {
 #[derive(Debug)]
 pub(crate) struct Limited {
     stream: TcpStream,
+    made_way: oneshot::Receiver<()>,
     end: Pin<Box<Sleep>>,
-    _place: Option<OwnedSemaphorePermit>,
 }
 
 impl Limited {
@@ -72,7 +78,8 @@ impl Limited {
         cx: &mut Context<'_>,
         work: impl FnOnce(Pin<&mut TcpStream>, &mut Context<'_>) -> Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
-        if self.end.as_mut().poll(cx).is_ready() {
+        let is_over = self.end.as_mut().poll(cx).is_ready();
+        if is_over || Pin::new(&mut self.made_way).poll(cx).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         work(Pin::new(&mut self.stream), cx)
@@ -107,7 +114,7 @@ impl AsyncWrite for Limited {
     }
 }
 
-/// A scraper and the probes of an orchestrator, several times over.
-const CONNECTIONS: usize = 32;
+/// A scraper and the probes of an orchestrator, many times over.
+const CONNECTIONS: usize = 128;
 const LONGEST: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(100);

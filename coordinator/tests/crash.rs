@@ -18,7 +18,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use std::{env, fs};
+use std::{env, fs, thread};
 
 use api::v1;
 use attestation::{Digest, SimulatedTee};
@@ -51,46 +51,64 @@ const POINTS: [&str; 8] = [
 
 #[test]
 fn a_kill_at_any_write_of_any_change_loses_and_repeats_nothing() {
-    let mut kills = 0;
-    for point in POINTS {
-        // What all the kills before have left, and each time a history of its own.
-        let mut used = CrashTest::new();
-        let mut hit = 1;
-        loop {
-            let mut new = CrashTest::new();
-            let was_killed = [&mut new, &mut used].map(|it| it.run(Some((point, hit))).finish(it));
-            new.check();
-            kills += was_killed.into_iter().filter(|it| *it).count();
-            // A run that passes the point fewer times goes through.
-            if was_killed == [false, false] {
-                break;
-            }
-            // Most writes are alike: after the first of them, some more.
-            hit += hit.div_ceil(8);
-        }
-        assert!(hit > 1, "{point} was never passed");
-        used.check();
-    }
+    // Most of the time is that of deadlines, which all wait for together.
+    let kills: usize = thread::scope(|scope| {
+        POINTS
+            .map(|point| scope.spawn(move || kill_at_each_hit(point)))
+            .map(|it| it.join().unwrap())
+            .into_iter()
+            .sum()
+    });
     println!("{kills} kills at {} points", POINTS.len());
     assert!(kills >= 100, "{kills} kills");
 }
 
+fn kill_at_each_hit(point: &str) -> usize {
+    let mut kills = 0;
+    // What all the kills before have left, and each time a history of its own.
+    let mut used = CrashTest::new();
+    let mut hit = 1;
+    loop {
+        let mut new = CrashTest::new();
+        let was_killed = [&mut new, &mut used].map(|it| it.run(Some((point, hit))).finish(it));
+        new.check();
+        kills += was_killed.into_iter().filter(|it| *it).count();
+        // A run that passes the point fewer times goes through.
+        if was_killed == [false, false] {
+            break;
+        }
+        // Most writes are alike: after the first of them, some more.
+        hit += hit.div_ceil(8);
+    }
+    assert!(hit > 1, "{point} was never passed");
+    used.check();
+    kills
+}
+
 #[test]
 fn a_kill_at_any_moment_loses_and_repeats_nothing() {
-    let kills = env::var(KILLS).map_or(120, |it| it.parse().unwrap());
+    let kills = env::var(KILLS).map_or(160, |it| it.parse::<u64>().unwrap());
+    thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(move || kill_at_random(kills.div_ceil(THREADS)));
+        }
+    });
+    println!("{kills} kills");
+}
+
+fn kill_at_random(kills: u64) {
     let mut crash = CrashTest::new();
     for kill in 0..kills {
-        if kill % 40 == 0 {
+        if kill % 40 == 39 {
             crash.check();
             crash = CrashTest::new();
         }
-        // Half are killed while they recover, the others while they change.
-        let heard = random() % 6;
+        // Some are killed while they start and recover, the others while they change.
         let run = crash.run(None);
-        run.kill(&mut crash, heard, Duration::from_micros(random() % 30_000));
+        let moment = Duration::from_micros(random() % 30_000);
+        run.kill(&mut crash, random() % 6, moment);
     }
     crash.check();
-    println!("{kills} kills");
 }
 
 #[tokio::test]
@@ -296,7 +314,11 @@ async fn changing_process() {
         }
     }
     tokio::spawn(Arc::clone(&coordinator).rotate(Arc::new(Alone)));
-    let limit = if env::var_os(KILL_AT).is_some() { 2 } else { u64::MAX };
+    let limit = if env::var_os(KILL_AT).is_some() {
+        2
+    } else {
+        u64::MAX
+    };
     for _ in 0..limit {
         let deployment = done(&coordinator).await;
         let head = deployment.ledger.chain().head();
@@ -333,9 +355,16 @@ async fn recover(coordinator: &Coordinator, dir: &Path) {
         .map(|it| it.transition.manifest)
         .collect();
     let distinct: BTreeSet<_> = manifests.iter().collect();
-    assert_eq!(distinct.len(), manifests.len(), "a manifest was applied twice");
+    assert_eq!(
+        distinct.len(),
+        manifests.len(),
+        "a manifest was applied twice"
+    );
     let (last, before) = chain.iter().as_slice().split_last().unwrap();
-    let found: Vec<_> = before.iter().map(|it| it.transition.hash().to_string()).collect();
+    let found: Vec<_> = before
+        .iter()
+        .map(|it| it.transition.hash().to_string())
+        .collect();
     // Before what the recovery itself has appended.
     say("found", &found.join(" "));
     appended(&last.transition.head());
@@ -411,6 +440,7 @@ fn random() -> u64 {
     u64::from_be_bytes(bytes)
 }
 
+const THREADS: u64 = 4;
 const MANIFEST: &str = "manifest.json";
 const OWNER: &str = "owner.pem";
 const SAID: &str = "crash test: ";

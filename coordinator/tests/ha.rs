@@ -99,7 +99,10 @@ async fn fifty_agents_renew_while_one_is_cut_off_and_another_killed_and_a_manife
 
     let renewed = agents.stop().await;
     for (agent, last) in renewed.iter().enumerate() {
-        assert_eq!(*last, 2, "agent {agent} has a certificate of that generation");
+        assert_eq!(
+            *last, 2,
+            "agent {agent} has a certificate of that generation"
+        );
     }
     let wrong = trio.refusals();
     let of_who_has_no_seed = ["in-recovery", "no-manifest"].map(str::to_owned).into();
@@ -109,7 +112,10 @@ async fn fifty_agents_renew_while_one_is_cut_off_and_another_killed_and_a_manife
         let (chain, _) = trio.user(number).history().await;
         histories.push(chain.head());
     }
-    assert!(histories.iter().all(|it| *it == histories[0]), "one history");
+    assert!(
+        histories.iter().all(|it| *it == histories[0]),
+        "one history"
+    );
     let (chain, _) = trio.user(0).history().await;
     let kinds: Vec<_> = chain.iter().map(|it| it.transition.kind.as_str()).collect();
     assert_eq!(kinds, ["manifest", "manifest", "issue", "withdraw"]);
@@ -128,7 +134,10 @@ async fn a_mesh_ca_that_was_lost_with_its_coordinator_is_replaced() {
     for other in [1, 2] {
         trio.processes[other].freeze();
     }
-    trio.user(0).update(&manifest.workload("new")).await.unwrap();
+    trio.user(0)
+        .update(&manifest.workload("new"))
+        .await
+        .unwrap();
     trio.processes[0].kill();
     for other in [1, 2] {
         trio.processes[other].thaw();

@@ -301,10 +301,10 @@ async fn a_rotation_waits_for_the_store_and_names_nobody_twice() {
 async fn of_two_coordinators_neither_goes_on_before_the_agents_of_both() {
     let bed = Bed::new();
     // Longer than the test takes after that.
-    let lifetime = Duration::from_secs(20);
+    let lifetime = Duration::from_secs(14);
     let manifest = two(&bed)
         .rotation("graceful", NEVER)
-        .with("CertificateLifetime", json!("20s"));
+        .with("CertificateLifetime", json!("14s"));
     let (first, second) = pair(&bed, &manifest, lifetime).await;
     let mut a = Follower::start(&bed, &first, "a").await;
     let mut b = Follower::start(&bed, &second, "b").await;

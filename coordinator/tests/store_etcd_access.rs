@@ -21,7 +21,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
     KeyPair,
 };
-use store::etcd::{Etcd, PROGRAM};
+use store::etcd::{Etcd, PROGRAM, address};
 use store::skip;
 use store::transition::{Step, append, operations};
 
@@ -284,7 +284,7 @@ impl Ca {
     }
 
     fn issue(&self, name: &str, usage: ExtendedKeyUsagePurpose) -> (String, String) {
-        let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        let mut params = CertificateParams::new(vec![address().to_string()]).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
         params.extended_key_usages = vec![usage];
         let key = KeyPair::generate().unwrap();

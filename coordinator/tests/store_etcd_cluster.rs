@@ -16,7 +16,7 @@ use coordinator::store::{AppendError, EtcdOptions, EtcdStore, Store, StoreError}
 use store::etcd::PROGRAM;
 use store::etcd_cluster::Cluster;
 use store::skip;
-use store::transition::{Step, append, append_after_conflicts, operations};
+use store::transition::{Step, append, append_persistently, operations};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -133,15 +133,18 @@ impl Writers {
         let is_over = Arc::<AtomicBool>::default();
         let mut tasks = JoinSet::new();
         for writer in 0..3 {
-            let store = cluster.store(writer).await;
+            // Short of what an election may take: some answers are lost, and asked for again.
+            let options = EtcdOptions {
+                timeout: Duration::from_secs(3),
+                ..cluster.options(writer)
+            };
+            let store = EtcdStore::connect(options).await.unwrap();
             let (count, is_over) = (Arc::clone(&count), Arc::clone(&is_over));
             tasks.spawn(async move {
                 let mut appended = Vec::new();
                 while !is_over.load(Ordering::Acquire) {
                     let operation = format!("{writer}-{}", appended.len());
-                    append_after_conflicts(&store, &operation, operation.as_bytes())
-                        .await
-                        .unwrap();
+                    append_persistently(&store, &operation).await;
                     appended.push(operation);
                     count.send_modify(|count| *count += 1);
                 }

@@ -310,11 +310,7 @@ impl MeshApi for MeshService {
 type Told = Result<v1::MeshState, Status>;
 
 /// Sends each state until the caller leaves or is no longer in the manifest.
-async fn follow(
-    coordinator: &Arc<Coordinator>,
-    peer: &Peer,
-    sender: &mpsc::Sender<Box<Told>>,
-) {
+async fn follow(coordinator: &Arc<Coordinator>, peer: &Peer, sender: &mpsc::Sender<Box<Told>>) {
     let mut phases = coordinator.watch();
     loop {
         let phase = phases.borrow_and_update().clone();

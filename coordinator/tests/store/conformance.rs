@@ -5,9 +5,7 @@ use std::sync::Arc;
 use attestation::Digest;
 use coordinator::store::{AppendError, MAX_OBJECT_BYTES, Misuse, Store, StoreError, StoredHead};
 
-use super::transition::{
-    Step, append, append_after_conflicts, noise, operations, operations_since,
-};
+use super::transition::{Step, append, append_persistently, noise, operations, operations_since};
 
 pub(crate) async fn an_empty_store_has_no_head_and_no_objects(store: &dyn Store) {
     assert_eq!(store.head().await.unwrap(), None);
@@ -161,9 +159,7 @@ pub(crate) async fn racing_writers_leave_one_line(stores: Vec<Arc<dyn Store>>, a
             let mut mine = Vec::new();
             for n in 0..appends {
                 let operation = format!("{writer}-{n}");
-                append_after_conflicts(&*store, &operation, operation.as_bytes())
-                    .await
-                    .unwrap();
+                append_persistently(&*store, &operation).await;
                 mine.push(operation);
             }
             mine

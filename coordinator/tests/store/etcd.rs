@@ -1,7 +1,7 @@
 //! etcd processes on loopback, killed when the test ends.
 
 use std::fs::{self, File};
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -54,8 +54,8 @@ impl Etcd {
         Self {
             dir: dir.join(name),
             name: name.to_owned(),
-            client_port: free_port(),
-            peer_port: free_port(),
+            client_port: new_port(),
+            peer_port: new_port(),
             scheme: "http",
             extra: Vec::new(),
             process: None,
@@ -65,7 +65,7 @@ impl Etcd {
 
     /// As `--initial-cluster` lists it.
     pub(crate) fn peer(&self) -> String {
-        format!("{}=http://127.0.0.1:{}", self.name, self.peer_port)
+        format!("{}=http://{}:{}", self.name, address(), self.peer_port)
     }
 
     /// Replaces the arguments that [`run`](Self::run) adds to its own.
@@ -78,7 +78,7 @@ impl Etcd {
     }
 
     pub(crate) fn endpoint(&self) -> String {
-        format!("{}://127.0.0.1:{}", self.scheme, self.client_port)
+        format!("{}://{}:{}", self.scheme, address(), self.client_port)
     }
 
     /// Options for this member alone.
@@ -112,7 +112,7 @@ impl Etcd {
             .append(true)
             .open(self.dir.join("log"))
             .unwrap();
-        let peer = format!("http://127.0.0.1:{}", self.peer_port);
+        let peer = format!("http://{}:{}", address(), self.peer_port);
         let client = self.endpoint();
         let process = Command::new(PROGRAM)
             .arg(format!("--name={}", self.name))
@@ -161,17 +161,14 @@ impl Drop for Etcd {
     }
 }
 
-/// A port below those that the kernel gives to outgoing connections, which could take it first.
-fn free_port() -> u16 {
-    const FIRST: u16 = 20_000;
-    const COUNT: u16 = 12_000;
-    static TAKEN: AtomicU16 = AtomicU16::new(0);
-    let start = std::process::id() * 131 % u32::from(COUNT);
-    loop {
-        let taken = u32::from(TAKEN.fetch_add(1, Ordering::Relaxed));
-        let port = FIRST + u16::try_from((start + taken) % u32::from(COUNT)).unwrap();
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            return port;
-        }
-    }
+/// A loopback address that no other test process has: so no other takes its ports.
+pub(crate) fn address() -> Ipv4Addr {
+    // An id has 22 bits at most.
+    let [_, high, middle, low] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, 64 | high, middle, low)
+}
+
+fn new_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(2379);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }

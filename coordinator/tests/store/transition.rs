@@ -68,23 +68,31 @@ pub(crate) async fn append(store: &dyn Store, operation: &str, payload: Vec<u8>)
     step.head
 }
 
-/// Appends, and on a conflict goes on from the head that won; its head.
-pub(crate) async fn append_after_conflicts(
-    store: &dyn Store,
-    operation: &str,
-    payload: &[u8],
-) -> Result<StoredHead, StoreError> {
-    let mut expected = store.head().await?;
+/// Appends, as a Coordinator does: on a conflict goes on from the head that won; where the store
+/// is unavailable, asks for the same again, a few times.
+pub(crate) async fn append_persistently(store: &dyn Store, operation: &str) -> StoredHead {
+    let mut attempts_left = 10;
+    let mut may_retry = |error: StoreError| {
+        attempts_left -= 1;
+        let is_unavailable = matches!(error, StoreError::Unavailable { .. });
+        assert!(is_unavailable && attempts_left > 0, "{error:?}");
+    };
+    let mut expected = loop {
+        match store.head().await {
+            Ok(head) => break head,
+            Err(error) => may_retry(error),
+        }
+    };
     loop {
-        let step = Step::after(expected, operation, payload.to_vec());
+        let step = Step::after(expected, operation, operation.as_bytes().to_vec());
         match step.append(store).await {
-            Ok(()) => return Ok(step.head),
+            Ok(()) => return step.head,
             Err(AppendError::Conflict(head)) => {
                 assert_ne!(head, expected, "a conflict with the head that was expected");
                 expected = head;
             }
-            Err(AppendError::Store(error)) => return Err(error),
-            Err(error) => panic!("{error}"),
+            Err(AppendError::Store(error)) => may_retry(error),
+            Err(error) => panic!("{error:?}"),
         }
     }
 }

@@ -119,10 +119,18 @@ impl Process {
 
     /// Bytes of memory that it takes now.
     pub(crate) fn resident(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
-        let line = status.lines().find(|it| it.starts_with("VmRSS:")).unwrap();
-        let kilobytes: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
-        kilobytes * 1024
+        self.meter()()
+    }
+
+    /// Tells the same whenever it is asked.
+    pub(crate) fn meter(&self) -> impl Fn() -> u64 + Send + 'static {
+        let path = format!("/proc/{}/status", self.id());
+        move || {
+            let status = std::fs::read_to_string(&path).unwrap();
+            let line = status.lines().find(|it| it.starts_with("VmRSS:")).unwrap();
+            let kilobytes: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+            kilobytes * 1024
+        }
     }
 }
 
