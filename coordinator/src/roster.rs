@@ -232,9 +232,11 @@ impl Roster {
 
     /// Refuses a new instance when there are as many as fit, after those that have expired.
     fn check_room(&mut self, id: &(Digest, InstanceId), now: Instant) -> Result<(), NoPlace> {
-        if self.instances.contains_key(id) {
+        if self.instances.contains_key(id) || self.instances.len() < MAX_INSTANCES {
             return Ok(());
         }
+        // Looked through only now: to do so for each that comes would take the longer the more
+        // there are.
         self.instances.retain(|_, it| it.until >= now);
         if self.instances.len() >= MAX_INSTANCES {
             return Err(NoPlace::Full);

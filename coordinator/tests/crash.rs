@@ -26,6 +26,7 @@ use aws_lc_rs::rand;
 use coordinator::audit::Audit;
 use coordinator::change::Update;
 use coordinator::core::{Coordinator, Deployment, Phase, Settings};
+use coordinator::deployment::Unverified;
 use coordinator::metrics::Metrics;
 use coordinator::rotate::OtherCoordinators;
 use coordinator::store::RedbStore;
@@ -306,12 +307,11 @@ async fn changing_process() {
     let coordinator = Coordinator::start(Arc::new(store), settings, audit, Metrics::default())
         .await
         .unwrap();
-    match coordinator.phase() {
-        Phase::Recovery(_) => recover(&coordinator, &dir).await,
-        _ => {
-            say("found", "");
-            set(&coordinator, &dir, Digest([0; 32])).await;
-        }
+    if let Phase::Recovery(waiting) = coordinator.phase() {
+        recover(&coordinator, &waiting, &dir).await;
+    } else {
+        say("found", "");
+        set(&coordinator, &dir, Digest([0; 32])).await;
     }
     tokio::spawn(Arc::clone(&coordinator).rotate(Arc::new(Alone)));
     let limit = if env::var_os(KILL_AT).is_some() {
@@ -336,10 +336,7 @@ impl OtherCoordinators for Alone {
     }
 }
 
-async fn recover(coordinator: &Coordinator, dir: &Path) {
-    let Phase::Recovery(waiting) = coordinator.phase() else {
-        unreachable!()
-    };
+async fn recover(coordinator: &Coordinator, waiting: &Unverified, dir: &Path) {
     let need = usize::from(waiting.shares.threshold());
     for number in 0..need {
         let key = fs::read_to_string(dir.join(format!("share-{number}"))).unwrap();

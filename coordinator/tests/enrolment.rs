@@ -1,6 +1,10 @@
 //! Certificates come from evidence: who is given one, for which names, and who is not.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 mod support;
 

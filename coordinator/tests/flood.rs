@@ -186,7 +186,7 @@ async fn nuisance(source: Ipv4Addr, target: SocketAddr, kind: u32) -> bool {
         }
         // Says what makes no sense, as fast as it can.
         2 => {
-            let _ = stream.write_all(&[0x5a; 64 * 1024]).await;
+            let _ = stream.write_all(&vec![0x5a; 64 * 1024]).await;
             let mut answer = Vec::new();
             let _ = timeout(Duration::from_secs(2), stream.read_to_end(&mut answer)).await;
         }

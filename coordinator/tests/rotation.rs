@@ -1,6 +1,10 @@
 //! A new manifest takes over without anybody being left behind: trusted, then issuing, then alone.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 mod support;
 

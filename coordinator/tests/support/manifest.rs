@@ -105,11 +105,6 @@ impl ManifestBuilder {
     pub(crate) fn hash(&self) -> Digest {
         Digest::of(&self.bytes())
     }
-
-    /// The documents of all policies.
-    pub(crate) fn documents(&self, names: &[&str]) -> Vec<Vec<u8>> {
-        names.iter().map(|it| policy_document(it)).collect()
-    }
 }
 
 fn merge(into: &mut Value, fields: Value) {
