@@ -35,6 +35,10 @@ impl Coordinator {
     /// proves that the store was rolled back, if the caller's knowledge is signed.
     pub(crate) async fn caught_up_to(&self, known: &Head) -> Result<Arc<Deployment>, Refused> {
         let _changing = self.changing.lock().await;
+        let deployment = self.deployment()?;
+        if deployment.ledger.check_contains(known).is_ok() {
+            return Ok(deployment);
+        }
         // Another Coordinator may have appended it, and the news not have come yet.
         self.look_at_store().await?;
         let deployment = self.deployment()?;

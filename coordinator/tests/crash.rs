@@ -79,7 +79,7 @@ fn kill_at_each_hit(point: &str) -> usize {
             break;
         }
         // Most writes are alike: after the first of them, some more.
-        hit += hit.div_ceil(8);
+        hit += hit.div_ceil(6);
     }
     assert!(hit > 1, "{point} was never passed");
     used.check();

@@ -151,3 +151,51 @@ pub(super) fn mesh_state(
 pub(super) fn malformed(what: impl std::fmt::Display) -> Refused {
     Refused::told(RefusalCode::Malformed, what)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digests_and_instances_have_one_length() {
+        for length in [0, 16, 31, 33] {
+            let refused = digest("previous_transition", &vec![7; length]).unwrap_err();
+            assert_eq!(refused.code, RefusalCode::Malformed);
+            let detail = refused.detail.unwrap();
+            assert!(detail.contains(&format!("got {length} bytes, want 32")), "{detail}");
+        }
+        assert_eq!(digest("", &[7; 32]).unwrap(), Digest([7; 32]));
+        instance(&[7; 15]).unwrap_err();
+        assert_eq!(instance(&[7; 16]).unwrap(), InstanceId([7; 16]));
+    }
+
+    #[test]
+    fn who_knows_nothing_has_no_head() {
+        assert_eq!(known_head(None).unwrap(), None);
+        let nothing = v1::Head::default();
+        assert_eq!(known_head(Some(&nothing)).unwrap(), None);
+        let halved = v1::Head {
+            seq: 3,
+            transition: vec![1; 5],
+        };
+        known_head(Some(&halved)).unwrap_err();
+    }
+
+    #[test]
+    fn a_key_is_for_the_caller_or_for_a_spiffe_id() {
+        let request = |spiffe_id: &str| {
+            key_requests(vec![v1::KeyRequest {
+                public_key: vec![1],
+                spiffe_id: spiffe_id.to_owned(),
+            }])
+        };
+        assert_eq!(request("").unwrap()[0].spiffe_id, None);
+        let id = "spiffe://mesh.local/ns/default/sa/web";
+        let named = request(id).unwrap().remove(0).spiffe_id;
+        assert_eq!(named.unwrap().to_string(), id);
+        for bad in ["web", "spiffe://", "spiffe://mesh.local/a/../b", "https://mesh.local/a"] {
+            let refused = request(bad).unwrap_err();
+            assert_eq!(refused.code, RefusalCode::Malformed, "{bad}");
+        }
+    }
+}

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use attestation::Digest;
 
 use super::StoredHead;
-use super::error::{Misuse, StoreError};
+use super::error::{AppendError, Misuse, StoreError};
 
 /// The largest object that a store takes, in bytes.
 ///
@@ -20,27 +20,21 @@ pub(super) struct Append {
     pub(super) head: StoredHead,
 }
 
-/// Why an append is not sent to the store at all.
-pub(super) enum Invalid {
-    Misuse(Misuse),
-    TooLarge(StoreError),
-}
-
 impl Append {
     pub(super) fn new(
         expected: Option<&StoredHead>,
         objects: &[Vec<u8>],
         head: &StoredHead,
-    ) -> Result<Self, Invalid> {
+    ) -> Result<Self, AppendError> {
         let due = expected.map_or(Some(1), |expected| expected.seq.checked_add(1));
         if due != Some(head.seq) {
-            return Err(Invalid::Misuse(Misuse::NotNext {
+            return Err(AppendError::Refused(Misuse::NotNext {
                 expected: expected.copied(),
                 head: *head,
             }));
         }
         if let Some(large) = objects.iter().find(|it| it.len() > MAX_OBJECT_BYTES) {
-            return Err(Invalid::TooLarge(StoreError::TooLarge {
+            return Err(AppendError::Store(StoreError::TooLarge {
                 object: Digest::of(large),
                 size: large.len(),
                 limit: MAX_OBJECT_BYTES,
@@ -51,7 +45,7 @@ impl Append {
             .map(|it| (Digest::of(it), it.clone()))
             .collect();
         if !objects.contains_key(&head.transition) {
-            return Err(Invalid::Misuse(Misuse::NoTransition { head: *head }));
+            return Err(AppendError::Refused(Misuse::NoTransition { head: *head }));
         }
         Ok(Self {
             expected: expected.copied(),

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use self::members::Members;
-use super::append::{Append, Invalid, MAX_OBJECT_BYTES};
+use super::append::{Append, MAX_OBJECT_BYTES};
 use super::error::{AppendError, Found, Object, StoreError};
 use super::{Store, StoredHead, record};
 
@@ -80,6 +80,16 @@ impl EtcdStore {
             .await
     }
 
+    /// What became of an append that etcd did not carry out just now: where the answer to an
+    /// earlier attempt was lost, it has happened.
+    async fn settle(&self, request: &Append) -> Result<(), AppendError> {
+        if self.is_logged(&request.head).await? {
+            Ok(())
+        } else {
+            Err(AppendError::Conflict(self.head().await?))
+        }
+    }
+
     /// Whether this head is part of the history.
     async fn is_logged(&self, head: &StoredHead) -> Result<bool, StoreError> {
         let object = Object::Log(head.seq);
@@ -129,27 +139,26 @@ impl Store for EtcdStore {
         objects: &[Vec<u8>],
         head: &StoredHead,
     ) -> Result<(), AppendError> {
-        let request = Append::new(expected, objects, head).map_err(|invalid| match invalid {
-            Invalid::Misuse(misuse) => AppendError::Refused(misuse),
-            Invalid::TooLarge(error) => AppendError::Store(error),
-        })?;
+        let request = Append::new(expected, objects, head)?;
         let mut batches = batches(self.members.keys(), &request);
         let last = batches.pop().unwrap_or_default();
-        if !batches.is_empty() && self.head().await? == request.expected {
+        if !batches.is_empty() {
+            if self.head().await? != request.expected {
+                return self.settle(&request).await;
+            }
             // What doesn't fit into one request goes first. An object that nothing refers to
             // yet does no harm, and putting it twice changes nothing.
             for batch in batches {
                 self.put(batch).await?;
             }
         }
-        if self.swap(&request, last).await? {
-            return Ok(());
+        match self.swap(&request, last).await {
+            Ok(true) => Ok(()),
+            Ok(false) => self.settle(&request).await,
+            // The request at which etcd finds its quota used up is refused, and carried out.
+            Err(StoreError::Full { .. }) if self.is_logged(&request.head).await? => Ok(()),
+            Err(error) => Err(error.into()),
         }
-        // An attempt whose answer was lost makes the next one fail, so a failure may be success.
-        if self.is_logged(&request.head).await? {
-            return Ok(());
-        }
-        Err(AppendError::Conflict(self.head().await?))
     }
 
     fn watch(&self) -> watch::Receiver<Option<StoredHead>> {

@@ -17,7 +17,7 @@ use tokio::task::spawn_blocking;
 use tracing::warn;
 
 use self::error::damage;
-use super::append::{Append, Invalid};
+use super::append::Append;
 use super::error::{AppendError, Found, Object, Place, StoreError};
 use super::{Store, StoredHead, record};
 
@@ -111,10 +111,7 @@ impl Store for RedbStore {
         objects: &[Vec<u8>],
         head: &StoredHead,
     ) -> Result<(), AppendError> {
-        let request = Append::new(expected, objects, head).map_err(|invalid| match invalid {
-            Invalid::Misuse(misuse) => AppendError::Refused(misuse),
-            Invalid::TooLarge(error) => AppendError::Store(error),
-        })?;
+        let request = Append::new(expected, objects, head)?;
         match self.blocking(move |shared| shared.append(&request)).await? {
             append::Outcome::Appended => Ok(()),
             append::Outcome::Conflict(head) => Err(AppendError::Conflict(head)),
