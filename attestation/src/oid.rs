@@ -96,7 +96,7 @@ mod tests {
             let parsed = ParsedOid::new(oid.der().into());
             let arcs: Vec<_> = parsed.iter().unwrap().collect();
             assert_eq!(arcs, oid.arcs());
-            assert_eq!(&*ParsedOid::from(oid.arcs()).unwrap().as_bytes(), oid.der());
+            assert_eq!(ParsedOid::from(oid.arcs()).unwrap().as_bytes(), oid.der());
         }
     }
 

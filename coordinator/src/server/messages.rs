@@ -162,7 +162,10 @@ mod tests {
             let refused = digest("previous_transition", &vec![7; length]).unwrap_err();
             assert_eq!(refused.code, RefusalCode::Malformed);
             let detail = refused.detail.unwrap();
-            assert!(detail.contains(&format!("got {length} bytes, want 32")), "{detail}");
+            assert!(
+                detail.contains(&format!("got {length} bytes, want 32")),
+                "{detail}"
+            );
         }
         assert_eq!(digest("", &[7; 32]).unwrap(), Digest([7; 32]));
         instance(&[7; 15]).unwrap_err();
@@ -193,7 +196,12 @@ mod tests {
         let id = "spiffe://mesh.local/ns/default/sa/web";
         let named = request(id).unwrap().remove(0).spiffe_id;
         assert_eq!(named.unwrap().to_string(), id);
-        for bad in ["web", "spiffe://", "spiffe://mesh.local/a/../b", "https://mesh.local/a"] {
+        for bad in [
+            "web",
+            "spiffe://",
+            "spiffe://mesh.local/a/../b",
+            "https://mesh.local/a",
+        ] {
             let refused = request(bad).unwrap_err();
             assert_eq!(refused.code, RefusalCode::Malformed, "{bad}");
         }

@@ -114,7 +114,7 @@ impl fmt::Display for Outcome {
             self.took.as_secs()
         )?;
         if self.part > 1 {
-            write!(f, "  (one of {}: a run takes long)", self.part)?;
+            write!(f, "  (1/{}: a run takes long)", self.part)?;
         }
         let Some(Failure { what, input, log }) = &self.failure else {
             return Ok(());
@@ -155,7 +155,8 @@ fn reason(said: &str) -> Option<String> {
     if let Some(place) = lines.next() {
         let place = place.split_once("panicked at ").map_or(place, |(_, it)| it);
         let message = lines.next().unwrap_or_default();
-        return Some(format!("{place} {message}"));
+        let told = format!("{place} {message}");
+        return Some(told.chars().take(LONGEST_REASON).collect());
     }
     said.lines()
         .find_map(|line| line.split_once("ERROR: "))
@@ -169,6 +170,8 @@ fn input(said: &str) -> Option<PathBuf> {
         .map(|(_, path)| PathBuf::from(path.trim()))
 }
 
+/// In characters. The log has all of it.
+const LONGEST_REASON: usize = 300;
 /// The longest that one input may take.
 const TIMEOUT: &str = "-timeout=10";
 /// The most memory that a target may take, in MiB: many times what it does take, and little enough
@@ -222,7 +225,7 @@ mod tests {
         assert_eq!(
             outcome(5).to_string(),
             "ok       history                200,000 runs    10,000/s    20 s  \
-             (one of 5: a run takes long)"
+             (1/5: a run takes long)"
         );
         assert!(outcome(1).to_string().ends_with("20 s"));
     }
