@@ -136,13 +136,13 @@ const METHOD: &str = "\
 - *A whole core* is one second by the CPU time of an enrolment. A report of hardware is bound to the session that it was
   made for, so that no stored one can enrol: for SEV-SNP and TDX the CPU time is *derived*, that of an enrolment with
   simulated evidence, less its verification, plus the verification of the vector. What is not in it: a few KiB more on
-  the wire, and the making of the Coordinator's own evidence, which hardware does one at a time and firmware takes long
-  for (a processor's firmware, not this core, may then be what limits enrolments).
+  the wire, and the making of the Coordinator's own evidence for each connection: hardware does one at a time, and how
+  long it takes was not measured; it may well be what limits enrolments.
 - Rotation: simulated agents (50 workloads) with the real protocol, each with its own address and a connection on which it
   watches: they verify each state, rebuild their TLS configuration with the new trust bundle, acknowledge it, enrol anew
-  on another connection once the new generation is required, and acknowledge that. The deadline is 300 s, so that acknowledgements
-  decide. *As agents do it* has them spread out the replacement over 10 s, as `sealwire-agent` does; *all at once* does
-  not, and shows what the two cores can do. All agents share the harness's core.
+  on another connection once the new generation is required, and acknowledge that. The deadline is 300 s, so that
+  acknowledgements decide. *As agents do it* has them spread out the replacement over 10 s, as `sealwire-agent` does; *all
+  at once* does not, and shows what the cores can do: all agents share those of the harness.
 - Watching: as many agents, which do not go away. Memory is the resident set of the process (VmRSS); for each agent its
   growth from after 64 agents have come and gone to all watching. The kernel's socket memory is not in it. CPU while
   nothing changes is keep-alive, which both sides do every 15 s.

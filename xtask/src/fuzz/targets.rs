@@ -13,9 +13,9 @@ pub(super) struct Target {
 
 /// Those that take longest come first, so that no core idles at the end.
 pub(super) const TARGETS: &[Target] = &[
-    target("history", 4096, 2),
+    target("history", 4096, 5),
     target("snp_vek", 4096, 1),
-    target("tdx_authenticate", 8192, 2),
+    target("tdx_authenticate", 8192, 5),
     target("snp_crl", 2048, 2),
     target("manifest", 8192, 1),
     target("appraise", 24_576, 5),
