@@ -11,6 +11,7 @@ use std::{
 
 use attestation::identity::SpiffeId;
 use thiserror::Error;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::sync::watch;
 use userspace_tls::{Credentials, CredentialsError, CredentialsFile, MeshTls, Validity};
 use zeroize::Zeroizing;
@@ -108,6 +109,38 @@ impl Credential {
             (Err(Unusable::Expired), _) => 1,
             _ => 0,
         }
+    }
+}
+
+impl Credential {
+    /// Why it is not [usable](Self::usable) `now`, for the operator: names the validity and what
+    /// this machine's clock says, where it is a matter of time. `None` where it is usable.
+    pub fn explain(&self, now: SystemTime) -> Option<String> {
+        let unusable = self.usable(now).err()?;
+        let Validity {
+            not_before,
+            not_after,
+        } = match self {
+            Self::Missing(why) => return Some(why.to_string()),
+            Self::Loaded(issued) => issued.validity(),
+        };
+        let clock = rfc3339(now);
+        Some(match unusable {
+            Unusable::Missing => unusable.as_str().to_owned(),
+            Unusable::NotYetValid => format!(
+                "the certificate's validity has not begun: it is valid from {}, and this machine's \
+                 clock says {clock}",
+                rfc3339(not_before)
+            ),
+            Unusable::Expired => format!(
+                "the certificate has expired: it was valid until {}, and this machine's clock says \
+                 {clock}",
+                rfc3339(not_after)
+            ),
+            Unusable::Withdrawn => {
+                "the manifest in force has the workload's identity no more".to_owned()
+            }
+        })
     }
 }
 
@@ -251,6 +284,12 @@ const FILES: [CredentialsFile; 3] = [
 /// How often the directory is looked at: soon enough for rotation, and it works on any file system
 /// and through any chain of symbolic links, which inotify does not.
 pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(500);
+
+/// A moment of the calendar, to the second, as people read it.
+pub(crate) fn rfc3339(time: SystemTime) -> String {
+    let time = OffsetDateTime::from(time).truncate_to_second();
+    time.format(&Rfc3339).unwrap_or_else(|_| time.to_string())
+}
 
 /// A channel that carries a workload's credential to the workers.
 pub(crate) fn channel() -> (watch::Sender<Credential>, watch::Receiver<Credential>) {

@@ -1,6 +1,9 @@
 //! What the kernel side reports, told to the operator: refusals one by one, counters, tables.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use ebpf_abi::{Direction as KernelDirection, KernelRefusal, RefusalEvent};
 use tokio::time::{MissedTickBehavior, interval};
@@ -56,10 +59,19 @@ fn tell(event: &RefusalEvent, workloads: &[Arc<Workload>], telemetry: &Telemetry
     } else {
         Direction::Egress
     };
+    // The agent knows why nothing may begin; the kernel side knows that nothing may.
+    let is_of_credential = matches!(
+        reason,
+        KernelRefusal::NoCredential | KernelRefusal::CredentialExpired
+    );
+    let why = workload
+        .filter(|_| is_of_credential)
+        .and_then(|workload| workload.explain_refusals(SystemTime::now()));
     telemetry.refused_by_kernel(
         workload.map_or("?", |workload| workload.name.as_str()),
         direction,
         event,
         reason,
+        why.as_deref(),
     );
 }

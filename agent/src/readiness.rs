@@ -6,7 +6,7 @@ use tokio::sync::watch;
 
 use crate::{
     admin::{Readiness, WorkloadReadiness},
-    certificates::{Credential, Unusable},
+    certificates::Credential,
     enrolment::Trouble,
     policy::WorkloadName,
 };
@@ -35,9 +35,15 @@ impl ReadinessBoard {
         });
     }
 
-    /// Writes down what a workload can prove itself with.
-    pub(crate) fn set(&self, name: &WorkloadName, credential: &Credential, now: SystemTime) {
-        let current = readiness(name, credential, now);
+    /// Writes down what a workload can prove itself with, and which device is not guarded.
+    pub(crate) fn set(
+        &self,
+        name: &WorkloadName,
+        credential: &Credential,
+        unguarded: Option<String>,
+        now: SystemTime,
+    ) {
+        let current = readiness(name, credential, unguarded, now);
         self.0.send_if_modified(|board| {
             match board
                 .workloads
@@ -58,19 +64,12 @@ impl ReadinessBoard {
     }
 }
 
-fn readiness(name: &WorkloadName, credential: &Credential, now: SystemTime) -> WorkloadReadiness {
-    let not_ready = credential
-        .usable(now)
-        .err()
-        .map(|unusable| match (unusable, credential) {
-            (Unusable::Missing, Credential::Missing(why)) => why.to_string(),
-            (Unusable::Missing, Credential::Loaded(_)) => unusable.as_str().to_owned(),
-            (Unusable::NotYetValid, _) => "the certificate's validity has not begun".to_owned(),
-            (Unusable::Expired, _) => "the certificate has expired".to_owned(),
-            (Unusable::Withdrawn, _) => {
-                "the manifest in force has the workload's identity no more".to_owned()
-            }
-        });
+fn readiness(
+    name: &WorkloadName,
+    credential: &Credential,
+    unguarded: Option<String>,
+    now: SystemTime,
+) -> WorkloadReadiness {
     let tls = match credential {
         Credential::Loaded(tls) => Some(tls),
         Credential::Missing(_) => None,
@@ -78,7 +77,7 @@ fn readiness(name: &WorkloadName, credential: &Credential, now: SystemTime) -> W
     WorkloadReadiness {
         name: name.clone(),
         identity: tls.map(|tls| tls.identity().clone()),
-        not_ready,
+        not_ready: unguarded.or_else(|| credential.explain(now)),
         certificate_not_after: tls.map(|tls| tls.validity().not_after),
     }
 }

@@ -42,13 +42,14 @@ impl Telemetry {
         self.metrics.workload(name)
     }
 
-    /// One refusal that the kernel side tells of.
+    /// One refusal that the kernel side tells of; `why` is what the agent knows of the reason.
     pub(crate) fn refused_by_kernel(
         &self,
         workload: &str,
         direction: Direction,
         event: &RefusalEvent,
         reason: KernelRefusal,
+        why: Option<&str>,
     ) {
         let line = RefusalLine {
             workload,
@@ -56,7 +57,7 @@ impl Telemetry {
             from: event.from.into(),
             to: event.to.into(),
             reason: reason.as_str(),
-            detail: &kernel_detail(reason),
+            detail: &why.unwrap_or_else(|| kernel_detail(reason)),
         };
         self.refusals.log(&line, Instant::now());
     }

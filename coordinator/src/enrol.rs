@@ -20,7 +20,7 @@ use crate::audit::Event;
 use crate::change::internal;
 use crate::core::{Coordinator, Deployment, now};
 use crate::deployment::Generation;
-use crate::pki::{CertificateClaims, MeshCa, Validity, WorkloadNames};
+use crate::pki::{CertificateClaims, Validity, WorkloadNames};
 use crate::refusal::{RefusalCode, Refused};
 use crate::roster::{Enrolled, InstanceId, Place};
 
@@ -151,7 +151,8 @@ impl Coordinator {
                 format_args!("the key of mesh CA {generation} is not here yet"),
             )
         })?;
-        let validity = validity(mesh_ca, manifest, now)?;
+        let ca = mesh_ca.certificate().validity();
+        let validity = validity(ca, manifest.certificate_lifetime(), now)?;
         let claims = CertificateClaims {
             evidence: caller.result.claims(),
             manifest: manifest.hash(),
@@ -299,12 +300,58 @@ fn names(policy: &Policy) -> WorkloadNames {
     }
 }
 
-fn validity(
-    mesh_ca: &MeshCa,
-    manifest: &Manifest,
-    now: OffsetDateTime,
-) -> Result<Validity, Refused> {
-    let asked = Validity::lasting(now, manifest.certificate_lifetime()).map_err(internal)?;
-    let end = asked.not_after().min(mesh_ca.certificate().not_after());
-    Validity::between(asked.not_before(), end).map_err(internal)
+/// Refuses where the CA is not valid by this machine's clock; else no certificate is valid for longer
+/// than its CA.
+fn validity(ca: Validity, lifetime: Duration, now: OffsetDateTime) -> Result<Validity, Refused> {
+    if !ca.contains(now) {
+        let clock = now.truncate_to_second().format(&Rfc3339);
+        return Err(Refused::new(
+            RefusalCode::Clock,
+            format_args!(
+                "this machine's clock says {}, but the mesh CA is valid {ca}: set the clock right",
+                clock.unwrap_or_default()
+            ),
+        ));
+    }
+    let asked = Validity::lasting(now, lifetime).map_err(internal)?;
+    Validity::between(
+        asked.not_before().max(ca.not_before()),
+        asked.not_after().min(ca.not_after()),
+    )
+    .map_err(internal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: Duration = Duration::from_hours(24);
+    const MADE: OffsetDateTime = time::macros::datetime!(2026-11-21 12:00:00 UTC);
+
+    #[test]
+    fn by_a_clock_that_is_off_a_ca_that_was_made_by_it_is_of_use_again_when_it_is_right() {
+        let ca = Validity::of_ca(MADE, 365 * DAY).unwrap();
+        for now in [MADE, MADE - DAY, MADE + DAY] {
+            let validity = validity(ca, DAY, now).unwrap();
+            assert_eq!(validity.not_after(), now + DAY);
+            assert!(validity.contains(now));
+        }
+    }
+
+    #[test]
+    fn no_certificate_lives_longer_than_its_ca_or_begins_before_it() {
+        let ca = Validity::between(MADE, MADE + DAY).unwrap();
+        let validity = validity(ca, 2 * DAY, MADE).unwrap();
+        assert_eq!(validity, ca);
+    }
+
+    #[test]
+    fn by_a_clock_that_the_ca_is_not_valid_by_nothing_is_issued_and_both_times_are_named() {
+        let ca = Validity::of_ca(MADE, 365 * DAY).unwrap();
+        for now in [MADE - 8 * DAY, MADE + 366 * DAY] {
+            let refused = validity(ca, DAY, now).unwrap_err();
+            assert_eq!(refused.code, RefusalCode::Clock);
+            assert_eq!(refused.reason.matches("T12:00:00Z").count(), 3, "{refused}");
+        }
+    }
 }

@@ -29,6 +29,8 @@ pub enum RefusalCode {
     Malformed,
     /// As many instances as there may be hold certificates.
     TooManyInstances,
+    /// By this machine's clock the mesh CA is not valid.
+    Clock,
     /// The store does not work, or was tampered with.
     Store,
     /// Something that should not fail did.
@@ -37,7 +39,7 @@ pub enum RefusalCode {
 
 impl RefusalCode {
     /// Every code.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::NoManifest,
         Self::InRecovery,
         Self::NotInRecovery,
@@ -48,6 +50,7 @@ impl RefusalCode {
         Self::NotAllowed,
         Self::Malformed,
         Self::TooManyInstances,
+        Self::Clock,
         Self::Store,
         Self::Internal,
     ];
@@ -65,6 +68,7 @@ impl RefusalCode {
             Self::NotAllowed => "not-allowed",
             Self::Malformed => "malformed",
             Self::TooManyInstances => "too-many-instances",
+            Self::Clock => "clock",
             Self::Store => "store",
             Self::Internal => "internal",
         }
@@ -82,7 +86,7 @@ impl RefusalCode {
             Self::NotAuthorised | Self::NotAllowed => tonic::Code::PermissionDenied,
             Self::Conflict => tonic::Code::Aborted,
             Self::TooManyInstances => tonic::Code::ResourceExhausted,
-            Self::Store => tonic::Code::Unavailable,
+            Self::Clock | Self::Store => tonic::Code::Unavailable,
             Self::Internal => tonic::Code::Internal,
         }
     }

@@ -292,7 +292,10 @@ fn cas_survive_pem() {
     )
     .unwrap();
     assert_eq!(mesh_ca.certificate().trust_domain().as_str(), "mesh.local");
-    assert_eq!(mesh_ca.certificate().not_after(), ten_years().not_after());
+    assert_eq!(
+        mesh_ca.certificate().validity().not_after(),
+        ten_years().not_after()
+    );
 }
 
 #[test]

@@ -14,6 +14,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::admin::{Answer, Metrics};
+use crate::clock::Clock;
 use crate::coordinator::CoordinatorConfig;
 use crate::program::{Finished, HostCommand, Running, tail};
 use crate::testbed::{Host, Testbed};
@@ -251,6 +252,9 @@ impl Agent {
         if let Some(workers) = self.config.workers {
             command = command.args(["--workers", &workers.to_string()]);
         }
+        if let Some(clock) = &self.config.clock {
+            command = clock.give(command);
+        }
         Ok(command
             .arg("--config")
             .arg(&self.config_file)
@@ -304,6 +308,8 @@ pub struct AgentConfig {
     workload: Vec<WorkloadConfig>,
     #[serde(skip)]
     workers: Option<u16>,
+    #[serde(skip)]
+    clock: Option<Clock>,
 }
 
 impl AgentConfig {
@@ -315,6 +321,7 @@ impl AgentConfig {
             coordinator: None,
             workload: workloads,
             workers: None,
+            clock: None,
         })
     }
 
@@ -323,6 +330,15 @@ impl AgentConfig {
     pub fn enrolled(self, coordinator: CoordinatorConfig) -> Self {
         Self {
             coordinator: Some(coordinator),
+            ..self
+        }
+    }
+
+    /// With a wall clock of its own.
+    #[must_use]
+    pub fn with_clock(self, clock: Clock) -> Self {
+        Self {
+            clock: Some(clock),
             ..self
         }
     }

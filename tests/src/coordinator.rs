@@ -15,6 +15,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::agent::binary_of;
+use crate::clock::Clock;
 use crate::program::{Finished, HostCommand, Running, tail};
 use crate::testbed::Testbed;
 
@@ -24,6 +25,7 @@ pub struct Coordinator {
     directory: PathBuf,
     ports: Ports,
     manifest: Value,
+    clock: Option<Clock>,
     running: Option<Running>,
 }
 
@@ -66,17 +68,25 @@ impl Coordinator {
 
     /// Starts one of another deployment, with a manifest of the same workloads.
     pub fn start_foreign(bed: &Testbed, workloads: &[&str]) -> Result<Self> {
-        let mut coordinator = Self::start_in(bed.directory().join("foreign"), workloads)?;
+        let mut coordinator = Self::start_in(bed.directory().join("foreign"), workloads, None)?;
         coordinator.set()?;
         Ok(coordinator)
     }
 
     /// Starts one and writes, but does not set, its manifest.
     pub fn start_without_manifest(bed: &Testbed, workloads: &[&str]) -> Result<Self> {
-        Self::start_in(bed.directory().join("coordinator"), workloads)
+        Self::start_in(bed.directory().join("coordinator"), workloads, None)
     }
 
-    fn start_in(directory: PathBuf, workloads: &[&str]) -> Result<Self> {
+    /// Starts one with a wall clock of its own, and sets a manifest.
+    pub fn start_with_clock(bed: &Testbed, workloads: &[&str], clock: Clock) -> Result<Self> {
+        let directory = bed.directory().join("coordinator");
+        let mut coordinator = Self::start_in(directory, workloads, Some(clock))?;
+        coordinator.set()?;
+        Ok(coordinator)
+    }
+
+    fn start_in(directory: PathBuf, workloads: &[&str], clock: Option<Clock>) -> Result<Self> {
         fs::create_dir_all(&directory)?;
         let mut coordinator = Self {
             manifest: Value::Null,
@@ -86,6 +96,7 @@ impl Coordinator {
                 probes: free_port()?,
             },
             directory,
+            clock,
             running: None,
         };
         coordinator.make_keys()?;
@@ -247,7 +258,11 @@ impl Coordinator {
             mesh_api,
             probes,
         } = self.ports;
-        let running = program("sealwire-coordinator")?
+        let mut command = program("sealwire-coordinator")?;
+        if let Some(clock) = &self.clock {
+            command = clock.give(command);
+        }
+        let running = command
             .arg("--store")
             .arg(self.file("history.redb"))
             .arg("--audit-log")

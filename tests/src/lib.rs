@@ -19,6 +19,7 @@
 
 pub mod admin;
 pub mod agent;
+pub mod clock;
 pub mod coordinator;
 pub mod pair;
 pub mod peer;
@@ -33,6 +34,7 @@ mod cgroup;
 mod sys;
 
 pub use agent::{Agent, AgentConfig, EgressRule, IngressRule, WorkloadConfig};
+pub use clock::Clock;
 pub use coordinator::{Coordinator, CoordinatorConfig};
 pub use pair::{EnrolledPair, Pair};
 pub use peer::{Client, Closed, End, Report, Server};

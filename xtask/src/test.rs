@@ -155,13 +155,15 @@ impl std::ops::AddAssign for Report {
     }
 }
 
-/// The unmodified programs that the tests run through Sealwire.
 /// What tests of single crates run: a store, and a hardware module's stand-in. Each test that misses
 /// its program skips itself, by name.
 const SERVICES: [&str; 4] = ["etcd-server", "opensc", "openssl", "softhsm2"];
 
-const PROGRAMS: [&str; 9] = [
+/// The unmodified programs that the tests run through Sealwire, and what they run beside it.
+const PROGRAMS: [&str; 11] = [
     "nginx-light",
+    "etcd-server",
+    "faketime",
     "curl",
     "iproute2",
     "iperf3",

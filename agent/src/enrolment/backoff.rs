@@ -20,6 +20,11 @@ impl Backoff {
         Self::up_to(LONGEST_OF_INIT)
     }
 
+    /// For clocks that are apart: somebody has to set one right, and each attempt takes evidence.
+    pub(crate) const fn of_clocks() -> Self {
+        Self::up_to(LONGEST_OF_CLOCKS)
+    }
+
     const fn up_to(longest: Duration) -> Self {
         Self {
             next: SHORTEST,
@@ -57,6 +62,7 @@ pub(crate) fn pause_for_manifest(fraction: f64) -> Duration {
 const SHORTEST: Duration = Duration::from_millis(500);
 const LONGEST: Duration = Duration::from_secs(30);
 const LONGEST_OF_INIT: Duration = Duration::from_secs(5);
+const LONGEST_OF_CLOCKS: Duration = Duration::from_mins(5);
 const NOT_ALLOWED: Duration = Duration::from_secs(20);
 
 #[cfg(test)]

@@ -148,6 +148,11 @@ impl Why {
         }
     }
 
+    /// Whether this machine's clock and the Coordinator's are apart.
+    pub(crate) fn is_of_clocks(&self) -> bool {
+        matches!(self, Self::Answer(AnswerError::Clocks { .. }))
+    }
+
     /// Whether the Coordinator says that the manifest has no place for the caller.
     pub(crate) fn is_not_allowed(&self) -> bool {
         matches!(self, Self::Refused(refused) if refused.code == NOT_ALLOWED)
@@ -220,6 +225,7 @@ fn hint(code: &str) -> &'static str {
         }
         "no-manifest" => ", no manifest was set yet",
         "in-recovery" => ", it waits for the shares of its seed",
+        "clock" => ", its clock is wrong: by it the mesh CA is not valid",
         "too-many-instances" => ", as many agents of this policy as there may be hold certificates",
         _ => "",
     }

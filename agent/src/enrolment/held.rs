@@ -6,11 +6,12 @@ use std::time::SystemTime;
 use api::v1;
 use attestation::identity::{SpiffeId, SpiffeIdError};
 use thiserror::Error;
-use userspace_tls::{Credentials, CredentialsError, MeshTls};
+use userspace_tls::{Credentials, CredentialsError, MeshTls, Validity};
 
 use super::key::WorkloadKey;
 use super::mesh_state::MeshState;
 use super::renewal::{Now, Renewal};
+use crate::certificates::rfc3339;
 use crate::config::Coordinator;
 
 /// A certificate, its key, and the TLS configuration made of both and a trust bundle.
@@ -111,6 +112,17 @@ impl Held {
         })
     }
 
+    /// Refuses where it is not valid by this machine's calendar.
+    pub(crate) fn check_clock(&self, now: Now) -> Result<(), AnswerError> {
+        if self.renewal.is_valid(now) {
+            return Ok(());
+        }
+        Err(AnswerError::Clocks {
+            validity: self.renewal.validity(),
+            clock: now.calendar,
+        })
+    }
+
     /// The key, PKCS #8, PEM.
     pub(crate) fn key_pem(&self) -> &[u8] {
         self.key.pem()
@@ -205,6 +217,18 @@ pub(crate) enum AnswerError {
         got: usize,
         /// How many it has.
         want: usize,
+    },
+    /// By this machine's calendar it is not valid: one of two clocks is wrong.
+    #[error(
+        "the Coordinator issued a certificate that is valid from {} until {}, but this machine's \
+         clock says {}: one of the two clocks is wrong",
+        rfc3339(validity.not_before), rfc3339(validity.not_after), rfc3339(*clock)
+    )]
+    Clocks {
+        /// When it is valid.
+        validity: Validity,
+        /// What this machine's clock says.
+        clock: SystemTime,
     },
     /// Peers would refuse it, or it is not for the key.
     #[error("the Coordinator issued a certificate that is of no use: {0}")]

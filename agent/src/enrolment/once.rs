@@ -162,6 +162,7 @@ async fn attempt(prepared: &mut Prepared, address: &CoordinatorAddress) -> Resul
     let (Some((_, held)), Some(state)) = (held.into_iter().next(), standing.state()) else {
         return Err(AnswerError::Count { got: 0, want: 1 }.into());
     };
+    held.check_clock(Now::read())?;
     if let Some(got) = secret
         .as_ref()
         .map(|it| it.len())

@@ -24,12 +24,13 @@ impl Now {
 
 /// The end of one certificate's use: at two thirds of its life, give or take a tenth of that.
 ///
-/// Timed by the clock that only goes on. The calendar is asked too, for the time that a machine was
-/// suspended, but only where it agreed with the Coordinator's when the certificate came: else a
-/// clock that is ahead would have each certificate replaced at once.
+/// Timed by the clock that only goes on, and by the calendar, for the time that a machine was
+/// suspended. Where the calendar puts the certificate outside of its validity, another is asked for
+/// at once, since either clock may have been set right meanwhile.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Renewal {
     received: Now,
+    validity: Validity,
     life: Duration,
     after: Duration,
     agrees: bool,
@@ -48,19 +49,26 @@ impl Renewal {
             .saturating_sub(BACKDATED)
             .max(SHORTEST_LIFE);
         let by_calendar = not_after.duration_since(now.calendar).unwrap_or_default();
-        let has_begun = now.calendar >= not_before;
-        let agrees = has_begun && by_calendar > by_coordinator / 2;
-        let life = if agrees {
+        let life = if validity.contains(now.calendar) {
             by_coordinator.min(by_calendar)
         } else {
             by_coordinator
         };
+        let part = 2.0 / 3.0 * (0.9 + 0.2 * fraction);
+        // A clock that is ahead by nearly a life must not have each certificate replaced at once.
+        let shortest = by_coordinator.mul_f64(part).min(SHORTEST_USE);
         Self {
             received: now,
+            validity,
             life,
-            after: life.mul_f64(2.0 / 3.0 * (0.9 + 0.2 * fraction)),
-            agrees,
+            after: life.mul_f64(part).max(shortest),
+            agrees: life > by_coordinator / 2 && validity.contains(now.calendar),
         }
+    }
+
+    /// When the certificate is valid.
+    pub(crate) fn validity(&self) -> Validity {
+        self.validity
     }
 
     /// Whether this machine's calendar agreed with the certificate when it came.
@@ -68,10 +76,14 @@ impl Renewal {
         self.agrees
     }
 
+    /// Whether the certificate is valid by this machine's calendar.
+    pub(crate) fn is_valid(&self, now: Now) -> bool {
+        self.validity.contains(now.calendar)
+    }
+
     /// Whether it is time.
     pub(crate) fn is_due(&self, now: Now) -> bool {
-        now.instant.saturating_duration_since(self.received.instant) >= self.after
-            || self.agrees && self.age_by_calendar(now) >= self.after
+        self.age(now) >= self.after || !self.is_valid(now) || !self.is_valid(self.received)
     }
 
     /// How long to wait until [`Renewal::is_due`] should be asked again.
@@ -82,11 +94,7 @@ impl Renewal {
 
     /// How much of its life is left, in parts of the whole.
     pub(crate) fn left(&self, now: Now) -> f64 {
-        let mut age = now.instant.saturating_duration_since(self.received.instant);
-        if self.agrees {
-            age = age.max(self.age_by_calendar(now));
-        }
-        1.0 - age.as_secs_f64() / self.life.as_secs_f64()
+        1.0 - self.age(now).as_secs_f64() / self.life.as_secs_f64()
     }
 
     /// When its life is over, by the clock that only goes on.
@@ -94,10 +102,10 @@ impl Renewal {
         self.received.instant + self.life
     }
 
-    fn age_by_calendar(&self, now: Now) -> Duration {
-        now.calendar
-            .duration_since(self.received.calendar)
-            .unwrap_or_default()
+    fn age(&self, now: Now) -> Duration {
+        let age = now.instant.saturating_duration_since(self.received.instant);
+        let by_calendar = now.calendar.duration_since(self.received.calendar);
+        age.max(by_calendar.unwrap_or_default())
     }
 }
 
@@ -108,8 +116,12 @@ const BACKDATED: Duration = Duration::from_mins(5);
 /// The shortest that a manifest can ask for.
 const SHORTEST_LIFE: Duration = Duration::from_secs(10);
 
+/// Whatever the calendar says of how much is left, a certificate that came valid is used for this
+/// long, or for two thirds of the life that the Coordinator gave it.
+const SHORTEST_USE: Duration = Duration::from_mins(5);
+
 /// The calendar may have jumped meanwhile.
-const LOOK_AGAIN: Duration = Duration::from_mins(1);
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {
@@ -192,15 +204,15 @@ mod tests {
     }
 
     #[test]
-    fn waiting_ends_when_it_is_due_or_after_a_minute() {
+    fn waiting_ends_when_it_is_due_or_after_some_seconds() {
         let clocks = Clocks::new();
         let renewal = Renewal::new(clocks.validity(DAY), clocks.start, 0.5);
         assert_eq!(renewal.wait(clocks.start), LOOK_AGAIN);
         assert_eq!(
             renewal
-                .wait(clocks.after(Duration::from_secs(57_590)))
+                .wait(clocks.after(Duration::from_secs(57_597)))
                 .as_secs(),
-            10
+            3
         );
         assert_eq!(renewal.wait(clocks.after(DAY)), Duration::ZERO);
     }
@@ -213,33 +225,61 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_set_back_by_a_day_delays_nothing() {
+    fn a_clock_set_back_a_little_delays_nothing() {
         let clocks = Clocks::new();
         let renewal = Renewal::new(clocks.validity(DAY), clocks.start, 0.5);
-        let set_back = Now {
-            instant: clocks.start.instant + 17 * HOUR,
-            calendar: clocks.start.calendar - 7 * HOUR,
-        };
-        assert!(renewal.is_due(set_back));
-        let anew = Renewal::new(clocks.validity(DAY), clocks.behind(DAY), 0.5);
-        assert!(!anew.calendar_agrees());
-        let start = clocks.behind(DAY);
-        assert!(!anew.is_due(later(start, 15 * HOUR)));
-        assert!(anew.is_due(later(start, 17 * HOUR)));
+        let set_back = |passed| clocks.moved(passed, Duration::ZERO);
+        assert!(!renewal.is_due(set_back(15 * HOUR)));
+        assert!(renewal.is_due(set_back(17 * HOUR)));
     }
 
     #[test]
-    fn a_clock_set_ahead_by_a_day_or_by_nearly_a_life_causes_one_renewal_and_no_loop() {
+    fn a_certificate_that_a_jump_of_the_clock_makes_invalid_is_due_at_once() {
         let clocks = Clocks::new();
-        for ahead in [DAY, Duration::from_secs(86_390), 20 * HOUR] {
-            let renewal = Renewal::new(clocks.validity(DAY), clocks.start, 0.5);
-            assert!(renewal.is_due(clocks.ahead(ahead)), "{ahead:?}");
-            let start = clocks.ahead(ahead);
-            let anew = Renewal::new(clocks.validity(DAY), start, 0.5);
-            assert!(!anew.calendar_agrees(), "{ahead:?}");
-            assert!(!anew.is_due(later(start, 15 * HOUR)), "{ahead:?}");
-            assert!(anew.is_due(later(start, 17 * HOUR)), "{ahead:?}");
+        let renewal = Renewal::new(clocks.validity(DAY), clocks.start, 0.5);
+        for jumped in [clocks.ahead(DAY + HOUR), clocks.behind(DAY)] {
+            assert!(!renewal.is_valid(jumped));
+            assert!(renewal.is_due(jumped));
         }
+    }
+
+    #[test]
+    fn a_certificate_that_came_invalid_is_due_until_another_takes_its_place() {
+        let clocks = Clocks::new();
+        for start in [clocks.ahead(DAY + HOUR), clocks.behind(DAY)] {
+            let renewal = Renewal::new(clocks.validity(DAY), start, 0.5);
+            assert!(!renewal.calendar_agrees());
+            assert!(renewal.is_due(start));
+            // Valid by now, but the Coordinator's clock may be the one that is wrong.
+            assert!(renewal.is_due(clocks.start));
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_ahead_by_nearly_a_life_causes_no_loop() {
+        let clocks = Clocks::new();
+        for (ahead, seconds) in [
+            (Duration::from_secs(82_800), 2400),
+            (20 * HOUR, 9600),
+            // Refused for most of the time, but not asked for all the time.
+            (Duration::from_secs(86_050), 300),
+        ] {
+            let start = clocks.ahead(ahead);
+            let renewal = Renewal::new(clocks.validity(DAY), start, 0.5);
+            assert!(!renewal.calendar_agrees(), "{ahead:?}");
+            let due_after = |seconds| renewal.is_due(later(start, Duration::from_secs(seconds)));
+            assert!(!due_after(seconds - 1), "{ahead:?}");
+            assert!(due_after(seconds + 1), "{ahead:?}");
+        }
+    }
+
+    #[test]
+    fn a_short_life_is_renewed_in_time_by_a_clock_that_is_right() {
+        let clocks = Clocks::new();
+        let renewal = Renewal::new(clocks.validity(Duration::from_mins(1)), clocks.start, 0.5);
+        assert!(renewal.calendar_agrees());
+        assert!(!renewal.is_due(clocks.after(Duration::from_secs(39))));
+        assert!(renewal.is_due(clocks.after(Duration::from_secs(41))));
     }
 
     #[test]
@@ -252,14 +292,14 @@ mod tests {
     }
 
     #[test]
-    fn a_validity_that_makes_no_sense_is_waited_out_all_the_same() {
+    fn a_validity_that_makes_no_sense_is_none() {
         let clocks = Clocks::new();
         let backwards = Validity {
             not_before: clocks.start.calendar + HOUR,
             not_after: clocks.start.calendar - HOUR,
         };
         let renewal = Renewal::new(backwards, clocks.start, 0.5);
-        assert!(!renewal.is_due(clocks.start));
-        assert!(renewal.is_due(clocks.after(SHORTEST_LIFE)));
+        assert!(renewal.is_due(clocks.start));
+        assert!(renewal.left(clocks.start) > 0.0);
     }
 }

@@ -42,6 +42,14 @@ struct Member {
     useless: Option<Arc<NoUse>>,
 }
 
+impl Member {
+    /// Whether it holds a certificate that peers take now.
+    fn can_prove_itself(&self, now: Now) -> bool {
+        let held = self.held.as_ref();
+        held.is_some_and(|held| held.tls.is_some() && held.renewal.is_valid(now))
+    }
+}
+
 /// What a workload may use from now on.
 #[derive(Clone, Debug)]
 pub(crate) enum Use {
@@ -229,6 +237,10 @@ impl Standing {
 
     /// Takes over the certificates that were issued for `asked`: all of them, or none where one is
     /// not as it should be. The answer's state has to be [learned](Self::learn) before.
+    ///
+    /// Those that this machine's calendar says are not valid now are an error as well. They are
+    /// taken over where nothing better is held, as it may be this machine's clock that is wrong and
+    /// will be set right.
     pub(crate) fn obtain(
         &mut self,
         asked: Vec<Asked>,
@@ -237,13 +249,18 @@ impl Standing {
         fraction: f64,
     ) -> Result<(), AnswerError> {
         let all = self.check(asked, certificates, now, fraction)?;
+        let mut valid = Ok(());
         for (workload, held) in all {
-            if let Some(member) = self.workloads.get_mut(workload) {
+            let is_valid = held.check_clock(now);
+            if let Some(member) = self.workloads.get_mut(workload)
+                && (is_valid.is_ok() || !member.can_prove_itself(now))
+            {
                 member.held = Some(held);
                 member.useless = None;
             }
+            valid = valid.and(is_valid);
         }
-        Ok(())
+        valid
     }
 
     /// As [`Standing::obtain`], but hands the certificates out, each with its workload's place.
@@ -343,6 +360,11 @@ impl Standing {
         self.held()
             .map(|held| &held.renewal)
             .min_by_key(|renewal| renewal.end())
+    }
+
+    /// Whether every certificate that is held is valid by this machine's calendar.
+    pub(crate) fn is_valid(&self, now: Now) -> bool {
+        self.held().all(|held| held.renewal.is_valid(now))
     }
 
     /// When the first of the certificates expires; `None` without any.

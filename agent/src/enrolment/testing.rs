@@ -136,6 +136,17 @@ impl Deployment {
 
     /// A certificate for the workload `name` and the key `spki`.
     pub(crate) fn issue(&self, name: &str, spki: &[u8], generation: u64) -> v1::Certificate {
+        self.issue_for(name, spki, generation, 2)
+    }
+
+    /// The same, valid for this many days from now on; for none, where they are less than zero.
+    pub(crate) fn issue_for(
+        &self,
+        name: &str,
+        spki: &[u8],
+        generation: u64,
+        days: i32,
+    ) -> v1::Certificate {
         let id = spiffe_id(name);
         let key = pem_rfc7468::encode_string("PUBLIC KEY", LineEnding::LF, spki).unwrap();
         fs::write(self.path("public.pem"), key).unwrap();
@@ -153,7 +164,8 @@ impl Deployment {
         self.config("leaf", &extensions);
         let ca = format!("ca-{generation}");
         self.openssl(&[
-            &["x509", "-new", "-force_pubkey", "public.pem", "-days", "2"],
+            &["x509", "-new", "-force_pubkey", "public.pem"],
+            &["-days", &days.to_string()],
             &["-CA", &format!("{ca}.pem"), "-CAkey", &format!("{ca}.key")],
             &["-subj", "/CN=leaf", "-extfile", "leaf.cnf"],
             &["-extensions", "extensions", "-out", "leaf.pem"],

@@ -34,7 +34,7 @@ impl Keyring {
         trust_domain: &TrustDomain,
         now: OffsetDateTime,
     ) -> Result<Self, KeyringError> {
-        let validity = Validity::lasting(now, CA_LIFETIME)?;
+        let validity = Validity::of_ca(now, CA_LIFETIME)?;
         let root = Root::create(trust_domain, root_key(&seed)?, validity)?;
         Self::new(seed, root)
     }
@@ -60,10 +60,12 @@ impl Keyring {
 
     /// A fresh mesh CA, which nothing refers to yet.
     pub fn new_mesh_ca(&self, now: OffsetDateTime) -> Result<MeshCa, KeyringError> {
-        let not_after = self.root().certificate().not_after();
-        let validity = Validity::lasting(now, CA_LIFETIME)?;
-        let validity =
-            Validity::between(validity.not_before(), validity.not_after().min(not_after))?;
+        let root = self.root().certificate().validity();
+        let validity = Validity::of_ca(now, CA_LIFETIME)?;
+        let validity = Validity::between(
+            validity.not_before().max(root.not_before()),
+            validity.not_after().min(root.not_after()),
+        )?;
         Ok(self.root().new_mesh_ca(validity)?)
     }
 

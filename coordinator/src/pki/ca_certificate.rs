@@ -1,7 +1,6 @@
 use attestation::identity::TrustDomain;
 use rcgen::Issuer;
 use rustls_pki_types::CertificateDer;
-use time::OffsetDateTime;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -16,7 +15,7 @@ use super::validity::Validity;
 pub struct CaCertificate {
     der: CertificateDer<'static>,
     trust_domain: TrustDomain,
-    not_after: OffsetDateTime,
+    validity: Validity,
 }
 
 impl CaCertificate {
@@ -44,26 +43,31 @@ impl CaCertificate {
         &self.trust_domain
     }
 
-    /// The last second of validity.
-    pub fn not_after(&self) -> OffsetDateTime {
-        self.not_after
+    /// When it is valid.
+    pub fn validity(&self) -> Validity {
+        self.validity
     }
 
     pub(super) fn from_der(der: CertificateDer<'static>) -> Result<Self, PkiError> {
-        let (trust_domain, not_after) = {
+        let (trust_domain, validity) = {
             let x509 = parse(&der)?;
             if !x509.is_ca() {
                 return Err(PkiError::NotCa);
             }
+            let validity = x509.validity();
+            let validity = Validity::between(
+                validity.not_before.to_datetime(),
+                validity.not_after.to_datetime(),
+            );
             (
                 trust_domain(&x509)?,
-                x509.validity().not_after.to_datetime(),
+                validity.map_err(|_| PkiError::NotX509)?,
             )
         };
         Ok(Self {
             der,
             trust_domain,
-            not_after,
+            validity,
         })
     }
 
@@ -84,10 +88,10 @@ impl CaCertificate {
     }
 
     pub(super) fn check_covers(&self, validity: Validity) -> Result<(), PkiError> {
-        if validity.not_after() > self.not_after {
+        if validity.not_after() > self.validity.not_after() {
             return Err(PkiError::OutlivesCa {
                 not_after: validity.not_after(),
-                ca_not_after: self.not_after,
+                ca_not_after: self.validity.not_after(),
             });
         }
         Ok(())

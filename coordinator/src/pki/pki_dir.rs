@@ -39,7 +39,7 @@ impl PkiDir {
         trust_domain: &TrustDomain,
         now: OffsetDateTime,
     ) -> Result<Self, PkiDirError> {
-        let validity = Validity::lasting(now, CA_LIFETIME)?;
+        let validity = Validity::of_ca(now, CA_LIFETIME)?;
         let root = Root::create(trust_domain, PrivateKey::generate(Curve::P384)?, validity)?;
         let mesh_ca = root.new_mesh_ca(validity)?;
 

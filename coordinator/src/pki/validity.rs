@@ -1,3 +1,4 @@
+use std::fmt;
 use std::time::Duration;
 
 use thiserror::Error;
@@ -14,6 +15,10 @@ pub struct Validity {
 impl Validity {
     /// How long before its issue a certificate is already valid, for peers whose clock is late.
     pub const BACKDATED: time::Duration = time::Duration::minutes(5);
+
+    /// The same for a CA: one that was made while the clock was ahead is of use when it is right
+    /// again. How early a CA's own validity begins says nothing of the certificates under it.
+    pub const CA_BACKDATED: time::Duration = time::Duration::days(7);
 
     /// From `not_before` to `not_after`, either of which may be past or future.
     pub fn between(
@@ -36,15 +41,31 @@ impl Validity {
 
     /// For `lifetime` from `now` on, and [`BACKDATED`](Self::BACKDATED).
     pub fn lasting(now: OffsetDateTime, lifetime: Duration) -> Result<Self, ValidityError> {
-        let not_before = now
-            .checked_sub(Self::BACKDATED)
-            .ok_or(ValidityError::Year)?;
+        Self::backdated(now, Self::BACKDATED, lifetime)
+    }
+
+    /// For a CA that lives `lifetime` from `now` on, and [`CA_BACKDATED`](Self::CA_BACKDATED).
+    pub fn of_ca(now: OffsetDateTime, lifetime: Duration) -> Result<Self, ValidityError> {
+        Self::backdated(now, Self::CA_BACKDATED, lifetime)
+    }
+
+    fn backdated(
+        now: OffsetDateTime,
+        by: time::Duration,
+        lifetime: Duration,
+    ) -> Result<Self, ValidityError> {
+        let not_before = now.checked_sub(by).ok_or(ValidityError::Year)?;
         Self::between(not_before, later(now, lifetime)?)
     }
 
     /// For `lifetime` from `not_before` on.
     pub fn starting(not_before: OffsetDateTime, lifetime: Duration) -> Result<Self, ValidityError> {
         Self::between(not_before, later(not_before, lifetime)?)
+    }
+
+    /// Whether `time` is within.
+    pub fn contains(&self, time: OffsetDateTime) -> bool {
+        (self.not_before..=self.not_after).contains(&time)
     }
 
     /// The first second of validity.
@@ -55,6 +76,13 @@ impl Validity {
     /// The last second of validity.
     pub fn not_after(&self) -> OffsetDateTime {
         self.not_after
+    }
+}
+
+impl fmt::Display for Validity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (from, until) = (rfc3339(self.not_before), rfc3339(self.not_after));
+        write!(f, "from {from} until {until}")
     }
 }
 
@@ -106,6 +134,13 @@ mod tests {
     fn a_lifetime_counts_from_now_and_is_backdated_five_minutes() {
         let validity = Validity::lasting(NOON, Duration::from_hours(24)).unwrap();
         assert_eq!(rfc3339(validity.not_before()), "2026-11-21T11:55:00Z");
+        assert_eq!(rfc3339(validity.not_after()), "2026-11-22T12:00:00Z");
+    }
+
+    #[test]
+    fn a_ca_is_backdated_a_week() {
+        let validity = Validity::of_ca(NOON, Duration::from_hours(24)).unwrap();
+        assert_eq!(rfc3339(validity.not_before()), "2026-11-14T12:00:00Z");
         assert_eq!(rfc3339(validity.not_after()), "2026-11-22T12:00:00Z");
     }
 

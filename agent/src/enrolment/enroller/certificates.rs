@@ -1,5 +1,7 @@
 //! Keeps the certificates fresh.
 
+use std::time::Duration;
+
 use api::v1;
 use api::v1::mesh_api_client::MeshApiClient;
 use tokio::time::{Instant, sleep};
@@ -11,15 +13,16 @@ use super::super::backoff::Backoff;
 use super::super::call;
 use super::super::error::{Failure, Why};
 use super::super::random;
-use super::super::renewal::{Now, Renewal};
+use super::super::renewal::Now;
 use super::super::standing::{Asked, Decision, Reason};
 use super::Enroller;
+use crate::certificates::rfc3339;
 use crate::config::CoordinatorAddress;
 
 impl Enroller {
     pub(super) async fn keep_certificates(&self) {
         let mut turns = self.coordinators.turns();
-        let mut backoff = Backoff::new();
+        let (mut backoff, mut of_clocks) = (Backoff::new(), Backoff::of_clocks());
         loop {
             let reason = self.until_due().await;
             let address = turns.current();
@@ -29,12 +32,19 @@ impl Enroller {
                     info!(coordinator = %address, reason, "certificates issued");
                     turns.succeeded();
                     backoff.reset();
+                    of_clocks.reset();
                     self.metrics.enrolled();
                     self.enrolling.borrow_mut().is_well();
                     self.was_reached.set(true);
                 }
                 Err(why) => {
-                    let pause = self.pause(&mut turns, &mut backoff, &why);
+                    let is_of_clocks = why.is_of_clocks();
+                    let backoff = if is_of_clocks {
+                        &mut of_clocks
+                    } else {
+                        &mut backoff
+                    };
+                    let pause = self.pause(&mut turns, backoff, &why);
                     self.metrics.enrolment_failed();
                     self.enrolling.borrow_mut().failed(&why, Instant::now());
                     let retry_in_ms = pause.as_millis();
@@ -46,9 +56,11 @@ impl Enroller {
                         warn!(%failure, retry_in_ms, "no certificate from the Coordinator");
                     }
                     self.tell_failure(&failure.to_string()).await;
+                    let is_outside = is_of_clocks && !self.standing.borrow().is_valid(Now::read());
                     tokio::select! {
                         () = sleep(pause) => {}
-                        () = self.is_back.notified() => {}
+                        () = self.is_back.notified(), if !is_of_clocks => {}
+                        () = self.until_valid(), if is_outside => {}
                     }
                 }
             }
@@ -66,6 +78,13 @@ impl Enroller {
                     () = self.news.notified() => {}
                 },
             }
+        }
+    }
+
+    /// Returns when a clock that was set right makes what is held valid.
+    async fn until_valid(&self) {
+        while !self.standing.borrow().is_valid(Now::read()) {
+            sleep(LOOK_AT_CLOCK).await;
         }
     }
 
@@ -139,9 +158,11 @@ impl Enroller {
         let now = Now::read();
         let mut standing = self.standing.borrow_mut();
         standing.obtain(asked, certificates, now, random::fraction())?;
-        let agrees = standing.earliest().is_none_or(Renewal::calendar_agrees);
-        if !agrees {
+        if let Some(renewal) = standing.earliest().filter(|it| !it.calendar_agrees()) {
             warn!(
+                valid_from = rfc3339(renewal.validity().not_before),
+                valid_until = rfc3339(renewal.validity().not_after),
+                clock = rfc3339(now.calendar),
                 "the clocks of this machine and of the Coordinator differ: one of them is wrong, \
                  and certificates are refused too early or too late"
             );
@@ -158,3 +179,6 @@ impl Enroller {
         }
     }
 }
+
+/// How soon a clock that was set right is noticed.
+const LOOK_AT_CLOCK: Duration = Duration::from_secs(1);

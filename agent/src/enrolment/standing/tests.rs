@@ -21,7 +21,8 @@ impl Bed {
             standing: Standing::new(memory, SimulatedCertificates::Refused, wanted),
             now: Now {
                 instant: Instant::now(),
-                calendar: SystemTime::now(),
+                // The certificates begin in the second in which they are made, which is to come.
+                calendar: SystemTime::now() + Duration::from_mins(1),
             },
         }
     }
@@ -32,10 +33,20 @@ impl Bed {
 
     /// Certificates for everybody who may ask, named so, under the mesh CA of this generation.
     fn obtain(&mut self, names: &[&str], generation: u64) -> Result<(), AnswerError> {
+        self.obtain_for(names, generation, 2)
+    }
+
+    /// The same, of a Coordinator whose clock makes them valid for this many days.
+    fn obtain_for(
+        &mut self,
+        names: &[&str],
+        generation: u64,
+        days: i32,
+    ) -> Result<(), AnswerError> {
         let asked = self.standing.ask().unwrap();
         let certificates = asked.iter().zip(names).map(|(asked, name)| {
             let key = asked.request().public_key;
-            self.deployment.issue(name, &key, generation)
+            self.deployment.issue_for(name, &key, generation, days)
         });
         let certificates = certificates.collect();
         self.standing.obtain(asked, certificates, self.now, 0.5)
@@ -315,4 +326,44 @@ fn a_state_that_is_not_believed_changes_nothing() {
     }
     assert_eq!(bed.standing.state().unwrap().head().seq, 2);
     assert!(matches!(bed.standing.use_of(0), Some(Use::Certificate(_))));
+}
+
+#[test]
+fn a_certificate_that_is_not_valid_by_this_clock_is_refused_but_used_once_the_clock_is_right() {
+    let mut bed = Bed::new(&[None]);
+    bed.learn(bed.deployment.state(1));
+    bed.now.calendar -= DAY;
+    let error = bed.obtain(&["web"], 1).unwrap_err();
+    let said = error.to_string();
+    assert!(matches!(error, AnswerError::Clocks { .. }), "{said}");
+    for time in ["valid from 20", "until 20", "clock says 20"] {
+        assert!(said.contains(time), "{said}");
+    }
+    assert!(!bed.standing.is_valid(bed.now));
+    assert_eq!(bed.decide(), Decision::Enrol(Reason::Age));
+
+    bed.now.calendar += DAY;
+    assert!(bed.standing.is_valid(bed.now));
+    assert!(matches!(bed.standing.use_of(0), Some(Use::Certificate(_))));
+    bed.obtain(&["web"], 1).unwrap();
+    assert!(matches!(bed.decide(), Decision::Wait(_)));
+}
+
+#[test]
+fn a_certificate_that_is_not_valid_by_this_clock_replaces_none_that_is() {
+    let mut bed = Bed::new(&[None]);
+    bed.learn(bed.deployment.state(1));
+    bed.obtain(&["web"], 1).unwrap();
+    let expires = bed.standing.expires();
+    bed.obtain_for(&["web"], 1, -1).unwrap_err();
+    assert_eq!(bed.standing.expires(), expires);
+
+    // One that peers refuse is no better than one that they can't take yet.
+    bed.deployment.add_mesh_ca(2);
+    bed.learn(v1::MeshState {
+        mesh_cas: vec![bed.deployment.mesh_ca(2)],
+        ..bed.rotating(2, 2, None)
+    });
+    bed.obtain_for(&["web"], 2, -1).unwrap_err();
+    assert_ne!(bed.standing.expires(), expires);
 }
