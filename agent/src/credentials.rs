@@ -65,11 +65,17 @@ impl CredentialKeeper {
         self.tell(maps, now);
     }
 
-    /// Follows the source and the clock until the agent ends.
+    /// Follows the source, the clock and the devices' guard until the agent ends.
     pub(crate) async fn keep(mut self, mut maps: ControlMaps) {
+        let mut unguarded = self.workload.unguarded.subscribe();
         loop {
-            if let Some(brought) = self.source.next().await {
-                self.current.take(brought);
+            tokio::select! {
+                brought = self.source.next() => {
+                    if let Some(brought) = brought {
+                        self.current.take(brought);
+                    }
+                }
+                Ok(()) = unguarded.changed() => {}
             }
             self.tell(&mut maps, SystemTime::now());
         }
@@ -77,8 +83,15 @@ impl CredentialKeeper {
 
     fn tell(&mut self, maps: &mut ControlMaps, now: SystemTime) {
         let credential = self.current.get();
-        self.board.set(&self.workload.name, &credential, now);
-        self.tell_hooks(maps, credential.until_ns(now));
+        let unguarded = self.workload.unguarded.borrow().clone();
+        // The hooks refuse everything of a workload without a credential.
+        let until = match unguarded {
+            Some(_) => 0,
+            None => credential.until_ns(now),
+        };
+        let name = &self.workload.name;
+        self.board.set(name, &credential, unguarded, now);
+        self.tell_hooks(maps, until);
     }
 
     fn tell_hooks(&mut self, maps: &mut ControlMaps, until: u64) {

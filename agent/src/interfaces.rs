@@ -16,10 +16,11 @@ use nix::{
 };
 use thiserror::Error;
 use tokio::time::sleep;
-use tracing::error;
+use tracing::{error, info};
 
 use crate::{
     bpf::{BpfError, ControlMaps, WorkloadPrograms},
+    causes::with_causes,
     netns::Interfaces,
     readable::readable,
     workload::Workload,
@@ -56,9 +57,9 @@ const SETTLE: Duration = Duration::from_millis(20);
 /// A device that could not be guarded is tried again, whether or not anything changes.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// `RTMGRP_LINK`, `RTMGRP_IPV4_IFADDR`, `RTMGRP_IPV4_ROUTE`, `RTMGRP_IPV6_IFADDR`,
+/// `RTMGRP_LINK`, `RTMGRP_TC`, `RTMGRP_IPV4_IFADDR`, `RTMGRP_IPV4_ROUTE`, `RTMGRP_IPV6_IFADDR`,
 /// `RTMGRP_IPV6_ROUTE` of rtnetlink(7).
-const CHANGES: u32 = 0x1 | 0x10 | 0x40 | 0x100 | 0x400;
+const CHANGES: u32 = 0x1 | 0x8 | 0x10 | 0x40 | 0x100 | 0x400;
 
 impl InterfaceWatch {
     /// Begins to listen for changes and tells the hooks, which need not be attached yet, the
@@ -102,13 +103,21 @@ impl InterfaceWatch {
             source,
         };
         let current = self.workload.netns.run(Interfaces::list).map_err(failed)?;
+        // The guard first: no other failure may leave a device without it. And always: the change
+        // may be that somebody took the guard away, or put something before it.
+        if let Some(programs) = &mut self.programs {
+            let guard = || Ok(programs.guard_devices(&current.devices));
+            let guarded = self.workload.netns.run(guard).map_err(failed)?;
+            let unguarded = guarded.as_ref().err().map(|error| with_causes(error));
+            self.workload.unguarded.send_if_modified(|known| {
+                let is_news = *known != unguarded;
+                *known = unguarded;
+                is_news
+            });
+            guarded?;
+        }
         if self.known.as_ref() == Some(&current) {
             return Ok(());
-        }
-        // The guard first: no other failure may leave a device without it.
-        if let Some(programs) = &mut self.programs {
-            let guarded = || Ok(programs.guard_devices(&current.devices));
-            self.workload.netns.run(guarded).map_err(failed)??;
         }
         maps.set_addresses(self.workload.id, &current.addresses)?;
         self.known = Some(current);
@@ -132,9 +141,21 @@ impl InterfaceWatch {
             sleep(SETTLE).await;
             drain(&changes);
             ready.clear_ready();
+            let mut told = None;
             while let Err(error) = self.update(&mut maps) {
-                error!(%error, workload = %self.workload.name, "new interfaces are not served");
+                let error = Some(with_causes(&error));
+                if told != error {
+                    told = error;
+                    error!(
+                        workload = %self.workload.name,
+                        error = told,
+                        "the interfaces can't be served; it is tried again"
+                    );
+                }
                 sleep(RETRY).await;
+            }
+            if told.is_some() {
+                info!(workload = %self.workload.name, "the interfaces are served again");
             }
         }
     }

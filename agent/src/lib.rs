@@ -34,6 +34,7 @@ mod enrolment;
 
 pub mod access_log;
 mod admin;
+mod causes;
 mod kernel_reports;
 mod metrics;
 mod readable;
@@ -45,4 +46,5 @@ mod signals;
 mod agent;
 
 pub use agent::{AgentError, run};
+pub use causes::with_causes;
 pub use enrolment::{InitError, SetupError, init};

@@ -7,6 +7,7 @@ use agent::{
     bpf::Pins as PinDirectory,
     config::{Config, ConfigError, InitConfig, Pins},
     flags::{Command, Environment, Flags, InitFlags},
+    with_causes,
 };
 use clap::Parser;
 
@@ -85,16 +86,6 @@ fn detach(flags: &Flags, environment: &Environment) -> ExitCode {
 
 /// Says what went wrong, with every cause, on one line.
 fn fail(error: &dyn Error, code: u8) -> ExitCode {
-    let mut message = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let text = cause.to_string();
-        if !message.ends_with(&text) {
-            message.push_str(": ");
-            message.push_str(&text);
-        }
-        source = cause.source();
-    }
-    eprintln!("sealwire-agent: {message}");
+    eprintln!("sealwire-agent: {}", with_causes(error));
     ExitCode::from(code)
 }

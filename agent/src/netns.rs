@@ -2,10 +2,13 @@
 
 use std::{
     cell::Cell,
-    fs::File,
+    fs::{self, File},
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
-    os::fd::{AsFd, BorrowedFd},
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::fs::MetadataExt,
+    },
     path::{Path, PathBuf},
     sync::Arc,
     thread,
@@ -45,6 +48,31 @@ impl Netns {
     /// The namespace this process was started in.
     pub fn own() -> io::Result<Self> {
         Self::open(Path::new("/proc/self/ns/net"))
+    }
+
+    /// The namespace whose file has this inode number, if it is mounted somewhere or a process is in
+    /// it.
+    pub(crate) fn find(inode: u64) -> Option<Self> {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let name = format!("net:[{inode}]");
+        let mounted = mounts.lines().filter_map(|line| {
+            let mut fields = line.split(' ').skip(3);
+            (fields.next()? == name).then_some(())?;
+            Some(PathBuf::from(fields.next()?))
+        });
+        let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let inhabited = processes.map(|process| process.path().join("ns/net"));
+        mounted
+            .chain(inhabited)
+            .filter(|path| path.metadata().is_ok_and(|file| file.ino() == inode))
+            .filter_map(|path| Self::open(&path).ok())
+            .find(|netns| {
+                netns
+                    .0
+                    .file
+                    .metadata()
+                    .is_ok_and(|file| file.ino() == inode)
+            })
     }
 
     /// Where the namespace was opened from.

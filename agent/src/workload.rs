@@ -4,6 +4,7 @@ use std::{
     fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use ebpf_abi::WorkloadId;
@@ -38,6 +39,8 @@ pub struct Workload {
     pub egress: EgressPolicy,
     /// What it proves itself with; changes while connections come and go.
     pub credential: watch::Receiver<Credential>,
+    /// Which device of its namespace is not guarded and why, if one is not. Then nothing new begins.
+    pub unguarded: watch::Sender<Option<String>>,
 }
 
 /// Why a workload can't be served.
@@ -122,7 +125,15 @@ impl Workload {
             ingress: config.ingress.clone(),
             egress: config.egress.clone(),
             credential,
+            unguarded: watch::Sender::default(),
         })
+    }
+
+    /// Why nothing of the workload may begin now, if nothing may. The hooks know both reasons as the
+    /// lack of a credential.
+    pub(crate) fn explain_refusals(&self, now: SystemTime) -> Option<String> {
+        let unguarded = self.unguarded.borrow().clone();
+        unguarded.or_else(|| self.credential.borrow().explain(now))
     }
 
     /// The directory of its links: the same for as long as the links can be taken over.

@@ -7,7 +7,7 @@
 //! at `cgroup_skb/egress` of the workload's cgroup (its sockets in whatever namespace) and at the
 //! egress of each device of the workload's namespace (every socket in it, of whatever cgroup).
 //!
-//! Minimum kernel version: 5.2; 6.6 for the device links (tcx).
+//! Minimum kernel version: 5.2; on a device as a clsact filter, from 6.6 on as a tcx link.
 
 use core::mem::MaybeUninit;
 

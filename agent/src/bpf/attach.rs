@@ -76,7 +76,7 @@ impl From<ProgramError> for AttachError {
     }
 }
 
-fn load(program: &mut Program) -> Result<(), ProgramError> {
+pub(super) fn load(program: &mut Program) -> Result<(), ProgramError> {
     let loaded = match program {
         Program::CgroupSkb(program) => program.load(),
         Program::CgroupSockAddr(program) => program.load(),

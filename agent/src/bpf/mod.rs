@@ -4,8 +4,11 @@
 //! All use of aya is here.
 
 mod attach;
+mod clsact;
+mod device;
 mod maps;
 mod pins;
+mod rtnetlink;
 mod sys;
 
 use std::{
@@ -18,10 +21,13 @@ use aya::{Btf, Ebpf, EbpfError, EbpfLoader, maps::MapError};
 use aya_log::EbpfLogger;
 use ebpf_abi::WorkloadId;
 use thiserror::Error;
+use tracing::info;
 
 use attach::{Target, attach};
 
 pub use attach::AttachError;
+pub use clsact::ClsactError;
+pub use device::{Device, DeviceHook};
 pub use maps::{
     AddressPrefix, ConnectionMaps, ControlMaps, Heartbeat, KernelReports, monotonic_ns,
 };
@@ -36,6 +42,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!("sealwire.bpf.o");
 pub struct Steering {
     pins: Pins,
     btf: Btf,
+    device_hook: DeviceHook,
     options: Options,
 }
 
@@ -53,15 +60,7 @@ pub struct Options {
 pub struct WorkloadPrograms {
     object: Ebpf,
     links: PathBuf,
-}
-
-/// A network device, as the namespace it is in names it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Device {
-    /// Its index.
-    pub index: u32,
-    /// Its name, at the time it was listed.
-    pub name: String,
+    device_hook: DeviceHook,
 }
 
 /// What went wrong between the agent and the kernel's BPF.
@@ -82,13 +81,34 @@ pub enum BpfError {
     #[error("loading the eBPF object")]
     Load(#[source] Box<EbpfError>),
     /// A program could not be loaded or attached.
-    #[error("attaching {program}; Sealwire needs Linux 6.6 or newer with CONFIG_CGROUP_BPF")]
+    #[error("attaching {program}; Sealwire needs Linux 6.1 or newer with CONFIG_CGROUP_BPF")]
     Attach {
         /// The program.
         program: &'static str,
         /// What the kernel said.
         #[source]
         source: AttachError,
+    },
+    /// What leaves by a device is not looked at.
+    #[error("device {device} is not guarded")]
+    Unguarded {
+        /// The device's name.
+        device: String,
+        /// Why.
+        #[source]
+        source: Box<Self>,
+    },
+    /// The guard can't be a filter of a device.
+    #[error(transparent)]
+    Filter(#[from] ClsactError),
+    /// Something of an earlier agent could not be removed from a device.
+    #[error("removing the filters of workload {owner} from its devices")]
+    Release {
+        /// The workload, as its link directory is named.
+        owner: String,
+        /// Why.
+        #[source]
+        source: ClsactError,
     },
     /// The object lacks a program: it is not the one this agent was built with.
     #[error("the eBPF object has no program {0}")]
@@ -126,8 +146,13 @@ impl Steering {
     /// # Errors
     /// [`BpfError::NoBtf`] and [`BpfError::Load`] on a kernel that can't run the object.
     pub fn new(pins: Pins, options: Options) -> Result<Self, BpfError> {
-        let btf = Btf::from_sys_fs().map_err(BpfError::NoBtf)?;
-        let steering = Self { pins, btf, options };
+        let steering = Self {
+            pins,
+            btf: Btf::from_sys_fs().map_err(BpfError::NoBtf)?,
+            device_hook: DeviceHook::of_kernel()?,
+            options,
+        };
+        info!(hook = %steering.device_hook, "devices are guarded");
         // Creates and pins the maps, so that they can be filled before anything is attached.
         steering.load(WorkloadId(0))?;
         Ok(steering)
@@ -179,7 +204,11 @@ impl Steering {
             place(program, Target::Cgroup(cgroup.as_fd()))?;
         }
         place("ingress", Target::Netns(netns))?;
-        Ok(WorkloadPrograms { object, links })
+        Ok(WorkloadPrograms {
+            object,
+            links,
+            device_hook: self.device_hook,
+        })
     }
 
     /// Names the workloads that were served before and are not among `owners`: their pins stay, so
@@ -230,10 +259,11 @@ impl Steering {
 }
 
 impl WorkloadPrograms {
-    /// Guards these devices of the workload's namespace; to be called on a thread in it.
+    /// Guards these devices of the workload's namespace, where they are not guarded already; to be
+    /// called on a thread in it.
     ///
     /// # Errors
-    /// [`BpfError::Attach`] where a device can't be guarded; one that is gone is passed over.
+    /// [`BpfError::Unguarded`] where a device can't be guarded; one that is gone is passed over.
     pub fn guard_devices(&mut self, devices: &[Device]) -> Result<(), BpfError> {
         // All are tried, so that one failure leaves no other device open.
         devices
@@ -243,16 +273,16 @@ impl WorkloadPrograms {
     }
 
     fn guard_device(&mut self, device: &Device) -> Result<(), BpfError> {
-        const NAME: &str = "guard_device";
-        let pin = self.links.join(format!("{NAME}-{}", device.index));
-        match attach(
-            &mut self.object,
-            NAME,
-            &pin,
-            Target::DeviceEgress(&device.name),
-        ) {
+        match self
+            .device_hook
+            .guard(&mut self.object, &self.links, device)
+        {
             Err(_) if nix::net::if_::if_nametoindex(device.name.as_str()).is_err() => Ok(()),
-            attached => attached,
+            Err(error) => Err(BpfError::Unguarded {
+                device: device.name.clone(),
+                source: Box::new(error),
+            }),
+            Ok(()) => Ok(()),
         }
     }
 }

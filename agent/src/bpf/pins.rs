@@ -6,7 +6,10 @@
 
 use std::{
     fs, io,
-    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    os::{
+        fd::AsRawFd,
+        unix::fs::{DirBuilderExt, PermissionsExt},
+    },
     path::{Path, PathBuf},
 };
 
@@ -16,7 +19,8 @@ use nix::{
 };
 use sha2::{Digest, Sha256};
 
-use super::{BpfError, OBJECT};
+use super::{BpfError, OBJECT, clsact, sys};
+use crate::netns::{Interfaces, Netns};
 
 /// The pin directory of one agent instance.
 #[derive(Clone, Debug)]
@@ -109,7 +113,8 @@ impl Pins {
     /// Links go before maps. Returns how many objects were unpinned.
     ///
     /// # Errors
-    /// [`BpfError::Pin`] names the file that could not be removed.
+    /// [`BpfError::Pin`] names the file that could not be removed, [`BpfError::Release`] the
+    /// workload whose devices still have filters: then everything is still pinned.
     pub fn detach(bpffs: &Path, instance: &str) -> Result<usize, BpfError> {
         let root = bpffs.join("sealwire").join(instance);
         let failed = |source| BpfError::Pin {
@@ -129,6 +134,7 @@ impl Pins {
             path.file_name()
                 .is_some_and(|name| name.to_string_lossy().starts_with("maps-"))
         });
+        release_devices(&directories)?;
         let mut removed = 0;
         for directory in directories {
             removed += remove_pins(&directory).map_err(|source| BpfError::Pin {
@@ -139,6 +145,56 @@ impl Pins {
         fs::remove_dir(&root).map_err(failed)?;
         Ok(removed)
     }
+}
+
+/// Removes what no pin holds: the filters on devices, by workload, in whose namespaces they are.
+fn release_devices(directories: &[PathBuf]) -> Result<(), BpfError> {
+    let mut places = Vec::new();
+    for links in directories {
+        let failed = |source| BpfError::Release {
+            owner: links
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned(),
+            source,
+        };
+        if clsact::is_used_by(links).map_err(failed)? {
+            // What is left without a namespace has gone with it.
+            if let Some(netns) = namespace(links).map_err(|error| failed(error.into()))? {
+                places.push((links, netns, failed));
+            }
+        }
+    }
+    // The filters of all first: a qdisc may be shared with a workload that was served before.
+    for step in [clsact::remove_filters, clsact::remove_qdiscs] {
+        for (links, netns, failed) in &places {
+            let work = || Ok(step(links, &Interfaces::list()?.devices));
+            netns
+                .run(work)
+                .map_err(Into::into)
+                .and_then(|done| done)
+                .map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
+/// The namespace that the workload's ingress program is attached to, if it is still there.
+fn namespace(links: &Path) -> io::Result<Option<Netns>> {
+    let link = match sys::object_get(&links.join("ingress")) {
+        Ok(link) => link,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    // Zero where the namespace is gone.
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", link.as_raw_fd()))?;
+    let inode = info
+        .lines()
+        .find_map(|line| line.strip_prefix("netns_ino:"))
+        .and_then(|inode| inode.trim().parse().ok())
+        .ok_or_else(|| io::Error::other("the link `ingress` names no namespace"))?;
+    Ok(Netns::find(inode))
 }
 
 /// Removes a directory of pins and what is pinned in it; returns how many objects that were.
