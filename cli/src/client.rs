@@ -155,6 +155,14 @@ pub(crate) fn refusal(status: &tonic::Status) -> anyhow::Error {
              latest transition (`sealwire status`): --workload-owner-key, or --signature and \
              --signer (`sealwire sign`)"
         }
+        "store-unavailable" => {
+            "\nThe Coordinator's store, its disk or etcd, does not answer. What was set before is \
+             safe; whether this was set is known when the store is back: `sealwire status`"
+        }
+        "store-full" => {
+            "\nThe Coordinator's store is full. What was set before is safe, and this was not set: \
+             make space, then try again"
+        }
         _ => "",
     };
     anyhow!("the Coordinator refused: {message}{log}{hint}")

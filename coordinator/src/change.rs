@@ -434,7 +434,9 @@ fn refused_append(error: AppendError) -> Refused {
         AppendError::Store(error) if is_too_large(&error) => {
             Refused::told(RefusalCode::ManifestInvalid, error)
         }
-        other => Refused::new(RefusalCode::Store, other),
+        AppendError::Full { .. } => Refused::new(RefusalCode::StoreFull, error),
+        AppendError::Store(ref cause) => Refused::new(RefusalCode::of_store(cause), error),
+        AppendError::Refused(_) => internal(error),
     }
 }
 

@@ -13,7 +13,7 @@ use thiserror::Error;
 use time::OffsetDateTime;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::audit::Audit;
 use crate::deployment::{Founders, Keyring, Ledger, LedgerError, Unverified};
@@ -84,6 +84,8 @@ pub struct Coordinator {
     roster: Mutex<Roster>,
     /// What is wrong with the store, while it is.
     store_fault: watch::Sender<Option<String>>,
+    /// Why the store does not answer, while it does not.
+    store_trouble: watch::Sender<Option<StoreTrouble>>,
     /// Whether an instance that is silent is one that does not exist.
     knows_all_instances: AtomicBool,
     /// When the seed came.
@@ -92,6 +94,15 @@ pub struct Coordinator {
     pending_changes: Mutex<Vec<Keyring>>,
     /// What an agent remembers, signed, and the store does not have.
     witnessed: Mutex<Option<Head>>,
+}
+
+/// The store does not answer.
+#[derive(Clone, Debug)]
+pub struct StoreTrouble {
+    /// What it said last, if anything.
+    pub why: String,
+    /// When it was first found not to answer.
+    pub since: Instant,
 }
 
 /// The shares that were given since the start, and what their owners know of history.
@@ -139,6 +150,7 @@ impl Coordinator {
             gathering: Mutex::default(),
             roster: Mutex::default(),
             store_fault: watch::Sender::new(None),
+            store_trouble: watch::Sender::new(None),
             knows_all_instances: AtomicBool::new(false),
             ready_since: OnceLock::new(),
             pending_changes: Mutex::default(),
@@ -176,6 +188,11 @@ impl Coordinator {
         self.store_fault.borrow().clone()
     }
 
+    /// Why the store does not answer, if it does not.
+    pub fn store_trouble(&self) -> Option<StoreTrouble> {
+        self.store_trouble.borrow().clone()
+    }
+
     /// The metrics, which the probes serve.
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
@@ -195,6 +212,25 @@ impl Coordinator {
             self.metrics.store_fault(fault.is_some());
             *now = fault;
             true
+        });
+    }
+
+    pub(crate) fn set_store_trouble(&self, why: Option<String>) {
+        self.store_trouble.send_if_modified(|now| {
+            let is_news = now.is_some() != why.is_some();
+            match &why {
+                Some(why) if is_news => warn!(
+                    why,
+                    "the store does not answer; nothing is changed until it does, certificates are \
+                     issued as ever"
+                ),
+                None if is_news => info!("the store answers again"),
+                _ => {}
+            }
+            self.metrics.store_unavailable(why.is_some());
+            let since = now.take().map_or_else(Instant::now, |before| before.since);
+            *now = why.map(|why| StoreTrouble { why, since });
+            is_news
         });
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use history::Head;
 use tokio::time::{sleep, timeout};
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::core::{Coordinator, Deployment, Phase};
 use crate::deployment::{Keyring, Ledger, LedgerError, Unverified};
@@ -19,10 +19,9 @@ impl Coordinator {
         let mut heads = self.store.watch();
         loop {
             let changing = self.changing.lock().await;
-            if let Err(refused) = self.look_at_store().await {
-                // Not there is no tampering: the Coordinator serves on from memory.
-                warn!(%refused, "the store can't be followed");
-            }
+            // Not there is no tampering: the Coordinator serves on from memory. What is wrong is
+            // told where it is found.
+            let _ = self.look_at_store().await;
             drop(changing);
             // Looks again now and then: a store can be tampered with without a word.
             if let Ok(Err(_)) = timeout(LOOK_AGAIN, heads.changed()).await {
@@ -68,16 +67,19 @@ impl Coordinator {
             }),
             (Ok(None), Phase::Uninitialised) => Ok(()),
         };
-        match looked {
-            Ok(()) => self.set_store_fault(None),
-            Err(error) => {
-                if !error.is_of_the_store() {
-                    self.set_store_fault(Some(error.to_string()));
-                }
-                return Err(Refused::new(RefusalCode::Store, error));
-            }
+        let Err(error) = looked else {
+            self.set_store_fault(None);
+            self.set_store_trouble(None);
+            return Ok(());
+        };
+        if error.is_of_the_store() {
+            // What was wrong with it when it answered is not known to be right now.
+            self.set_store_trouble(Some(error.to_string()));
+        } else {
+            self.set_store_trouble(None);
+            self.set_store_fault(Some(error.to_string()));
         }
-        Ok(())
+        Err(Refused::new(error.code(), error))
     }
 
     async fn catch_up(

@@ -23,6 +23,7 @@ pub struct Metrics {
     watchers: Gauge,
     laggards: Counter,
     store_faults: Gauge,
+    store_unavailable: Gauge,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -99,6 +100,11 @@ impl Metrics {
             "1 while the store gives something that it can't have been given",
             self.store_faults.clone(),
         );
+        registry.register(
+            "store_unavailable",
+            "1 while the store does not answer",
+            self.store_unavailable.clone(),
+        );
         let mut text = String::new();
         // Writing to a String does not fail.
         let _ = encode(&mut text, &registry);
@@ -146,6 +152,10 @@ impl Metrics {
 
     pub(crate) fn laggard(&self) {
         self.laggards.inc();
+    }
+
+    pub(crate) fn store_unavailable(&self, is_unavailable: bool) {
+        self.store_unavailable.set(i64::from(is_unavailable));
     }
 
     pub(crate) fn store_fault(&self, is_faulty: bool) {

@@ -1,4 +1,5 @@
-//! Port 9102: metrics and probes, for whoever runs the Coordinator. Tells no secret and no reason.
+//! Port 9102: metrics and probes, for whoever runs the Coordinator. Tells no secret, and no reason why
+//! a caller was refused.
 
 use std::io;
 use std::sync::Arc;
@@ -54,5 +55,12 @@ async fn readiness(State(coordinator): State<Arc<Coordinator>>) -> (StatusCode, 
         Phase::Ready(_) => (StatusCode::OK, "ready"),
         other => (StatusCode::SERVICE_UNAVAILABLE, other.as_str()),
     };
-    (status, format!("{phase}\n"))
+    let trouble = coordinator.store_trouble().map(|trouble| {
+        let seconds = trouble.since.elapsed().as_secs();
+        format!(
+            "store-unavailable for {seconds} s, nothing can be changed: {}\n",
+            trouble.why
+        )
+    });
+    (status, format!("{phase}\n{}", trouble.unwrap_or_default()))
 }

@@ -237,6 +237,6 @@ fn check_known(waiting: &Unverified, known: Option<&Head>) -> Result<(), Refused
 pub(crate) fn refused_ledger(error: LedgerError) -> Refused {
     match error {
         LedgerError::NotAuthorised { .. } => Refused::told(RefusalCode::NotAuthorised, error),
-        other => Refused::new(RefusalCode::Store, other),
+        other => Refused::new(other.code(), other),
     }
 }

@@ -6,6 +6,8 @@ use std::fmt;
 use aws_lc_rs::rand;
 use thiserror::Error;
 
+use crate::store::StoreError;
+
 /// What a caller is told. Stable; the reference explains each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RefusalCode {
@@ -31,15 +33,19 @@ pub enum RefusalCode {
     TooManyInstances,
     /// By this machine's clock the mesh CA is not valid.
     Clock,
-    /// The store does not work, or was tampered with.
+    /// The store was tampered with.
     Store,
+    /// The store does not answer, or does not work.
+    StoreUnavailable,
+    /// No space is left in the store.
+    StoreFull,
     /// Something that should not fail did.
     Internal,
 }
 
 impl RefusalCode {
     /// Every code.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::NoManifest,
         Self::InRecovery,
         Self::NotInRecovery,
@@ -52,6 +58,8 @@ impl RefusalCode {
         Self::TooManyInstances,
         Self::Clock,
         Self::Store,
+        Self::StoreUnavailable,
+        Self::StoreFull,
         Self::Internal,
     ];
 
@@ -70,7 +78,18 @@ impl RefusalCode {
             Self::TooManyInstances => "too-many-instances",
             Self::Clock => "clock",
             Self::Store => "store",
+            Self::StoreUnavailable => "store-unavailable",
+            Self::StoreFull => "store-full",
             Self::Internal => "internal",
+        }
+    }
+
+    /// What an error of the store is to the caller.
+    pub fn of_store(error: &StoreError) -> Self {
+        match error {
+            StoreError::Corrupt { .. } => Self::Store,
+            StoreError::Full { .. } => Self::StoreFull,
+            _ => Self::StoreUnavailable,
         }
     }
 
@@ -85,8 +104,8 @@ impl RefusalCode {
             }
             Self::NotAuthorised | Self::NotAllowed => tonic::Code::PermissionDenied,
             Self::Conflict => tonic::Code::Aborted,
-            Self::TooManyInstances => tonic::Code::ResourceExhausted,
-            Self::Clock | Self::Store => tonic::Code::Unavailable,
+            Self::TooManyInstances | Self::StoreFull => tonic::Code::ResourceExhausted,
+            Self::Clock | Self::Store | Self::StoreUnavailable => tonic::Code::Unavailable,
             Self::Internal => tonic::Code::Internal,
         }
     }

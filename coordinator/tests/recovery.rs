@@ -414,7 +414,7 @@ async fn while_the_store_is_away_certificates_are_issued_and_nothing_is_changed(
     bed.store.fail(Outage::All);
     agent.enrol(&running).await.unwrap();
     let refused = running.update(&manifest).await.err().unwrap();
-    assert_eq!(code(&refused), "store");
+    assert_eq!(code(&refused), "store-unavailable");
     assert_eq!(
         running.coordinator.store_fault(),
         None,
@@ -436,7 +436,7 @@ async fn a_recovery_that_the_store_interrupts_is_ended_by_the_last_owner() {
     let share = user.share(second).await;
     bed.store.fail(Outage::All);
     let refused = user.give(&share, None).await.err().unwrap();
-    assert_eq!(code(&refused), "store");
+    assert_eq!(code(&refused), "store-unavailable");
     bed.store.fail(Outage::None);
     assert!(user.give(&share, None).await.unwrap().recovered);
 }
@@ -458,7 +458,7 @@ async fn an_update_whose_outcome_was_not_told_is_found_with_its_keys() {
     };
     bed.store.fail(Outage::Answers);
     let refused = running.user().set(signed).await.err().unwrap();
-    assert_eq!(code(&refused), "store");
+    assert_eq!(code(&refused), "store-unavailable");
     bed.store.fail(Outage::None);
     let mut agent = Agent::new(&bed.platform, "new");
     let answer = until("the new generation", async || {
@@ -475,7 +475,7 @@ async fn a_first_manifest_whose_outcome_was_not_told_is_found_with_its_seed() {
     let running = bed.start().await;
     bed.store.fail(Outage::Answers);
     let refused = running.set_first(&one(&bed)).await.err().unwrap();
-    assert_eq!(code(&refused), "store");
+    assert_eq!(code(&refused), "store-unavailable");
     bed.store.fail(Outage::None);
     until_ready(&running).await;
     let mut agent = Agent::new(&bed.platform, "web");

@@ -474,7 +474,8 @@ pub fn binary_of(name: &str) -> PathBuf {
         .join(name)
 }
 
-fn free_port() -> Result<u16> {
+/// A port of the loopback that nobody has, for now.
+pub(crate) fn free_port() -> Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
         .local_addr()?
         .port())

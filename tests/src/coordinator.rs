@@ -2,20 +2,21 @@
 //! of its owners and everything that its agents need to prove themselves to it.
 
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use attestation::Digest;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::agent::binary_of;
+use crate::admin::{Answer, Metrics};
+use crate::agent::{binary_of, free_port};
 use crate::clock::Clock;
+use crate::etcd::Etcd;
 use crate::program::{Finished, HostCommand, Running, tail};
 use crate::testbed::Testbed;
 
@@ -26,6 +27,10 @@ pub struct Coordinator {
     ports: Ports,
     manifest: Value,
     clock: Option<Clock>,
+    /// Of itself and of those beside it.
+    mesh_apis: Vec<u16>,
+    /// Where history is, and who is beside it.
+    store: Vec<String>,
     running: Option<Running>,
 }
 
@@ -61,14 +66,14 @@ impl Coordinator {
     /// Starts one and sets a manifest that lists `workloads`, each of which may talk with any other.
     /// An update takes one owner, a recovery two.
     pub fn start(bed: &Testbed, workloads: &[&str]) -> Result<Self> {
-        let mut coordinator = Self::start_without_manifest(bed, workloads)?;
+        let coordinator = Self::start_without_manifest(bed, workloads)?;
         coordinator.set()?;
         Ok(coordinator)
     }
 
     /// Starts one of another deployment, with a manifest of the same workloads.
     pub fn start_foreign(bed: &Testbed, workloads: &[&str]) -> Result<Self> {
-        let mut coordinator = Self::start_in(bed.directory().join("foreign"), workloads, None)?;
+        let coordinator = Self::start_in(bed.directory().join("foreign"), workloads, None)?;
         coordinator.set()?;
         Ok(coordinator)
     }
@@ -81,35 +86,92 @@ impl Coordinator {
     /// Starts one with a wall clock of its own, and sets a manifest.
     pub fn start_with_clock(bed: &Testbed, workloads: &[&str], clock: Clock) -> Result<Self> {
         let directory = bed.directory().join("coordinator");
-        let mut coordinator = Self::start_in(directory, workloads, Some(clock))?;
+        let coordinator = Self::start_in(directory, workloads, Some(clock))?;
         coordinator.set()?;
         Ok(coordinator)
     }
 
     fn start_in(directory: PathBuf, workloads: &[&str], clock: Option<Clock>) -> Result<Self> {
-        fs::create_dir_all(&directory)?;
-        let mut coordinator = Self {
-            manifest: Value::Null,
-            ports: Ports {
-                user_api: free_port()?,
-                mesh_api: free_port()?,
-                probes: free_port()?,
-            },
-            directory,
-            clock,
-            running: None,
-        };
-        coordinator.make_keys()?;
-        coordinator.manifest = coordinator.first_manifest(workloads)?;
-        coordinator.write_manifest()?;
+        let mut coordinator = Self::new(directory)?;
+        coordinator.clock = clock;
+        coordinator.prepare(workloads, |_| {})?;
         coordinator.run()?;
         Ok(coordinator)
+    }
+
+    /// Starts `N` beside each other, all with their history in `etcd`, and sets a manifest, as
+    /// `change` has it, by the first. What one is asked to update, the others hear of.
+    pub fn start_on<const N: usize>(
+        bed: &Testbed,
+        workloads: &[&str],
+        etcd: &Etcd,
+        change: impl FnOnce(&mut Value),
+    ) -> Result<[Self; N]> {
+        let directory = bed.directory().join("coordinator");
+        let mut all = Vec::new();
+        for _ in 0..N {
+            all.push(Self::new(directory.clone())?);
+        }
+        let mesh_apis: Vec<_> = all.iter().map(|it| it.ports.mesh_api).collect();
+        for coordinator in &mut all {
+            let own = coordinator.ports.mesh_api;
+            let others = mesh_apis.iter().filter(|port| **port != own);
+            let peers = others.flat_map(|port| ["--peer".to_owned(), format!("127.0.0.1:{port}")]);
+            coordinator.store = ["--etcd".to_owned(), etcd.url()]
+                .into_iter()
+                .chain(peers)
+                .collect();
+            coordinator.mesh_apis.clone_from(&mesh_apis);
+        }
+        let (first, others) = all
+            .split_first_mut()
+            .context("no Coordinator is asked for")?;
+        first.prepare(workloads, change)?;
+        first.run()?;
+        first.set()?;
+        for other in others {
+            other.manifest = first.manifest.clone();
+            other.run()?;
+            other.wait_until_ready()?;
+        }
+        let all: Result<[Self; N], _> = all.try_into();
+        Ok(all.map_err(|_| anyhow!("there are not {N}"))?)
+    }
+
+    fn new(directory: PathBuf) -> Result<Self> {
+        fs::create_dir_all(&directory)?;
+        let ports = Ports {
+            user_api: free_port()?,
+            mesh_api: free_port()?,
+            probes: free_port()?,
+        };
+        let history = directory.join("history.redb");
+        Ok(Self {
+            manifest: Value::Null,
+            clock: None,
+            mesh_apis: vec![ports.mesh_api],
+            store: vec!["--store".to_owned(), history.display().to_string()],
+            ports,
+            directory,
+            running: None,
+        })
+    }
+
+    fn prepare(&mut self, workloads: &[&str], change: impl FnOnce(&mut Value)) -> Result<()> {
+        self.make_keys()?;
+        self.manifest = self.first_manifest(workloads)?;
+        change(&mut self.manifest);
+        self.write_manifest()
     }
 
     /// What the agent of a workload of the manifest needs.
     pub fn config_for(&self, workload: &str) -> CoordinatorConfig {
         CoordinatorConfig {
-            addresses: vec![format!("127.0.0.1:{}", self.ports.mesh_api)],
+            addresses: self
+                .mesh_apis
+                .iter()
+                .map(|port| format!("127.0.0.1:{port}"))
+                .collect(),
             manifest: self.file("agents-manifest.json"),
             state_dir: self.file(&format!("{workload}-state")),
             allow_simulated_tee: true,
@@ -140,6 +202,46 @@ impl Coordinator {
         change(&mut self.manifest);
         self.write_manifest()?;
         self.set()
+    }
+
+    /// The same, for one that may be refused; what `sealwire set` said.
+    pub fn try_update(&mut self, change: impl FnOnce(&mut Value)) -> Result<Finished> {
+        change(&mut self.manifest);
+        self.write_manifest()?;
+        self.set_command()?.run(LIMIT)
+    }
+
+    /// What its probe `/ready` says.
+    pub fn ready(&self) -> Result<Answer> {
+        Answer::fetch(self.ports.probes, "/ready")
+    }
+
+    /// Its counters.
+    pub fn metrics(&self) -> Result<Metrics> {
+        let answer = Answer::fetch(self.ports.probes, "/metrics")?;
+        Ok(Metrics::parse(&answer.body))
+    }
+
+    /// Waits until its probe `/ready` says something like this.
+    pub fn wait_for_ready(&self, matches: impl Fn(&Answer) -> bool) -> Result<()> {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let answer = self.ready()?;
+            if matches(&answer) {
+                return Ok(());
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "the Coordinator says {answer:?}\n{}",
+                tail(&self.log())
+            );
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Waits until it has its secrets, and nothing is wrong.
+    pub fn wait_until_ready(&self) -> Result<()> {
+        self.wait_for_ready(|answer| answer.status == 200 && answer.body == "ready\n")
     }
 
     /// The hash of a workload's policy, which is its key in the manifest.
@@ -241,15 +343,18 @@ impl Coordinator {
             .arg("--allow-simulated-tee"))
     }
 
-    fn set(&mut self) -> Result<()> {
-        self.sealwire("set")?
+    fn set(&self) -> Result<()> {
+        self.set_command()?.run(LIMIT)?.success()?;
+        Ok(())
+    }
+
+    fn set_command(&self) -> Result<HostCommand> {
+        Ok(self
+            .sealwire("set")?
             .arg("--workload-owner-key")
             .arg(self.file("owner.pem"))
             .arg("--workspace-dir")
-            .arg(&self.directory)
-            .run(LIMIT)?
-            .success()?;
-        Ok(())
+            .arg(&self.directory))
     }
 
     fn run(&mut self) -> Result<()> {
@@ -263,8 +368,7 @@ impl Coordinator {
             command = clock.give(command);
         }
         let running = command
-            .arg("--store")
-            .arg(self.file("history.redb"))
+            .args(&self.store)
             .arg("--audit-log")
             .arg(self.file("audit.jsonl"))
             .args(["--user-api", &format!("127.0.0.1:{user_api}")])
@@ -408,12 +512,6 @@ fn program(name: &str) -> Result<HostCommand> {
         Path::new(ROOT_NETNS).to_owned(),
         None,
     ))
-}
-
-fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
-        .local_addr()?
-        .port())
 }
 
 const TRUST_DOMAIN: &str = "mesh.test";

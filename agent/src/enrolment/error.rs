@@ -220,9 +220,10 @@ impl Refused {
 fn hint(code: &str) -> &'static str {
     match code {
         "store" => {
-            ", its history is rolled back to before what this agent has seen, or its store does not \
-             work"
+            ", its history is rolled back to before what this agent has seen, or its store was \
+             tampered with"
         }
+        "store-unavailable" | "store-full" => ", its store does not work, or is full",
         "no-manifest" => ", no manifest was set yet",
         "in-recovery" => ", it waits for the shares of its seed",
         "clock" => ", its clock is wrong: by it the mesh CA is not valid",

@@ -15,6 +15,7 @@ use thiserror::Error;
 use super::mesh_view::{Generation, MeshView};
 use super::objects::{ObjectError, PkiRecord};
 use super::stored::read_entries;
+use crate::refusal::RefusalCode;
 use crate::store::{Store, StoreError, StoredHead};
 
 /// Every transition up to the head, with what the head needs.
@@ -353,6 +354,14 @@ pub enum LedgerError {
 }
 
 impl LedgerError {
+    /// What it is to a caller.
+    pub fn code(&self) -> RefusalCode {
+        match self {
+            Self::Store(error) => RefusalCode::of_store(error),
+            _ => RefusalCode::Store,
+        }
+    }
+
     /// Whether the store just did not answer, and nothing in it is known to be wrong.
     pub fn is_of_the_store(&self) -> bool {
         matches!(self, Self::Store(error) if !matches!(error, StoreError::Corrupt { .. }))
