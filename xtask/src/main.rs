@@ -15,6 +15,7 @@ mod release;
 mod skipped;
 mod tally;
 mod test;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -31,6 +32,11 @@ fn main() -> ExitCode {
         Task::Bench(options) => bench::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Ci(options) => ci::run(&options),
+        // Its exit code is that of the command that it runs.
+        Task::Vm(options) => match vm::run(&options) {
+            Ok(code) => return ExitCode::from(code),
+            Err(error) => Err(error),
+        },
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -67,6 +73,8 @@ enum Task {
     Ebpf(ebpf::Options),
     /// Measure (root)
     Bench(bench::Options),
+    /// Run a command under one of Debian's kernels, in a virtual machine (root)
+    Vm(vm::Options),
     /// Run the fuzz targets: every parser of bytes that others can choose
     Fuzz(fuzz::Options),
     /// Check everything that must hold before a change is taken (root)

@@ -77,7 +77,10 @@ fn dpkg_has(package: &str) -> bool {
 
 /// The program that each package is installed for. One that came otherwise is as good, and some
 /// packages would replace a variant that someone has chosen (nginx-light, nginx-full).
-const PROGRAMS: [(&str, &str); 15] = [
+const PROGRAMS: [(&str, &str); 21] = [
+    ("binutils", "strip"),
+    ("busybox-static", "busybox"),
+    ("cpio", "cpio"),
     ("curl", "curl"),
     ("etcd-server", "etcd"),
     ("faketime", "faketime"),
@@ -85,14 +88,17 @@ const PROGRAMS: [(&str, &str); 15] = [
     ("gcc", "cc"),
     ("iperf3", "iperf3"),
     ("iproute2", "ip"),
+    ("kmod", "depmod"),
     ("nginx-light", "nginx"),
     ("nodejs", "node"),
     ("opensc", "pkcs11-tool"),
     ("openssl", "openssl"),
     ("protobuf-compiler", "protoc"),
+    ("qemu-system-x86", "qemu-system-x86_64"),
     ("redis-server", "redis-server"),
     ("redis-tools", "redis-benchmark"),
     ("softhsm2", "softhsm2-util"),
+    ("xz-utils", "xz"),
 ];
 
 /// Debian starts a service when its package is installed, unless `policy-rc.d` says 101. A policy

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
-use crate::{kernel, packages, process, release, skipped, tally::Tally, workspace};
+use crate::{kernel, packages, process, release, skipped, tally::Tally, vm, workspace};
 
 #[derive(Args, Default)]
 pub(crate) struct Options {
@@ -37,6 +37,10 @@ pub(crate) fn tally(options: &Options, log: &skipped::Log) -> Result<Tally> {
     } else {
         log.note("every test on the testbed", lacking.join("; "))?;
         report.tally += Tally::skipped(1);
+    }
+    // Emulation is for whole runs: a filter is somebody's haste.
+    if options.filter.is_none() {
+        report += vm::matrix(log)?;
     }
     for name in &report.failures {
         println!("FAILED {name}");
@@ -120,22 +124,25 @@ fn libtest(
     Ok(report)
 }
 
+/// What tests came to.
 #[derive(Default)]
-struct Report {
-    tally: Tally,
-    failures: Vec<String>,
+pub(crate) struct Report {
+    pub(crate) tally: Tally,
+    /// Names of those that failed.
+    pub(crate) failures: Vec<String>,
 }
 
 impl Report {
     /// One failure that is no test's.
-    fn failed(what: String) -> Self {
+    pub(crate) fn failed(what: String) -> Self {
         Self {
             tally: Tally::FAILED,
             failures: vec![what],
         }
     }
 
-    fn line(&mut self, line: &str) {
+    /// Takes a line of libtest's output.
+    pub(crate) fn line(&mut self, line: &str) {
         if let Some(tally) = Tally::of_libtest(line) {
             self.tally += tally;
         }
@@ -160,7 +167,7 @@ impl std::ops::AddAssign for Report {
 const SERVICES: [&str; 4] = ["etcd-server", "opensc", "openssl", "softhsm2"];
 
 /// The unmodified programs that the tests run through Sealwire, and what they run beside it.
-const PROGRAMS: [&str; 11] = [
+pub(crate) const PROGRAMS: [&str; 11] = [
     "nginx-light",
     "etcd-server",
     "faketime",
