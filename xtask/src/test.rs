@@ -1,4 +1,5 @@
-//! `cargo xtask test`: the unit tests of every crate, then the properties on the testbed.
+//! `cargo xtask test`: the unit tests of every crate, then the properties on the testbed, then those
+//! that depend on the kernel on others than this machine's.
 
 use std::{
     io::{BufRead as _, BufReader},

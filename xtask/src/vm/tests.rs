@@ -146,7 +146,6 @@ fn run_on(kernel: &Fetched, suites: &[Suite], log: &Log) -> Result<Report> {
         .file(&peer, &peer)
         .env("SEALWIRE_BIN_DIR", release::directory())
         .env(skipped::VARIABLE, "/tmp/skipped.log")
-        .env("SEALWIRE_TEST_SLOWDOWN", SLOWDOWN)
         .out(&out);
     for variable in ["RUST_BACKTRACE"] {
         if let Some(value) = env::var_os(variable) {
@@ -231,9 +230,6 @@ const GUEST_PROGRAMS: [&str; 2] = ["curl", "openssl"];
 const MEMORY_MIB: u32 = 3072;
 
 const TIMEOUT: Duration = Duration::from_mins(20);
-
-/// How much longer things take there.
-const SLOWDOWN: &str = "8";
 
 #[cfg(test)]
 mod unit {
