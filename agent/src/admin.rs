@@ -106,6 +106,8 @@ pub(crate) struct Readiness {
     pub workloads: Vec<WorkloadReadiness>,
     /// What is wrong with the Coordinator. Workloads go on with the certificates that they have.
     pub coordinator: Option<Trouble>,
+    /// Why the disk does not have what the agent remembers of its deployment.
+    pub unsaved: Option<String>,
 }
 
 impl Readiness {
@@ -241,6 +243,8 @@ struct ReadyView<'a> {
     ready: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     coordinator: Option<CoordinatorView<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unsaved: Option<&'a str>,
     workloads: Vec<WorkloadReadyView<'a>>,
 }
 
@@ -294,6 +298,7 @@ impl<'a> ReadyView<'a> {
             });
         Self {
             coordinator,
+            unsaved: readiness.unsaved.as_deref(),
             ready: readiness.is_ready(),
             workloads,
         }

@@ -96,6 +96,7 @@ impl Metrics {
         let Reachability {
             reachable,
             unreachable_seconds,
+            unsaved,
         } = self
             .coordinator
             .0
@@ -104,6 +105,7 @@ impl Metrics {
         let metrics = CoordinatorMetrics {
             reachable,
             unreachable_seconds,
+            unsaved,
             issued: enrolments("issued"),
             failed: enrolments("failed"),
         };
@@ -276,7 +278,7 @@ impl WorkloadMetrics {
     }
 }
 
-/// Two gauges that are absent with certificates from files.
+/// Gauges that are absent with certificates from files.
 #[derive(Clone, Debug, Default)]
 struct CoordinatorGauges(Arc<OnceLock<Reachability>>);
 
@@ -284,6 +286,7 @@ struct CoordinatorGauges(Arc<OnceLock<Reachability>>);
 struct Reachability {
     reachable: Gauge,
     unreachable_seconds: Gauge,
+    unsaved: Gauge,
 }
 
 impl Collector for CoordinatorGauges {
@@ -291,6 +294,7 @@ impl Collector for CoordinatorGauges {
         let Some(Reachability {
             reachable,
             unreachable_seconds,
+            unsaved,
         }) = self.0.get()
         else {
             return Ok(());
@@ -306,6 +310,11 @@ impl Collector for CoordinatorGauges {
                 "For how long no Coordinator has answered; 0 while one does",
                 unreachable_seconds,
             ),
+            (
+                "coordinator_unsaved",
+                "1 while the disk does not have what is remembered of the deployment",
+                unsaved,
+            ),
         ] {
             let series = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
             gauge.encode(series)?;
@@ -319,6 +328,7 @@ impl Collector for CoordinatorGauges {
 pub(crate) struct CoordinatorMetrics {
     reachable: Gauge,
     unreachable_seconds: Gauge,
+    unsaved: Gauge,
     issued: Counter,
     failed: Counter,
 }
@@ -330,6 +340,11 @@ impl CoordinatorMetrics {
         let seconds = duration.unwrap_or_default().as_secs();
         self.unreachable_seconds
             .set(seconds.try_into().unwrap_or(i64::MAX));
+    }
+
+    /// Whether the disk lacks what is remembered of the deployment.
+    pub(crate) fn set_unsaved(&self, is_unsaved: bool) {
+        self.unsaved.set(is_unsaved.into());
     }
 
     /// Certificates were issued.

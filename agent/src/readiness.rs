@@ -35,6 +35,15 @@ impl ReadinessBoard {
         });
     }
 
+    /// Writes down why what is known of the deployment is not on the disk, if it is not.
+    pub(crate) fn set_unsaved(&self, why: Option<String>) {
+        self.0.send_if_modified(|board| {
+            let is_news = board.unsaved != why;
+            board.unsaved = why;
+            is_news
+        });
+    }
+
     /// Writes down what a workload can prove itself with, and which device is not guarded.
     pub(crate) fn set(
         &self,

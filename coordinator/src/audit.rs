@@ -7,6 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use prometheus_client::metrics::counter::Counter;
 use serde::Serialize;
 use thiserror::Error;
 use time::OffsetDateTime;
@@ -17,8 +18,19 @@ use tracing::{error, info};
 /// Writes events to the log, and to a file where there is one.
 #[derive(Debug)]
 pub struct Audit {
-    file: Option<Mutex<File>>,
+    file: Option<Mutex<Log>>,
+    lines_lost: Counter,
     refusals: Mutex<Allowance>,
+}
+
+/// The file, which ends in a whole line.
+#[derive(Debug)]
+struct Log {
+    file: File,
+    /// Lines that could not be written since the last that was.
+    lost: u64,
+    /// Why the last could not be written, if it could not.
+    trouble: Option<String>,
 }
 
 /// How many refusals may be written now: anybody can be refused as often as he likes, which must not
@@ -64,6 +76,11 @@ pub enum Event<'a> {
     /// Refusals that were too many, too fast; the metrics count them.
     RefusalsLeftOut {
         /// How many since the line before.
+        count: u64,
+    },
+    /// Lines that could not be written, for want of space say; they are in the log.
+    LinesLost {
+        /// How many.
         count: u64,
     },
     /// A share of the seed was accepted.
@@ -134,7 +151,14 @@ impl Audit {
                 })
         };
         Ok(Self {
-            file: path.map(open).transpose()?.map(Mutex::new),
+            file: path.map(open).transpose()?.map(|file| {
+                Mutex::new(Log {
+                    file,
+                    lost: 0,
+                    trouble: None,
+                })
+            }),
+            lines_lost: Counter::default(),
             refusals: Mutex::new(Allowance::full()),
         })
     }
@@ -155,25 +179,78 @@ impl Audit {
         self.append(event);
     }
 
+    /// Why the file can't be written, while it can't.
+    pub fn trouble(&self) -> Option<String> {
+        let log = self.file.as_ref()?;
+        let log = log.lock().unwrap_or_else(PoisonError::into_inner);
+        log.trouble.clone()
+    }
+
+    /// How many lines the file lacks.
+    pub fn lines_lost(&self) -> Counter {
+        self.lines_lost.clone()
+    }
+
     fn append(&self, event: &Event<'_>) {
-        let time = OffsetDateTime::now_utc();
-        let line = Line {
-            time: time.format(&Rfc3339).unwrap_or_default(),
-            event,
+        let Some(line) = line(event) else {
+            return;
         };
-        let mut line = match serde_json::to_string(&line) {
-            Ok(line) => line,
-            Err(error) => return error!(%error, "an audit event can't be written"),
-        };
-        info!(target: "audit", "{line}");
-        line.push('\n');
-        if let Some(file) = &self.file {
-            let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Err(error) = file.write_all(line.as_bytes()) {
-                error!(%error, "the audit log can't be written");
+        info!(target: "audit", "{}", line.trim_end());
+        if let Some(log) = &self.file {
+            let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
+            if log.append(&line).is_err() {
+                self.lines_lost.inc();
             }
         }
     }
+}
+
+impl Log {
+    /// Appends a line whole or not at all; after some that could not be, says how many.
+    fn append(&mut self, event: &str) -> io::Result<()> {
+        let told = match self.lost {
+            0 => None,
+            count => line(&Event::LinesLost { count }),
+        };
+        let written = told
+            .map_or(Ok(()), |told| self.write(&told))
+            .and_then(|()| {
+                self.lost = 0;
+                self.write(event)
+            });
+        match &written {
+            Ok(()) => self.trouble = None,
+            Err(error) => {
+                if self.trouble.is_none() {
+                    error!(%error, "the audit log can't be written");
+                }
+                self.trouble = Some(error.to_string());
+                self.lost += 1;
+            }
+        }
+        written
+    }
+
+    fn write(&mut self, line: &str) -> io::Result<()> {
+        let before = self.file.metadata()?.len();
+        self.file.write_all(line.as_bytes()).inspect_err(|_| {
+            // Should this fail too, a torn line stays: the next begins behind it.
+            let _ = self.file.set_len(before);
+        })
+    }
+}
+
+/// An event as it stands in the file.
+fn line(event: &Event<'_>) -> Option<String> {
+    let time = OffsetDateTime::now_utc();
+    let line = Line {
+        time: time.format(&Rfc3339).unwrap_or_default(),
+        event,
+    };
+    serde_json::to_string(&line)
+        .inspect_err(|error| error!(%error, "an audit event can't be written"))
+        .ok()
+        .map(|line| line + "\n")
 }
 
 impl Allowance {

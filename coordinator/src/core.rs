@@ -135,6 +135,7 @@ impl Coordinator {
             None => Phase::Uninitialised,
             Some(head) => Phase::Recovery(Arc::new(Unverified::read(store.as_ref(), &head).await?)),
         };
+        let metrics = metrics.with_audit_lines_lost(audit.lines_lost());
         info!(phase = phase.as_str(), "the Coordinator starts");
         metrics.phase(&phase);
         Ok(Arc::new(Self {
@@ -191,6 +192,11 @@ impl Coordinator {
     /// Why the store does not answer, if it does not.
     pub fn store_trouble(&self) -> Option<StoreTrouble> {
         self.store_trouble.borrow().clone()
+    }
+
+    /// Why the audit log can't be written, while it can't.
+    pub fn audit_trouble(&self) -> Option<String> {
+        self.audit.trouble()
     }
 
     /// The metrics, which the probes serve.

@@ -24,6 +24,7 @@ pub struct Metrics {
     laggards: Counter,
     store_faults: Gauge,
     store_unavailable: Gauge,
+    audit_lines_lost: Counter,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -51,6 +52,15 @@ struct AttestationLabel {
 }
 
 impl Metrics {
+    /// With the count of what the audit log lacks.
+    #[must_use]
+    pub fn with_audit_lines_lost(self, audit_lines_lost: Counter) -> Self {
+        Self {
+            audit_lines_lost,
+            ..self
+        }
+    }
+
     /// The text that Prometheus reads.
     pub fn encode(&self) -> String {
         let mut registry = Registry::with_prefix("sealwire_coordinator");
@@ -104,6 +114,11 @@ impl Metrics {
             "store_unavailable",
             "1 while the store does not answer",
             self.store_unavailable.clone(),
+        );
+        registry.register(
+            "audit_lines_lost",
+            "Lines that the audit log's file lacks, as it could not be written",
+            self.audit_lines_lost.clone(),
         );
         let mut text = String::new();
         // Writing to a String does not fail.

@@ -62,5 +62,12 @@ async fn readiness(State(coordinator): State<Arc<Coordinator>>) -> (StatusCode, 
             trouble.why
         )
     });
-    (status, format!("{phase}\n{}", trouble.unwrap_or_default()))
+    let audit = coordinator
+        .audit_trouble()
+        .map(|why| format!("audit-log-not-written: {why}\n"));
+    let body = [Some(format!("{phase}\n")), trouble, audit]
+        .into_iter()
+        .flatten()
+        .collect();
+    (status, body)
 }

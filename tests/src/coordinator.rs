@@ -18,6 +18,7 @@ use crate::agent::{binary_of, free_port};
 use crate::clock::Clock;
 use crate::etcd::Etcd;
 use crate::program::{Finished, HostCommand, Running, tail};
+use crate::small_disk::SmallDisk;
 use crate::testbed::Testbed;
 
 /// A Coordinator with a manifest. Dropping it kills it.
@@ -31,6 +32,7 @@ pub struct Coordinator {
     mesh_apis: Vec<u16>,
     /// Where history is, and who is beside it.
     store: Vec<String>,
+    audit_log: PathBuf,
     running: Option<Running>,
 }
 
@@ -91,6 +93,18 @@ impl Coordinator {
         Ok(coordinator)
     }
 
+    /// Starts one whose history and audit log are on a disk of their own, and sets a manifest.
+    pub fn start_with_disk(bed: &Testbed, workloads: &[&str], disk: &SmallDisk) -> Result<Self> {
+        let mut coordinator = Self::new(bed.directory().join("coordinator"))?;
+        let history = disk.path().join("history.redb");
+        coordinator.store = vec!["--store".to_owned(), history.display().to_string()];
+        coordinator.audit_log = disk.path().join("audit.jsonl");
+        coordinator.prepare(workloads, |_| {})?;
+        coordinator.run()?;
+        coordinator.set()?;
+        Ok(coordinator)
+    }
+
     fn start_in(directory: PathBuf, workloads: &[&str], clock: Option<Clock>) -> Result<Self> {
         let mut coordinator = Self::new(directory)?;
         coordinator.clock = clock;
@@ -135,7 +149,7 @@ impl Coordinator {
             other.wait_until_ready()?;
         }
         let all: Result<[Self; N], _> = all.try_into();
-        Ok(all.map_err(|_| anyhow!("there are not {N}"))?)
+        all.map_err(|_| anyhow!("there are not {N}"))
     }
 
     fn new(directory: PathBuf) -> Result<Self> {
@@ -151,6 +165,7 @@ impl Coordinator {
             clock: None,
             mesh_apis: vec![ports.mesh_api],
             store: vec!["--store".to_owned(), history.display().to_string()],
+            audit_log: directory.join("audit.jsonl"),
             ports,
             directory,
             running: None,
@@ -370,7 +385,7 @@ impl Coordinator {
         let running = command
             .args(&self.store)
             .arg("--audit-log")
-            .arg(self.file("audit.jsonl"))
+            .arg(&self.audit_log)
             .args(["--user-api", &format!("127.0.0.1:{user_api}")])
             .args(["--mesh-api", &format!("127.0.0.1:{mesh_api}")])
             .args(["--probes", &format!("127.0.0.1:{probes}")])

@@ -91,6 +91,7 @@ async fn ready_is_503_until_every_workload_is_ready() {
     served.readiness.send_replace(Readiness {
         workloads: vec![web.clone()],
         coordinator: None,
+        unsaved: None,
     });
     let (status, _, body) = served.get("/ready").await;
     assert_eq!(status, "HTTP/1.1 503 Service Unavailable");
@@ -102,6 +103,7 @@ async fn ready_is_503_until_every_workload_is_ready() {
     served.readiness.send_replace(Readiness {
         workloads: vec![web.clone()],
         coordinator: None,
+        unsaved: None,
     });
     let (status, _, body) = served.get("/ready").await;
     assert_eq!(status, "HTTP/1.1 200 OK");
@@ -127,6 +129,7 @@ async fn ready_says_for_how_long_the_coordinator_is_away_and_stays_ready() {
     served.readiness.send_replace(Readiness {
         workloads: vec![web],
         coordinator: Some(Trouble::unreachable_since(tokio::time::Instant::now())),
+        unsaved: None,
     });
     tokio::time::advance(Duration::from_secs(12)).await;
     let (status, _, body) = served.get("/ready").await;

@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::sync::{Mutex, Notify};
 use tokio::time::{Instant, sleep};
-use tracing::error;
+use tracing::{error, info};
 
 use super::backoff::{Backoff, pause_for_manifest};
 use super::coordinators::{Coordinators, Next, Turns};
@@ -39,6 +39,8 @@ pub(crate) struct Enroller {
     enrolling: RefCell<Health>,
     watching: RefCell<Health>,
     was_reached: Cell<bool>,
+    /// Why the disk does not have what is remembered of the deployment.
+    unsaved: RefCell<Option<String>>,
     metrics: CoordinatorMetrics,
     board: ReadinessBoard,
     /// The Coordinator said something new.
@@ -73,6 +75,7 @@ impl Enroller {
             enrolling: RefCell::default(),
             watching: RefCell::default(),
             was_reached: Cell::new(false),
+            unsaved: RefCell::default(),
             metrics,
             board,
             news: Notify::new(),
@@ -93,10 +96,27 @@ impl Enroller {
     fn learn(&self, state: Option<v1::MeshState>) -> Result<(), Why> {
         let mut standing = self.standing.borrow_mut();
         standing.learn(state, Now::read(), random::fraction())?;
-        if let Err(error) = standing.save() {
-            error!(%error, "what is known of the deployment does not outlive this agent");
-        }
+        drop(standing);
+        self.save();
         Ok(())
+    }
+
+    /// Writes what is remembered of the deployment to the disk. Where that fails, what was learned
+    /// is acted on all the same: to go by the older history would be worse.
+    fn save(&self) {
+        let why = self.standing.borrow_mut().save().err();
+        let why = why.map(|error| error.to_string());
+        let before = self.unsaved.replace(why.clone());
+        match (&before, &why) {
+            (None, Some(error)) => error!(
+                error,
+                "what is known of the deployment does not outlive this agent"
+            ),
+            (Some(_), None) => info!("what is known of the deployment is on the disk again"),
+            _ => {}
+        }
+        self.metrics.set_unsaved(why.is_some());
+        self.board.set_unsaved(why);
     }
 
     /// Gives every workload what it may use now.
@@ -158,6 +178,9 @@ impl Enroller {
                 alarm = Alarm::new();
             }
             self.board.set_coordinator(trouble);
+            if !self.standing.borrow().is_saved() {
+                self.save();
+            }
             sleep(TELL_AGAIN).await;
         }
     }

@@ -100,6 +100,11 @@ impl Memory {
         Ok(())
     }
 
+    /// Whether the file, if there is to be one, has what is known.
+    pub(crate) fn is_saved(&self) -> bool {
+        self.is_saved
+    }
+
     /// Writes what is new to the file.
     pub(crate) fn save(&mut self) -> Result<(), MemoryError> {
         if self.is_saved {

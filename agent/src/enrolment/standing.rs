@@ -178,6 +178,11 @@ impl Standing {
         self.state.as_ref()
     }
 
+    /// Whether the disk has what is remembered of the deployment.
+    pub(crate) fn is_saved(&self) -> bool {
+        self.memory.is_saved()
+    }
+
     /// Writes what is new in memory to the disk.
     pub(crate) fn save(&mut self) -> Result<(), MemoryError> {
         self.memory.save()
