@@ -33,13 +33,13 @@ use crate::{
     },
     certificates::{self, CertificateError, CertificateFiles, Credential},
     config::{CertificateOrigin, Config},
-    connection::KernelTls,
     credentials::{CredentialKeeper, CredentialSource},
     enrolment::{Enroller, Prepared, SetupError, Slot},
     heartbeat::Beating,
     instance::{InstanceLock, LockError},
     interfaces::{InterfaceError, InterfaceWatch},
     kernel_reports,
+    kernel_tls::KernelTls,
     listen::Listeners,
     policy::{IngressMode, WorkloadName},
     readiness::ReadinessBoard,
@@ -283,7 +283,10 @@ impl Parts<'_> {
             );
         }
 
-        let kernel_tls = KernelTls::probe();
+        let kernel_tls = Arc::new(KernelTls::probe(config.offload));
+        telemetry
+            .metrics()
+            .set_kernel_tls(kernel_tls.capabilities());
         let mut threads = Vec::new();
         for (index, listeners) in starts.into_iter().enumerate() {
             let start = Start {
@@ -293,7 +296,7 @@ impl Parts<'_> {
                 listeners,
                 registry: registry.clone(),
                 telemetry: telemetry.clone(),
-                kernel_tls,
+                kernel_tls: kernel_tls.clone(),
                 stop: stop.clone(),
             };
             threads.push(worker::spawn(start).map_err(failed("starting a worker"))?);

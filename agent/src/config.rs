@@ -24,13 +24,14 @@ use serde::Serialize;
 
 use crate::access_log::{LogFormat, LogLevel};
 use crate::flags::{Environment, Flags};
+use crate::kernel_tls::OffloadChoice;
 use crate::policy::{EgressPolicy, IngressPolicy, WorkloadName};
 use check::Checker;
 use coordinator::CertificatesFrom;
 use file::{Given, Origin};
 use layers::{
-    ADMIN_PORT, CONFIG, CONTRAST_ADMIN_PORT, INSTANCE, LOG_FORMAT, LOG_LEVEL, Layers, RunMode,
-    WORKERS,
+    ADMIN_PORT, CONFIG, CONTRAST_ADMIN_PORT, INSTANCE, LOG_FORMAT, LOG_LEVEL, Layers, OFFLOAD,
+    RunMode, WORKERS,
 };
 
 pub use address::{AddressError, CoordinatorAddress};
@@ -50,6 +51,8 @@ pub struct Config {
     pub log_level: LogLevel,
     /// Whether the eBPF programs log what they do.
     pub ebpf_debug: bool,
+    /// Which directions of a connection the kernel's TLS may protect.
+    pub offload: OffloadChoice,
     /// How many worker threads serve connections.
     pub workers: NonZeroUsize,
     /// How many connections may be on their way to the agent at once; `None` is the eBPF object's
@@ -192,6 +195,13 @@ pub fn effective(
         &LogLevel::ALL,
         LogLevel::as_str,
     );
+    let offload = checker.word(
+        "offload",
+        given.option(OFFLOAD).or(keys.offload),
+        OffloadChoice::default(),
+        &OffloadChoice::ALL,
+        OffloadChoice::as_str,
+    );
     let workers = match given.option(WORKERS) {
         Some(workers) => checker.workers(workers),
         None => cores(),
@@ -228,6 +238,7 @@ pub fn effective(
         log_format,
         log_level,
         ebpf_debug,
+        offload,
         workers,
         flow_table_entries,
         pins,

@@ -64,6 +64,11 @@ pub struct Flags {
     #[arg(long, help_heading = SEEN)]
     pub ebpf_debug: bool,
 
+    /// Which directions of a connection the kernel's TLS may protect: auto (bulk alone), off, tx, rx
+    /// or both [default: auto]
+    #[arg(long, value_name = "WHICH", help_heading = KERNEL)]
+    pub offload: Option<String>,
+
     /// Worker threads [default: one per core]
     #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = KERNEL)]
     pub workers: Option<String>,

@@ -6,6 +6,7 @@ use std::{
 };
 
 use ebpf_abi::{Direction as KernelDirection, KernelRefusal, RefusalEvent};
+use kernel_tls::NicOffload;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::error;
 
@@ -30,6 +31,7 @@ pub(crate) async fn follow(
             return;
         }
     };
+    let has_tls = NicOffload::read().is_some();
     let mut tick = interval(INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -42,9 +44,22 @@ pub(crate) async fn follow(
                     ready.clear_ready();
                 }
             }
-            _ = tick.tick() => telemetry.kernel(&reports),
+            _ = tick.tick() => {
+                telemetry.kernel(&reports);
+                if has_tls {
+                    telemetry.metrics().set_nic_offload(nic_offload(&workloads));
+                }
+            }
         }
     }
+}
+
+/// What network cards protect in the namespaces of the workloads.
+fn nic_offload(workloads: &[Arc<Workload>]) -> Option<NicOffload> {
+    let counted = workloads
+        .iter()
+        .filter_map(|workload| workload.netns.run(|| Ok(NicOffload::read())).ok()?);
+    counted.reduce(NicOffload::and)
 }
 
 fn tell(event: &RefusalEvent, workloads: &[Arc<Workload>], telemetry: &Telemetry) {

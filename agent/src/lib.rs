@@ -19,6 +19,8 @@ mod instance;
 mod interfaces;
 mod listen;
 
+pub mod kernel_tls;
+
 mod admission;
 mod connection;
 mod order;

@@ -5,13 +5,16 @@
 
 use std::fmt::Write as _;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use kernel_tls::{Capabilities, Cipher, NicOffload};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
-    DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric, LabelValueEncoder, text,
+    DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric, LabelValueEncoder,
+    NoLabelSet, text,
 };
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -20,6 +23,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use crate::policy::{Direction, Mode, WorkloadName};
+use crate::registry::Datapath;
 
 /// Every metric of the agent.
 #[derive(Debug)]
@@ -38,6 +42,10 @@ pub(crate) struct Metrics {
     map_entries: Family<MapLabel, Gauge>,
     map_capacity: Family<MapLabel, Gauge>,
     udp_datagrams: Counter,
+    datapaths: Family<DatapathLabels, Counter>,
+    key_limits: Family<LaneLabels, Counter>,
+    kernel_tls: Family<CapabilityLabels, Gauge>,
+    nic: NicGauges,
 }
 
 impl Metrics {
@@ -59,6 +67,10 @@ impl Metrics {
             map_entries: Family::default(),
             map_capacity: Family::default(),
             udp_datagrams: Counter::default(),
+            datapaths: Family::default(),
+            key_limits: Family::default(),
+            kernel_tls: Family::default(),
+            nic: NicGauges::default(),
         };
         metrics.register(version);
         metrics
@@ -133,6 +145,22 @@ impl Metrics {
         }
     }
 
+    /// What the kernel's TLS can be trusted with.
+    pub(crate) fn set_kernel_tls(&self, capabilities: &Capabilities) {
+        for (feature, cipher, ability) in capabilities.each() {
+            let cipher = cipher.map_or("any", Cipher::as_str);
+            self.kernel_tls
+                .get_or_create(&CapabilityLabels { feature, cipher })
+                .set(ability.is_ok().into());
+        }
+    }
+
+    /// What network cards protect, over the namespaces of all workloads; `None` without the kernel's
+    /// TLS.
+    pub(crate) fn set_nic_offload(&self, offload: Option<NicOffload>) {
+        *self.nic.0.lock().unwrap_or_else(PoisonError::into_inner) = offload;
+    }
+
     /// Everything in the `OpenMetrics` text format.
     pub(crate) fn encode(&self) -> String {
         let mut text = String::new();
@@ -164,6 +192,8 @@ impl Metrics {
                 .get_or_create_owned(&DirectionLabel { direction }),
             connections: self.connections.clone(),
             refusals: self.refusals.clone(),
+            datapaths: self.datapaths.clone(),
+            key_limits: self.key_limits.clone(),
         }
     }
 
@@ -183,6 +213,10 @@ impl Metrics {
             map_entries,
             map_capacity,
             udp_datagrams,
+            datapaths,
+            key_limits,
+            kernel_tls,
+            nic,
         } = self;
         exposition.register(
             "build",
@@ -242,6 +276,22 @@ impl Metrics {
             "UDP datagrams of the workloads, which are not protected",
             udp_datagrams.clone(),
         );
+        exposition.register(
+            "datapaths",
+            "Times that a connection began to use a datapath, by the reason for it",
+            datapaths.clone(),
+        );
+        exposition.register(
+            "key_limits_near",
+            "Connections that have nearly used up a key that the kernel can't replace",
+            key_limits.clone(),
+        );
+        exposition.register(
+            "kernel_tls_capability",
+            "What the kernel's TLS can be trusted with: 1 or 0",
+            kernel_tls.clone(),
+        );
+        exposition.register_collector(Box::new(nic.clone()));
     }
 }
 
@@ -323,6 +373,52 @@ impl Collector for CoordinatorGauges {
     }
 }
 
+/// What network cards protect; absent without the kernel's TLS.
+#[derive(Clone, Debug, Default)]
+struct NicGauges(Arc<Mutex<Option<NicOffload>>>);
+
+impl Collector for NicGauges {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
+        let offload = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(NicOffload {
+            tx_now,
+            rx_now,
+            tx,
+            rx,
+        }) = offload
+        else {
+            return Ok(());
+        };
+        for (name, help, values, kind) in [
+            (
+                "kernel_tls_nic_open",
+                "Directions of connections that a network card protects now",
+                [tx_now, rx_now],
+                MetricType::Gauge,
+            ),
+            (
+                "kernel_tls_nic",
+                "Directions of connections that a network card has protected",
+                [tx, rx],
+                MetricType::Counter,
+            ),
+        ] {
+            let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+            for (flow, value) in [Flow::Sent, Flow::Received].into_iter().zip(values) {
+                let label = [("flow", flow)];
+                let mut series = family.encode_family(&label)?;
+                match kind {
+                    MetricType::Counter => {
+                        series.encode_counter::<NoLabelSet, _, u64>(&value, None)?;
+                    }
+                    _ => series.encode_gauge(&value)?,
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 /// The handles of who asks the Coordinator.
 #[derive(Clone, Debug)]
 pub(crate) struct CoordinatorMetrics {
@@ -368,6 +464,8 @@ pub(crate) struct LaneMetrics {
     handshakes: Histogram,
     connections: Family<EndedLabels, Counter>,
     refusals: Family<RefusalLabels, Counter>,
+    datapaths: Family<DatapathLabels, Counter>,
+    key_limits: Family<LaneLabels, Counter>,
 }
 
 impl LaneMetrics {
@@ -417,6 +515,28 @@ impl LaneMetrics {
             .inc();
     }
 
+    /// A connection began to use this datapath.
+    pub(crate) fn entered(&self, datapath: Datapath) {
+        let LaneLabels {
+            workload,
+            direction,
+        } = self.labels.clone();
+        let Datapath { name, why } = datapath;
+        self.datapaths
+            .get_or_create(&DatapathLabels {
+                workload,
+                direction,
+                datapath: name,
+                why,
+            })
+            .inc();
+    }
+
+    /// A connection has nearly used up a key that the kernel can't replace.
+    pub(crate) fn key_limit_near(&self) {
+        self.key_limits.get_or_create(&self.labels).inc();
+    }
+
     pub(crate) fn opened(&self) {
         self.open.inc();
     }
@@ -458,6 +578,20 @@ struct EndedLabels {
     direction: Direction,
     mode: Mode,
     close: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DatapathLabels {
+    workload: Arc<str>,
+    direction: Direction,
+    datapath: &'static str,
+    why: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CapabilityLabels {
+    feature: &'static str,
+    cipher: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -569,6 +703,17 @@ mod tests {
         metrics.set_kernel_refusals("no-agent", 4);
         metrics.set_udp_datagrams(9);
         metrics.set_map("orig_dst", 10, 65_536);
+        lane.entered(Datapath {
+            name: "kernel",
+            why: "both",
+        });
+        lane.key_limit_near();
+        metrics.set_nic_offload(Some(NicOffload {
+            tx_now: 1,
+            rx_now: 2,
+            tx: 3,
+            rx: 4,
+        }));
         let coordinator = metrics.coordinator();
         coordinator.set_unreachable(Some(Duration::from_millis(7_900)));
         coordinator.enrolled();
@@ -594,6 +739,10 @@ mod tests {
             r#"sealwire_map_entries{map="orig_dst"} 10"#,
             r#"sealwire_map_capacity{map="orig_dst"} 65536"#,
             "sealwire_udp_datagrams_total 9",
+            r#"sealwire_datapaths_total{workload="web",direction="ingress",datapath="kernel",why="both"} 1"#,
+            r#"sealwire_key_limits_near_total{workload="web",direction="ingress"} 1"#,
+            r#"sealwire_kernel_tls_nic_open{flow="sent"} 1"#,
+            r#"sealwire_kernel_tls_nic_total{flow="received"} 4"#,
             "# EOF",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
@@ -610,6 +759,23 @@ mod tests {
             text.contains("sealwire_coordinator_reachable 1\n"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn what_the_kernel_can_is_shown_feature_by_feature() {
+        let metrics = Metrics::new("0.1.0");
+        assert!(!metrics.encode().contains("sealwire_kernel_tls_nic"));
+        metrics.set_kernel_tls(&Capabilities::probe());
+        let text = metrics.encode();
+        for series in [
+            r#"sealwire_kernel_tls_capability{feature="ulp",cipher="any"} "#,
+            r#"sealwire_kernel_tls_capability{feature="tx",cipher="aes-128-gcm"} "#,
+            r#"sealwire_kernel_tls_capability{feature="rx",cipher="chacha20-poly1305"} "#,
+            r#"sealwire_kernel_tls_capability{feature="rekey",cipher="any"} "#,
+            r#"sealwire_kernel_tls_capability{feature="splice",cipher="any"} "#,
+        ] {
+            assert!(text.contains(series), "{series} in\n{text}");
+        }
     }
 
     #[test]

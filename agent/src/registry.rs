@@ -230,7 +230,13 @@ impl Connection {
 
     /// Another datapath moves the bytes from now on.
     pub(crate) fn set_datapath(&self, datapath: Datapath) {
+        self.lane.entered(datapath);
         *self.datapath.lock().unwrap_or_else(PoisonError::into_inner) = Some(datapath);
+    }
+
+    /// Its sending key is nearly used up, and the kernel can't replace it.
+    pub(crate) fn key_limit_near(&self) {
+        self.lane.key_limit_near();
     }
 
     /// What the admin interface shows of it.
@@ -299,7 +305,7 @@ pub(crate) struct Established {
 }
 
 /// Which datapath moves the bytes of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Datapath {
     /// `in-place`, `kernel` or `userspace`.
     pub name: &'static str,

@@ -18,7 +18,8 @@ use tracing::{error, warn};
 use crate::{
     admission::Admission,
     bpf::ConnectionMaps,
-    connection::{Door, KernelTls, Worker, serve},
+    connection::{Door, Worker, serve},
+    kernel_tls::KernelTls,
     listen::Listeners,
     policy::Direction,
     registry::Registry,
@@ -42,8 +43,8 @@ pub(crate) struct Start {
     pub registry: Arc<Registry>,
     /// Where outcomes are told.
     pub telemetry: Arc<Telemetry>,
-    /// Whether the kernel has TLS.
-    pub kernel_tls: KernelTls,
+    /// What the kernel's TLS is used for.
+    pub kernel_tls: Arc<KernelTls>,
     /// How far the agent's end has come.
     pub stop: watch::Receiver<Stop>,
 }

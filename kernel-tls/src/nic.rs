@@ -1,8 +1,8 @@
-//! What network cards have taken over (`/proc/net/tls_stat`).
+//! What network cards have taken over (`net/tls_stat` of /proc).
 
 use std::fs;
 
-/// How many directions of connections a network card protects or has protected; of the whole network
+/// How many directions of connections a network card protects or has protected; of a whole network
 /// namespace, not of this process alone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NicOffload {
@@ -17,11 +17,28 @@ pub struct NicOffload {
 }
 
 impl NicOffload {
-    /// Reads the counters; `None` where the kernel's TLS is not loaded.
+    /// Reads the counters of the thread's namespace; `None` where the kernel's TLS is not loaded.
     pub fn read() -> Option<Self> {
-        fs::read_to_string("/proc/net/tls_stat")
+        fs::read_to_string("/proc/thread-self/net/tls_stat")
             .ok()
             .map(|text| Self::parse(&text))
+    }
+
+    /// The counters of two namespaces together.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let Self {
+            tx_now,
+            rx_now,
+            tx,
+            rx,
+        } = other;
+        Self {
+            tx_now: self.tx_now + tx_now,
+            rx_now: self.rx_now + rx_now,
+            tx: self.tx + tx,
+            rx: self.rx + rx,
+        }
     }
 
     fn parse(text: &str) -> Self {

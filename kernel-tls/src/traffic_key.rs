@@ -76,6 +76,13 @@ impl TrafficKey {
         self.cipher
     }
 
+    /// The number of the first record under it.
+    pub fn sequence(&self) -> u64 {
+        self.as_bytes()
+            .last_chunk()
+            .map_or(0, |sequence| u64::from_be_bytes(*sequence))
+    }
+
     /// What `setsockopt` takes.
     pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.info[..self.cipher.info_len()]
@@ -199,6 +206,7 @@ mod tests {
             assert_eq!(&bytes[at_key..at_key + key.len()], key);
             assert_eq!(&bytes[at_salt..at_salt + salt.len()], salt);
             assert_eq!(bytes[at_sequence..], [1, 2, 3, 4, 5, 6, 7, 8]);
+            assert_eq!(made.sequence(), 0x0102_0304_0506_0708);
         }
     }
 

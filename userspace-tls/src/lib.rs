@@ -1,6 +1,6 @@
 //! TLS 1.3 between Sealwire agents and their peers: configuration, peer verification, the handshake,
-//! the record layer and the relay that copies a connection through it. It contains no eBPF, no
-//! kernel TLS and no policy: deadlines, connection limits and the question whether a verified peer
+//! the record layer and the relay that copies a connection through it, with or without the kernel's
+//! TLS. It contains no eBPF and no policy: deadlines, connection limits and the question whether a verified peer
 //! is an allowed peer are the caller's.
 //!
 //! A connection passes the modules in this order:
@@ -15,8 +15,10 @@ mod alert;
 mod assurance;
 mod certificate;
 mod config;
+mod content;
 mod credentials;
 mod handshake;
+mod offload;
 mod records;
 mod refusal;
 mod relay;
@@ -24,6 +26,7 @@ mod session;
 mod trust_anchors;
 mod verifier;
 mod webpki_error;
+mod wire_socket;
 
 #[cfg(test)]
 mod testing;
@@ -34,7 +37,9 @@ pub use certificate::IdentityProblem;
 pub use config::{ClientAuth, MeshTls, Offer};
 pub use credentials::{Credentials, CredentialsError, CredentialsFile, Validity};
 pub use handshake::{Alpn, Handshaken, accept, connect};
+pub use offload::{BULK_BYTES, Events, Flow, LARGE_READ, Offload, Takeover};
 pub use records::RecordError;
 pub use refusal::{HandshakeError, HandshakeRefusal, PresentedCertificate};
 pub use relay::{RelayEnd, StopSignal, Traffic, relay, relay_plaintext};
 pub use session::Session;
+pub use wire_socket::WireSocket;

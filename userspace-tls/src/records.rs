@@ -1,7 +1,6 @@
 //! The TLS 1.3 record layer after the handshake (RFC 8446 section 5), in place and without allocation
 //! per record. Replaces keys only when told to.
 
-use std::mem;
 use std::ops::Range;
 
 use aws_lc_rs::aead::{self, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
@@ -9,6 +8,7 @@ use rustls::ConnectionTrafficSecrets;
 use zeroize::Zeroizing;
 
 use crate::alert::Alert;
+use crate::content::ContentRules;
 
 /// Protects outgoing records.
 pub(crate) struct Sealer {
@@ -54,9 +54,14 @@ impl Sealer {
         Ok(len + OVERHEAD)
     }
 
+    /// The number of the next record.
+    pub(crate) fn sequence(&self) -> u64 {
+        self.key.sequence
+    }
+
     /// Whether the key is to be replaced before the next batch (RFC 8446 section 5.5).
     pub(crate) fn wants_key_update(&self) -> bool {
-        self.key.sequence >= self.records_per_key.saturating_sub(KEY_UPDATE_MARGIN)
+        self.key.sequence >= last_batch_at(self.records_per_key)
     }
 
     pub(crate) fn replace_key(
@@ -71,11 +76,7 @@ impl Sealer {
 /// Opens incoming records.
 pub(crate) struct Opener {
     key: RecordKey,
-    role: Role,
-    /// The beginning of a handshake message whose rest is in the next record.
-    handshake: Vec<u8>,
-    /// Records in a row that carried no application data.
-    fruitless: u8,
+    rules: ContentRules,
 }
 
 impl Opener {
@@ -84,13 +85,16 @@ impl Opener {
         secrets: &ConnectionTrafficSecrets,
         role: Role,
     ) -> Result<Self, RecordError> {
-        let key = RecordKey::new(sequence, secrets)?;
         Ok(Self {
-            key,
-            role,
-            handshake: Vec::new(),
-            fruitless: 0,
+            key: RecordKey::new(sequence, secrets)?,
+            rules: ContentRules::new(role),
         })
+    }
+
+    /// The number of the next record, and what is known of the peer's messages: for who opens the
+    /// records from now on.
+    pub(crate) fn give_away(&mut self) -> (u64, ContentRules) {
+        (self.key.sequence, self.rules.take())
     }
 
     /// Opens one whole record in place, as [`record_len`] has measured it.
@@ -112,14 +116,9 @@ impl Opener {
             .rposition(|&byte| byte != 0)
             .ok_or(RecordError::NoContentType)?;
         let (content, content_type) = (&plaintext[..len], plaintext[len]);
-        self.count_fruitless(content_type == DATA && !content.is_empty())?;
-        match content_type {
-            HANDSHAKE => self.handshake(content),
-            _ if !self.handshake.is_empty() => Err(RecordError::Interleaved),
-            DATA if content.is_empty() => Ok(Opened::Nothing),
-            DATA => Ok(Opened::Data(HEADER_LEN..HEADER_LEN + len)),
-            ALERT => alert(content),
-            other => Err(RecordError::UnexpectedContentType(other)),
+        match self.rules.judge(content_type, content)? {
+            Opened::Data(data) => Ok(Opened::Data(HEADER_LEN + data.start..HEADER_LEN + data.end)),
+            opened => Ok(opened),
         }
     }
 
@@ -129,55 +128,6 @@ impl Opener {
     ) -> Result<(), RecordError> {
         self.key = RecordKey::new(0, secrets)?;
         Ok(())
-    }
-
-    fn count_fruitless(&mut self, bears_data: bool) -> Result<(), RecordError> {
-        self.fruitless = if bears_data { 0 } else { self.fruitless + 1 };
-        if self.fruitless > MAX_FRUITLESS_RECORDS {
-            return Err(RecordError::Flood);
-        }
-        Ok(())
-    }
-
-    /// Handshake messages may share a record or span several (RFC 8446 section 5.1).
-    fn handshake(&mut self, content: &[u8]) -> Result<Opened, RecordError> {
-        if content.is_empty() {
-            return Err(RecordError::Empty);
-        }
-        self.handshake.extend_from_slice(content);
-        let messages = mem::take(&mut self.handshake);
-        let mut rest = messages.as_slice();
-        while let &[kind, high, middle, low, ref body @ ..] = rest {
-            let len = u32::from_be_bytes([0, high, middle, low]) as usize;
-            if len > MAX_HANDSHAKE_MESSAGE_LEN {
-                return Err(RecordError::HandshakeTooLong(len));
-            }
-            let allowed = match kind {
-                KEY_UPDATE => true,
-                NEW_SESSION_TICKET => self.role == Role::Client,
-                _ => false,
-            };
-            if !allowed {
-                return Err(RecordError::UnexpectedHandshake(kind));
-            }
-            let Some((body, behind)) = body.split_at_checked(len) else {
-                break;
-            };
-            if kind == KEY_UPDATE {
-                let requested = match body {
-                    [0] => false,
-                    [1] => true,
-                    _ => return Err(RecordError::Malformed),
-                };
-                if !behind.is_empty() {
-                    return Err(RecordError::BehindKeyUpdate);
-                }
-                return Ok(Opened::KeyUpdate { requested });
-            }
-            rest = behind;
-        }
-        self.handshake = rest.to_vec();
-        Ok(Opened::Nothing)
     }
 }
 
@@ -244,6 +194,9 @@ pub enum RecordError {
     /// The version field is not 0x0303.
     #[error("record version {0:02x?} instead of [03, 03]")]
     Version([u8; 2]),
+    /// The header's version or length is wrong; it was the kernel that looked.
+    #[error("record with a wrong header")]
+    Header,
     /// The record is longer than allowed.
     #[error("record longer than 2^14 bytes of data")]
     TooLong,
@@ -290,25 +243,12 @@ impl RecordError {
             | Self::Interleaved
             | Self::UnexpectedHandshake(_)
             | Self::BehindKeyUpdate => Alert::UNEXPECTED_MESSAGE,
-            Self::Version(_) => Alert::PROTOCOL_VERSION,
+            Self::Version(_) | Self::Header => Alert::PROTOCOL_VERSION,
             Self::TooLong => Alert::RECORD_OVERFLOW,
             Self::Undecryptable => Alert::BAD_RECORD_MAC,
             Self::HandshakeTooLong(_) | Self::Malformed => Alert::DECODE_ERROR,
             Self::Internal => Alert::INTERNAL_ERROR,
         }
-    }
-}
-
-/// In TLS 1.3 the level of an alert says nothing: its description does.
-fn alert(content: &[u8]) -> Result<Opened, RecordError> {
-    match *content {
-        [] => Err(RecordError::Empty),
-        [_, description] => Ok(match Alert(description) {
-            Alert::CLOSE_NOTIFY => Opened::CloseNotify,
-            Alert::USER_CANCELED => Opened::Nothing,
-            fatal => Opened::FatalAlert(fatal),
-        }),
-        _ => Err(RecordError::Malformed),
     }
 }
 
@@ -361,18 +301,19 @@ pub(crate) const OVERHEAD: usize = HEADER_LEN + 1 + TAG_LEN;
 const TAG_LEN: usize = 16;
 const LEGACY_VERSION: [u8; 2] = [3, 3];
 
-const ALERT: u8 = 21;
-const HANDSHAKE: u8 = 22;
-const DATA: u8 = 23;
+pub(crate) const ALERT: u8 = 21;
+pub(crate) const HANDSHAKE: u8 = 22;
+pub(crate) const DATA: u8 = 23;
 
-const NEW_SESSION_TICKET: u8 = 4;
-const KEY_UPDATE: u8 = 24;
+pub(crate) const KEY_UPDATE: u8 = 24;
 
 /// OpenSSL and rustls allow as many.
-const MAX_FRUITLESS_RECORDS: u8 = 32;
+pub(crate) const MAX_FRUITLESS_RECORDS: u8 = 32;
 
-/// Tickets are shorter by far.
-const MAX_HANDSHAKE_MESSAGE_LEN: usize = 1 << 16;
+/// From which record number on a key may seal no further batch, of this many that it may protect.
+pub(crate) fn last_batch_at(records_per_key: u64) -> u64 {
+    records_per_key.saturating_sub(KEY_UPDATE_MARGIN)
+}
 
 /// More records than one batch seals, so that the check between batches suffices.
 const KEY_UPDATE_MARGIN: u64 = 64;

@@ -4,6 +4,9 @@
 //! it an error, a cancelled task or the death of the process, then resets both connections. Only
 //! an orderly end, with both directions closed by their senders, switches it off and closes cleanly:
 //! a program never takes a cut stream for a complete one.
+//!
+//! Where the caller has so decided ([`crate::Offload`]), the kernel takes over the cryptography of one
+//! direction or both, at once or when a direction has shown itself to be bulk.
 
 mod backlog;
 mod batch;
@@ -19,13 +22,16 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
+use kernel_tls::SocketError;
 use socket2::SockRef;
 use tokio::io::AsyncWrite as _;
 use tokio::net::TcpStream;
 
 use crate::alert::Alert;
+use crate::offload::Events;
 use crate::records::RecordError;
 use crate::session::Session;
+use crate::wire_socket::WireSocket;
 use backlog::Backlog;
 use batch::{Batch, with_batch};
 use plaintext::PlaintextWire;
@@ -36,14 +42,20 @@ use wire::{Fetched, Tail, Wire};
 
 /// Relays between the plaintext socket `app` and the TLS socket `wire`. Both must have `SO_LINGER`
 /// set to zero. `stop` ends it before both sides have.
-pub async fn relay<C: Copy>(
+pub async fn relay<C: Copy, E: Events>(
     app: TcpStream,
-    wire: TcpStream,
+    wire: WireSocket,
     session: Session,
     traffic: &Traffic,
     stop: &StopSignal<C>,
+    events: &E,
 ) -> RelayEnd {
-    match TlsWire::new(session) {
+    let WireSocket {
+        stream: wire,
+        ulp,
+        offload,
+    } = wire;
+    match TlsWire::new(session, ulp, offload, events) {
         Ok(format) => Relay::new(app, wire, format, traffic).run(stop).await,
         Err(error) => RelayEnd::BadRecord(error),
     }
@@ -52,11 +64,11 @@ pub async fn relay<C: Copy>(
 /// The same without TLS.
 pub async fn relay_plaintext<C: Copy>(
     app: TcpStream,
-    wire: TcpStream,
+    wire: WireSocket,
     traffic: &Traffic,
     stop: &StopSignal<C>,
 ) -> RelayEnd {
-    Relay::new(app, wire, PlaintextWire, traffic)
+    Relay::new(app, wire.stream, PlaintextWire::default(), traffic)
         .run(stop)
         .await
 }
@@ -85,6 +97,15 @@ pub enum RelayEnd {
     PeerAlert(Alert),
     /// The peer sent a record that cannot be accepted.
     BadRecord(RecordError),
+    /// The peer has replaced its key, and the kernel, which has the old one, can't follow (before
+    /// Linux 6.14). The peer was told by the alert `internal_error`.
+    KeyUpdate,
+    /// The sending key has protected as much as it may, and the kernel can't replace it (before
+    /// Linux 6.14). The peer was told by the alert `internal_error`, the program by a reset.
+    KeyLimit,
+    /// The kernel's TLS refused a key or an answer. Nobody can be told: nothing may be written any
+    /// more.
+    KernelTls(SocketError),
     /// The program's socket failed otherwise.
     AppError(io::ErrorKind),
     /// The peer's socket failed otherwise.
@@ -104,6 +125,9 @@ impl RelayEnd {
             Self::WireTruncated => "wire-truncated",
             Self::PeerAlert(_) => "peer-alert",
             Self::BadRecord(_) => "bad-record",
+            Self::KeyUpdate => "key-update",
+            Self::KeyLimit => "key-limit",
+            Self::KernelTls(_) => "kernel-tls",
             Self::AppError(_) => "app-error",
             Self::WireError(_) => "wire-error",
             Self::Stopped => "stopped",
@@ -117,11 +141,14 @@ impl fmt::Display for RelayEnd {
         match self {
             Self::PeerAlert(alert) => write!(f, ": {alert}"),
             Self::BadRecord(error) => write!(f, ": {error}"),
+            Self::KernelTls(error) => write!(f, ": {error}"),
             Self::AppError(kind) | Self::WireError(kind) => write!(f, ": {kind}"),
             Self::Orderly
             | Self::AppReset
             | Self::WireReset
             | Self::WireTruncated
+            | Self::KeyUpdate
+            | Self::KeyLimit
             | Self::Stopped => Ok(()),
         }
     }
@@ -132,20 +159,22 @@ struct Relay<'a, W> {
     app: TcpStream,
     wire: TcpStream,
     format: W,
-    outbound: Direction,
-    inbound: Direction,
+    outbound: State,
+    inbound: State,
+    /// What the program's socket has not taken yet.
+    to_app: Backlog,
     traffic: &'a Traffic,
 }
 
 impl<'a, W: Wire> Relay<'a, W> {
     fn new(app: TcpStream, wire: TcpStream, format: W, traffic: &'a Traffic) -> Self {
-        let (outbound, inbound) = Default::default();
         Self {
             app,
             wire,
             format,
-            outbound,
-            inbound,
+            outbound: State::Open,
+            inbound: State::Open,
+            to_app: Backlog::default(),
             traffic,
         }
     }
@@ -180,7 +209,7 @@ impl<'a, W: Wire> Relay<'a, W> {
             if let Poll::Ready(Err(end)) = outbound {
                 return Poll::Ready(self.last_word(cx, batch, end));
             }
-            if self.inbound.is_done() && self.outbound.is_done() {
+            if (self.inbound, self.outbound) == (State::Done, State::Done) {
                 return Poll::Ready(RelayEnd::Orderly);
             }
             match (inbound, outbound) {
@@ -207,15 +236,20 @@ impl<'a, W: Wire> Relay<'a, W> {
             traffic,
             ..
         } = self;
-        ready!(outbound.poll_drain(cx, wire)).map_err(wire_error)?;
-        let Fetched { plaintext, tail } =
-            ready!(format.poll_fetch_outbound(cx, app, batch, &mut outbound.backlog))?;
+        if *outbound == State::Done {
+            return Poll::Pending;
+        }
+        ready!(format.poll_flush(cx, wire))?;
+        if *outbound == State::Closing {
+            ready!(format.poll_shutdown(cx, wire)).map_err(wire_error)?;
+            *outbound = State::Done;
+            return Poll::Pending;
+        }
+        let Fetched { plaintext, tail } = ready!(format.poll_fetch_outbound(cx, app, wire, batch))?;
         traffic.sent.fetch_add(plaintext as u64, Ordering::Relaxed);
-        batch
-            .poll_write(cx, wire, &mut outbound.backlog)
-            .map_err(wire_error)?;
+        format.write(cx, wire, batch)?;
         if let Tail::Finished = tail {
-            format.finish(&mut outbound.backlog)?;
+            format.finish()?;
         }
         outbound.follow(tail)?;
         Poll::Ready(Ok(plaintext))
@@ -230,19 +264,25 @@ impl<'a, W: Wire> Relay<'a, W> {
             app,
             wire,
             format,
-            outbound,
             inbound,
+            to_app,
             traffic,
+            ..
         } = self;
-        ready!(inbound.poll_drain(cx, app)).map_err(app_error)?;
-        let Fetched { plaintext, tail } =
-            ready!(format.poll_fetch_inbound(cx, wire, batch, &mut outbound.backlog))?;
+        if *inbound == State::Done {
+            return Poll::Pending;
+        }
+        ready!(to_app.poll_flush(cx, app)).map_err(app_error)?;
+        if *inbound == State::Closing {
+            ready!(Pin::new(app).poll_shutdown(cx)).map_err(app_error)?;
+            *inbound = State::Done;
+            return Poll::Pending;
+        }
+        let Fetched { plaintext, tail } = ready!(format.poll_fetch_inbound(cx, wire, batch))?;
         traffic
             .received
             .fetch_add(plaintext as u64, Ordering::Relaxed);
-        batch
-            .poll_write(cx, app, &mut inbound.backlog)
-            .map_err(app_error)?;
+        batch.poll_write(cx, app, to_app).map_err(app_error)?;
         inbound.follow(tail)?;
         Poll::Ready(Ok(plaintext))
     }
@@ -257,65 +297,30 @@ impl<'a, W: Wire> Relay<'a, W> {
         self.give_up(cx, end)
     }
 
-    /// An alert can be sent only between records, and nobody waits for it.
     fn give_up(&mut self, cx: &mut Context<'_>, end: RelayEnd) -> RelayEnd {
-        let Self {
-            wire,
-            format,
-            outbound,
-            ..
-        } = self;
-        if outbound.backlog.is_empty() {
-            format.give_up(end, &mut outbound.backlog);
-            let _ = outbound.backlog.poll_flush(cx, wire);
-        }
+        self.format.give_up(cx, &mut self.wire, end);
         end
     }
 }
 
 /// One direction's way from reading to closed.
-#[derive(Debug, Default)]
-struct Direction {
-    backlog: Backlog,
-    state: State,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Open,
+    /// The source has ended; the sink is to be told once it has everything.
+    Closing,
+    Done,
 }
 
-impl Direction {
-    /// Ready when the direction may read on; never again once it is done.
-    fn poll_drain(&mut self, cx: &mut Context<'_>, sink: &mut TcpStream) -> Poll<io::Result<()>> {
-        if self.is_done() {
-            return Poll::Pending;
-        }
-        ready!(self.backlog.poll_flush(cx, sink))?;
-        if self.state == State::Closing {
-            ready!(Pin::new(sink).poll_shutdown(cx))?;
-            self.state = State::Done;
-            return Poll::Pending;
-        }
-        Poll::Ready(Ok(()))
-    }
-
+impl State {
     fn follow(&mut self, tail: Tail) -> Result<(), RelayEnd> {
         match tail {
             Tail::Open => {}
-            Tail::Finished => self.state = State::Closing,
+            Tail::Finished => *self = Self::Closing,
             Tail::Failed(end) => return Err(end),
         }
         Ok(())
     }
-
-    fn is_done(&self) -> bool {
-        self.state == State::Done
-    }
-}
-
-#[derive(Debug, Default, PartialEq, Eq)]
-enum State {
-    #[default]
-    Open,
-    /// The source has ended; the sink is to be told once the backlog is written.
-    Closing,
-    Done,
 }
 
 #[expect(

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use kernel_tls::Cipher;
 use rustls::client::ClientConnectionData;
 use rustls::kernel::KernelConnection;
 use rustls::server::ServerConnectionData;
@@ -19,6 +20,16 @@ pub struct Session {
 }
 
 impl Session {
+    /// The cipher, by the kernel's names; `None` for one that it does not know.
+    pub fn cipher(&self) -> Option<Cipher> {
+        match self.secrets.tx.1 {
+            ConnectionTrafficSecrets::Aes128Gcm { .. } => Some(Cipher::Aes128Gcm),
+            ConnectionTrafficSecrets::Aes256Gcm { .. } => Some(Cipher::Aes256Gcm),
+            ConnectionTrafficSecrets::Chacha20Poly1305 { .. } => Some(Cipher::Chacha20Poly1305),
+            _ => None,
+        }
+    }
+
     /// The record by which a peer learns that it has proved who it is and may not go on all the
     /// same: a fatal alert `access_denied` (RFC 8446 section 6.2). Nothing can follow it.
     ///

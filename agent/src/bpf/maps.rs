@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, TcpListener},
     os::fd::{AsFd, AsRawFd, OwnedFd},
     time::Duration,
 };
@@ -119,13 +119,14 @@ impl ControlMaps {
             .map_err(full("WORKLOADS"))
     }
 
-    /// Makes `socket` the ingress listener of one worker in a workload.
+    /// Makes `socket` the ingress listener of one worker in a workload. The map is a sockhash, which
+    /// no socket with TLS may ever enter: so it takes listeners alone.
     pub fn set_listener(
         &mut self,
         workload: WorkloadId,
         worker: u32,
         ipv6: bool,
-        socket: &impl AsRawFd,
+        socket: &TcpListener,
     ) -> Result<(), BpfError> {
         let family = if ipv6 { IPV6 } else { IPV4 };
         self.listeners

@@ -18,6 +18,12 @@ pub(crate) enum CloseReason {
     PeerAlert,
     /// A record that can't have come from the peer.
     BadRecord,
+    /// The peer replaced its key where the kernel can't follow.
+    KeyUpdate,
+    /// The kernel's sending key was used up.
+    KeyLimit,
+    /// The kernel's TLS refused a key or an answer.
+    KernelTls,
     /// The program's socket failed otherwise.
     AppError,
     /// The wire's socket failed otherwise.
@@ -39,6 +45,9 @@ impl CloseReason {
             Self::WireTruncated => "wire-truncated",
             Self::PeerAlert => "peer-alert",
             Self::BadRecord => "bad-record",
+            Self::KeyUpdate => "key-update",
+            Self::KeyLimit => "key-limit",
+            Self::KernelTls => "kernel-tls",
             Self::AppError => "app-error",
             Self::WireError => "wire-error",
             Self::AgentStopped => "agent-stopped",
@@ -55,6 +64,9 @@ impl CloseReason {
             RelayEnd::WireTruncated => Self::WireTruncated,
             RelayEnd::PeerAlert(_) => Self::PeerAlert,
             RelayEnd::BadRecord(_) => Self::BadRecord,
+            RelayEnd::KeyUpdate => Self::KeyUpdate,
+            RelayEnd::KeyLimit => Self::KeyLimit,
+            RelayEnd::KernelTls(_) => Self::KernelTls,
             RelayEnd::AppError(_) => Self::AppError,
             RelayEnd::WireError(_) => Self::WireError,
             RelayEnd::Stopped => cause.map_or(Self::AgentStopped, Self::Closed),

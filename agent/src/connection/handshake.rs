@@ -1,7 +1,6 @@
 use std::{io, net::SocketAddr, time::Duration};
 
 use attestation::identity::SpiffeId;
-use socket2::SockRef;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -10,7 +9,7 @@ use tokio::{
 };
 use userspace_tls::{
     Alert, Alpn, ClientAuth, HandshakeError, Handshaken, MeshTls, Offer, Session, StopSignal,
-    accept, connect,
+    WireSocket, accept, connect,
 };
 
 use super::{
@@ -38,7 +37,7 @@ pub(super) struct Established {
     /// The program's side.
     pub(super) app: TcpStream,
     /// The network's side.
-    pub(super) wire: TcpStream,
+    pub(super) wire: WireSocket,
     pub(super) session: Option<Session>,
     pub(super) client: Option<ClientName>,
     pub(super) rule: RuleRef,
@@ -81,7 +80,7 @@ impl Authorized<'_> {
         } = intercepted;
         let source = ends.from_is_own.then_some(ends.from);
         let (wire, session) = match protection {
-            Protection::Plaintext => (dial::wire(door, ends.to, source).await?, None),
+            Protection::Plaintext => (dial::wire(door, ends.to, source).await?.into(), None),
             Protection::Tls { tls, peers, .. } => {
                 let (mut wire, shaken) = call(door, &tls, ends.to, source).await?;
                 let check = PeerCheck {
@@ -112,14 +111,12 @@ impl Authorized<'_> {
             protection,
             entry,
         } = self;
-        let Intercepted {
-            stream: mut wire,
-            ends,
-            ..
-        } = intercepted;
+        let Intercepted { stream, ends, .. } = intercepted;
+        let mut wire = WireSocket::from(stream);
         let Protection::Tls { mode, tls, peers } = protection else {
             return Err(Cause::new(RefusalReason::PlaintextPort, "nothing to prove"));
         };
+        door.worker.kernel_tls.attach(&mut wire);
         let mut turn = door.worker.order.turn(ends.from.ip(), ends.to);
         let shaken = answer(door, &tls, mode, ends.from, &mut wire).await?;
         let check = PeerCheck {
@@ -151,10 +148,11 @@ async fn call(
     tls: &MeshTls,
     to: SocketAddr,
     source: Option<SocketAddr>,
-) -> Result<(TcpStream, Handshaken), Cause> {
+) -> Result<(WireSocket, Handshaken), Cause> {
     let mut offer = door.worker.strangers.offer(to);
     loop {
-        let mut wire = dial::wire(door, to, source).await?;
+        let mut wire = WireSocket::from(dial::wire(door, to, source).await?);
+        door.worker.kernel_tls.attach(&mut wire);
         let began = Instant::now();
         let shaken = timeout(HANDSHAKE_DEADLINE, connect(tls, offer, &mut wire))
             .await
@@ -184,7 +182,7 @@ async fn answer(
     tls: &MeshTls,
     mode: Mode,
     from: SocketAddr,
-    wire: &mut TcpStream,
+    wire: &mut WireSocket,
 ) -> Result<Handshaken, Cause> {
     let client_auth = if mode == Mode::Tls {
         ClientAuth::Optional
@@ -244,7 +242,7 @@ impl PeerCheck<'_> {
         &self,
         shaken: Handshaken,
         tls: &MeshTls,
-        wire: &mut TcpStream,
+        wire: &mut WireSocket,
     ) -> Result<Session, Cause> {
         let Handshaken {
             peer,
@@ -319,8 +317,8 @@ impl PeerCheck<'_> {
 
 /// Lets the alert that ends a failed handshake reach the peer: a reset would overtake it, and so
 /// would one that the kernel sends for what the peer has sent and nobody read.
-async fn let_alert_out(wire: &mut TcpStream) {
-    let _ = SockRef::from(&*wire).set_linger(None);
+async fn let_alert_out(wire: &mut WireSocket) {
+    let _ = wire.set_linger(None);
     let _ = timeout(LAST_WORDS, async {
         wire.shutdown().await?;
         let mut unread = [0; 1024];

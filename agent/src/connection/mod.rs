@@ -19,12 +19,12 @@ use std::{cell::RefCell, rc::Rc, sync::Arc};
 use tokio::net::TcpStream;
 
 pub(crate) use close::{CloseCause, CloseReason};
-pub(crate) use offload::KernelTls;
 pub(crate) use refusal::{Refusal, RefusalReason};
 
 use crate::{
-    admission::Admission, bpf::ConnectionMaps, order::Order, policy::Direction, registry::Registry,
-    report::Reporter, strangers::Strangers, workload::Workload,
+    admission::Admission, bpf::ConnectionMaps, kernel_tls::KernelTls, order::Order,
+    policy::Direction, registry::Registry, report::Reporter, strangers::Strangers,
+    workload::Workload,
 };
 use intercept::Intercepted;
 
@@ -43,8 +43,8 @@ pub(crate) struct Worker {
     pub strangers: Strangers,
     /// The live connections, for the admin interface.
     pub registry: Arc<Registry>,
-    /// Whether this kernel can take over a connection's cryptography.
-    pub kernel_tls: KernelTls,
+    /// What the kernel may do of a connection's cryptography.
+    pub kernel_tls: Arc<KernelTls>,
 }
 
 /// One way into the agent: a worker's listener for one direction of one workload.

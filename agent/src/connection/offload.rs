@@ -1,6 +1,14 @@
-use std::fs;
+use std::cell::Cell;
+
+use kernel_tls::Cipher;
+use tracing::warn;
+use userspace_tls::{Events, Flow, Offload};
 
 use super::{Door, handshake::Established};
+use crate::{
+    kernel_tls::{PeerKind, Plan, WhyUserspace},
+    registry::{self, Registration},
+};
 
 /// An established connection and the way its bytes will flow.
 #[derive(Debug)]
@@ -14,61 +22,132 @@ pub(super) struct Datapath {
 pub(super) enum DatapathKind {
     /// The agent encrypts.
     Userspace(WhyUserspace),
+    /// The kernel encrypts, in these directions.
+    Kernel(Directions),
     /// Nobody encrypts, as the rule says.
     Plaintext,
 }
 
-/// Why the kernel does not do the encryption.
+/// Which directions the kernel has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum WhyUserspace {
-    /// This kernel has no TLS.
-    NoConfigTls,
-    /// The kernel has TLS, this version of the agent does not use it.
-    NotSupported,
+pub(super) enum Directions {
+    Tx,
+    Rx,
+    Both,
 }
 
 impl DatapathKind {
-    /// Name and reason, as logs and the admin interface give them.
-    pub(super) fn as_strs(self) -> (&'static str, &'static str) {
-        match self {
-            Self::Userspace(WhyUserspace::NoConfigTls) => ("userspace", "no-config-tls"),
-            Self::Userspace(WhyUserspace::NotSupported) => ("userspace", "not-supported"),
-            Self::Plaintext => ("plaintext", "rule"),
-        }
+    /// The datapath after the kernel has taken over one more direction.
+    fn with(self, flow: Flow) -> Self {
+        Self::Kernel(match (self, flow) {
+            (Self::Kernel(Directions::Both), _)
+            | (Self::Kernel(Directions::Rx), Flow::Sent)
+            | (Self::Kernel(Directions::Tx), Flow::Received) => Directions::Both,
+            (_, Flow::Sent) => Directions::Tx,
+            (_, Flow::Received) => Directions::Rx,
+        })
     }
 }
 
-/// Whether the kernel can do TLS on a socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum KernelTls {
-    /// The upper-layer protocol `tls` is there.
-    Available,
-    /// It is not.
-    Absent,
-}
-
-impl KernelTls {
-    /// Asks the kernel. A module that is not loaded counts as absent.
-    pub(crate) fn probe() -> Self {
-        let protocols = fs::read_to_string("/proc/sys/net/ipv4/tcp_available_ulp");
-        match protocols {
-            Ok(names) if names.split_whitespace().any(|name| name == "tls") => Self::Available,
-            _ => Self::Absent,
-        }
+impl From<DatapathKind> for registry::Datapath {
+    fn from(kind: DatapathKind) -> Self {
+        let (name, why) = match kind {
+            DatapathKind::Userspace(why) => ("userspace", why.as_str()),
+            DatapathKind::Kernel(Directions::Tx) => ("kernel", "tx"),
+            DatapathKind::Kernel(Directions::Rx) => ("kernel", "rx"),
+            DatapathKind::Kernel(Directions::Both) => ("kernel", "both"),
+            DatapathKind::Plaintext => ("plaintext", "rule"),
+        };
+        Self { name, why }
     }
 }
 
 impl Established {
-    /// Chooses the datapath.
-    pub(super) fn offload(self, door: &Door) -> Datapath {
-        let kind = match (&self.session, door.worker.kernel_tls) {
-            (None, _) => DatapathKind::Plaintext,
-            (Some(_), KernelTls::Absent) => DatapathKind::Userspace(WhyUserspace::NoConfigTls),
-            (Some(_), KernelTls::Available) => DatapathKind::Userspace(WhyUserspace::NotSupported),
+    /// Chooses the datapath to begin with.
+    pub(super) fn offload(mut self, door: &Door) -> Datapath {
+        let kind = match &self.session {
+            None => DatapathKind::Plaintext,
+            Some(session) => {
+                let Plan { offload, why } = self.plan(door, session.cipher());
+                self.wire.offload(offload);
+                DatapathKind::Userspace(why)
+            }
         };
         Datapath {
             established: self,
             kind,
         }
+    }
+
+    fn plan(&self, door: &Door, cipher: Option<Cipher>) -> Plan {
+        let alpn = self.entry.established().and_then(|found| found.alpn);
+        let peer = match alpn {
+            Some("sealwire/1") => PeerKind::Agent,
+            _ => PeerKind::Other,
+        };
+        match cipher {
+            Some(cipher) => door.worker.kernel_tls.plan(&self.wire, cipher, peer),
+            None => Plan {
+                offload: Offload::default(),
+                why: WhyUserspace::Cipher,
+            },
+        }
+    }
+}
+
+/// Writes down what a relay tells while it runs.
+#[derive(Debug)]
+pub(super) struct Follower<'a> {
+    entry: &'a Registration,
+    kind: Cell<DatapathKind>,
+}
+
+impl<'a> Follower<'a> {
+    pub(super) fn new(entry: &'a Registration, kind: DatapathKind) -> Self {
+        entry.set_datapath(kind.into());
+        Self {
+            entry,
+            kind: Cell::new(kind),
+        }
+    }
+}
+
+impl Events for Follower<'_> {
+    fn taken_over(&self, flow: Flow) {
+        let kind = self.kind.get().with(flow);
+        self.kind.set(kind);
+        self.entry.set_datapath(kind.into());
+    }
+
+    fn key_limit_near(&self) {
+        self.entry.key_limit_near();
+        warn!(
+            workload = self.entry.workload(),
+            connection = %self.entry.id(),
+            from = %self.entry.from(),
+            to = %self.entry.to(),
+            "a connection has nearly used up its key, and this kernel can't replace it: the connection \
+             will be reset; let the program open another"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_has_what_it_has_taken_over_in_whichever_order() {
+        let shown = |flows: &[Flow]| {
+            let begin = DatapathKind::Userspace(WhyUserspace::SmallMessages);
+            let kind = flows.iter().fold(begin, |kind, flow| kind.with(*flow));
+            let registry::Datapath { name, why } = kind.into();
+            format!("{name}:{why}")
+        };
+        assert_eq!(shown(&[]), "userspace:small-messages");
+        assert_eq!(shown(&[Flow::Sent]), "kernel:tx");
+        assert_eq!(shown(&[Flow::Received]), "kernel:rx");
+        assert_eq!(shown(&[Flow::Sent, Flow::Received]), "kernel:both");
+        assert_eq!(shown(&[Flow::Received, Flow::Sent]), "kernel:both");
     }
 }

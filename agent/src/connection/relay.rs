@@ -1,10 +1,12 @@
 use userspace_tls::{relay, relay_plaintext};
 
-use super::{Door, close::CloseReason, handshake::Established, offload::Datapath};
-use crate::{
-    policy::RuleRef,
-    registry::{self, Registration},
+use super::{
+    Door,
+    close::CloseReason,
+    handshake::Established,
+    offload::{Datapath, Follower},
 };
+use crate::{policy::RuleRef, registry::Registration};
 
 impl Datapath {
     /// Moves the connection's bytes until it ends, and tells how it ended.
@@ -18,8 +20,7 @@ impl Datapath {
             rule,
             entry,
         } = established;
-        let (name, why) = kind.as_strs();
-        entry.set_datapath(registry::Datapath { name, why });
+        let follower = Follower::new(&entry, kind);
         let mut end = End {
             door,
             rule,
@@ -27,7 +28,10 @@ impl Datapath {
             close: CloseReason::AgentStopped,
         };
         let ended = match session {
-            Some(session) => relay(app, wire, session, entry.traffic(), entry.stop()).await,
+            Some(session) => {
+                let (traffic, stop) = (entry.traffic(), entry.stop());
+                relay(app, wire, session, traffic, stop, &follower).await
+            }
             None => relay_plaintext(app, wire, entry.traffic(), entry.stop()).await,
         };
         drop(client);

@@ -1,4 +1,5 @@
 use super::*;
+use crate::content::NEW_SESSION_TICKET;
 
 #[test]
 fn every_cipher_opens_what_it_sealed() {
@@ -52,7 +53,7 @@ fn handshake_messages_may_share_records_and_span_them() {
             key_update
         ]
     );
-    assert_eq!(opener.handshake.capacity(), 0);
+    assert_eq!(opener.rules.held_capacity(), 0);
 }
 
 #[test]

@@ -114,6 +114,13 @@ impl Batch {
         self.filled_parts += 1;
     }
 
+    /// Takes out the one part that there is; `None` if there is none. For bytes that were read in one
+    /// piece.
+    pub(super) fn take_only_part(&mut self) -> Option<&[u8]> {
+        let parts = &self.parts[..std::mem::take(&mut self.filled_parts)];
+        parts.first().map(|part| &self.buffer[part.clone()])
+    }
+
     /// Writes all parts once; what `sink` does not take goes to `backlog`. Leaves the batch empty.
     pub(super) fn poll_write(
         &mut self,

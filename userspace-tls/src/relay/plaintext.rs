@@ -1,7 +1,10 @@
 //! The program's bytes as they are, for destinations that the configuration exempts from TLS.
 
+use std::io;
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use tokio::io::AsyncWrite as _;
 use tokio::net::TcpStream;
 
 use super::backlog::Backlog;
@@ -10,15 +13,18 @@ use super::wire::{Fetched, Tail, Wire};
 use super::{RelayEnd, app_error, wire_error};
 
 /// No format at all.
-pub(super) struct PlaintextWire;
+#[derive(Default)]
+pub(super) struct PlaintextWire {
+    backlog: Backlog,
+}
 
 impl Wire for PlaintextWire {
     fn poll_fetch_outbound(
         &mut self,
         cx: &mut Context<'_>,
         app: &mut TcpStream,
+        _wire: &mut TcpStream,
         batch: &mut Batch,
-        _to_wire: &mut Backlog,
     ) -> Poll<Result<Fetched, RelayEnd>> {
         let len = ready!(batch.poll_read(cx, app, 0..BATCH_LEN)).map_err(app_error)?;
         Poll::Ready(Ok(fetched(batch, len)))
@@ -29,17 +35,43 @@ impl Wire for PlaintextWire {
         cx: &mut Context<'_>,
         wire: &mut TcpStream,
         batch: &mut Batch,
-        _to_wire: &mut Backlog,
     ) -> Poll<Result<Fetched, RelayEnd>> {
         let len = ready!(batch.poll_read(cx, wire, 0..BATCH_LEN)).map_err(wire_error)?;
         Poll::Ready(Ok(fetched(batch, len)))
     }
 
-    fn finish(&mut self, _to_wire: &mut Backlog) -> Result<(), RelayEnd> {
+    fn write(
+        &mut self,
+        cx: &mut Context<'_>,
+        wire: &mut TcpStream,
+        batch: &mut Batch,
+    ) -> Result<(), RelayEnd> {
+        batch
+            .poll_write(cx, wire, &mut self.backlog)
+            .map_err(wire_error)
+    }
+
+    fn poll_flush(
+        &mut self,
+        cx: &mut Context<'_>,
+        wire: &mut TcpStream,
+    ) -> Poll<Result<(), RelayEnd>> {
+        self.backlog.poll_flush(cx, wire).map_err(wire_error)
+    }
+
+    fn finish(&mut self) -> Result<(), RelayEnd> {
         Ok(())
     }
 
-    fn give_up(&mut self, _end: RelayEnd, _to_wire: &mut Backlog) {}
+    fn poll_shutdown(
+        &mut self,
+        cx: &mut Context<'_>,
+        wire: &mut TcpStream,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(wire).poll_shutdown(cx)
+    }
+
+    fn give_up(&mut self, _cx: &mut Context<'_>, _wire: &mut TcpStream, _end: RelayEnd) {}
 }
 
 fn fetched(batch: &mut Batch, len: usize) -> Fetched {

@@ -6,6 +6,8 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use kernel::by_environment;
+
 use super::*;
 use crate::handshake::{accept, connect};
 use crate::records::{
@@ -15,6 +17,7 @@ use crate::session::KeySchedule;
 use crate::testing::{Ca, Leaf};
 use crate::{ClientAuth, Offer};
 
+mod kernel;
 mod openssl;
 mod stopping;
 
@@ -200,7 +203,8 @@ async fn a_client_learns_after_its_handshake_that_it_was_refused() {
     let ca = Ca::new("mesh");
     let server = ca.mesh_tls(&Leaf::workload("b"));
     let client = ca.mesh_tls_of(&Ca::new("foreign").issue(&Leaf::workload("x")));
-    let (mut near, mut far) = tcp_pair(None).await;
+    let (near, mut far) = tcp_pair(None).await;
+    let mut near = by_environment(near);
     let refused = async {
         accept(&server, ClientAuth::Required, &mut far)
             .await
@@ -215,6 +219,7 @@ async fn a_client_learns_after_its_handshake_that_it_was_refused() {
         connected.unwrap().session,
         &Traffic::default(),
         &never(),
+        &(),
     )
     .await;
     assert_eq!(end, RelayEnd::PeerAlert(Alert(48)));
@@ -222,6 +227,10 @@ async fn a_client_learns_after_its_handshake_that_it_was_refused() {
 
 #[tokio::test]
 async fn a_peers_key_update_is_followed_and_answered_if_asked_for() {
+    if kernel::rx_is_stuck_with_its_key() {
+        return kernel::a_key_update_ends_the_connection().await;
+    }
+    let is_answered = !kernel::tx_is_stuck_with_its_key();
     let (mut peer, mut app, relay) = Peer::new().await;
     for requested in [0, 1] {
         peer.send(ContentType::Handshake, &[24, 0, 0, 1, requested])
@@ -230,7 +239,7 @@ async fn a_peers_key_update_is_followed_and_answered_if_asked_for() {
         peer.sealer.replace_key(&next).unwrap();
         peer.send(ContentType::Data, b"new key").await;
         assert_eq!(read(&mut app, 7).await, b"new key");
-        if requested == 1 {
+        if requested == 1 && is_answered {
             assert_eq!(
                 peer.receive().await.0,
                 Opened::KeyUpdate { requested: false }
@@ -247,6 +256,9 @@ async fn a_peers_key_update_is_followed_and_answered_if_asked_for() {
 
 #[tokio::test]
 async fn requests_for_key_updates_do_not_pile_up_answers() {
+    if kernel::rx_is_stuck_with_its_key() {
+        return kernel::a_key_update_ends_the_connection().await;
+    }
     let (mut peer, mut app, relay) = Peer::new().await;
     // The peer does not read: what the program sends fills the sockets and blocks that direction.
     let block = vec![0; 1 << 20];
@@ -262,7 +274,7 @@ async fn requests_for_key_updates_do_not_pile_up_answers() {
         peer.stream.write_all(&records).await.unwrap();
         assert_eq!(read(&mut app, 1).await, b".");
     }
-    let mut updates = 0;
+    let mut updates = 0_u32;
     while let Ok((opened, _)) = timeout(Duration::from_millis(500), peer.receive()).await {
         if opened == (Opened::KeyUpdate { requested: false }) {
             peer.opener
@@ -271,12 +283,15 @@ async fn requests_for_key_updates_do_not_pile_up_answers() {
             updates += 1;
         }
     }
-    assert_eq!(updates, 1);
+    assert_eq!(updates, u32::from(!kernel::tx_is_stuck_with_its_key()));
     drop(relay);
 }
 
 #[tokio::test]
 async fn the_sending_key_is_replaced_before_its_limit() {
+    if kernel::tx_is_stuck_with_its_key() {
+        return kernel::a_used_up_key_ends_the_connection(wire_pair(&Ca::new("mesh")).await).await;
+    }
     let ca = Ca::new("mesh");
     let [mut near, far] = wire_pair(&ca).await;
     near.session.records_per_key = 100;
@@ -288,6 +303,7 @@ async fn the_sending_key_is_replaced_before_its_limit() {
             near.session,
             &Traffic::default(),
             &never(),
+            &(),
         )
         .await
     });
@@ -344,15 +360,30 @@ async fn a_record_in_pieces_is_put_together() {
 
 #[tokio::test]
 async fn what_may_not_follow_the_handshake_is_refused() {
-    let cases: &[(&[u8], RecordError)] = &[
-        (&[20, 3, 3, 0, 1, 1], RecordError::UnexpectedContentType(20)),
-        (&[23, 3, 1, 0, 40], RecordError::Version([3, 1])),
-        (&[23, 3, 3, 0x41, 0x01], RecordError::TooLong),
+    // The kernel looks at less, later, and has fewer words for it; one more byte of length counts as
+    // short there.
+    let cases: &[(&[u8], RecordError, RecordError)] = &[
+        (
+            &[20, 3, 3, 0, 1, 1],
+            RecordError::UnexpectedContentType(20),
+            RecordError::Undecryptable,
+        ),
+        (
+            &[23, 3, 1, 0, 40],
+            RecordError::Version([3, 1]),
+            RecordError::Header,
+        ),
+        (
+            &[23, 3, 3, 0x41, 0x12],
+            RecordError::TooLong,
+            RecordError::TooLong,
+        ),
     ];
     assert_eq!(MAX_CIPHERTEXT_LEN, 0x4100);
-    for (bytes, error) in cases {
+    for (bytes, here, in_kernel) in cases {
         let (mut peer, _app, relay) = Peer::new().await;
         peer.stream.write_all(bytes).await.unwrap();
+        let error = if kernel::opens() { in_kernel } else { here };
         assert_eq!(end_of(relay).await, RelayEnd::BadRecord(*error));
         assert_eq!(peer.receive().await.0, Opened::FatalAlert(error.alert()));
     }
@@ -364,12 +395,17 @@ async fn an_idle_relay_holds_no_buffer() {
     let [near, far] = wire_pair(&ca).await;
     let traffic = Traffic::default();
     let (mut client, inner) = tcp_pair(Some(4096)).await;
-    let format = TlsWire::new(near.session).unwrap();
-    let mut relay = Relay::new(inner, near.stream, format, &traffic);
+    let WireSocket {
+        stream,
+        ulp,
+        offload,
+    } = near.stream;
+    let format = TlsWire::new(near.session, ulp, offload, &()).unwrap();
+    let mut relay = Relay::new(inner, stream, format, &traffic);
     let mut peer = Peer::from(far);
     let sent = noise(1 << 20);
     let mut held_most = 0;
-    let mut run = async |relay: &mut Relay<'_, TlsWire>,
+    let mut run = async |relay: &mut Relay<'_, TlsWire<'_, ()>>,
                          work: &mut (dyn Future<Output = ()> + Unpin)| {
         poll_fn(|cx| {
             assert!(with_batch(|batch| relay.poll(cx, batch)).is_pending());
@@ -401,7 +437,14 @@ async fn a_relay_is_small() {
     let [near, _far] = wire_pair(&ca).await;
     let (_client, inner) = tcp_pair(None).await;
     let (traffic, stop) = (Traffic::default(), never());
-    let size = size_of_val(&relay(inner, near.stream, near.session, &traffic, &stop));
+    let size = size_of_val(&relay(
+        inner,
+        near.stream,
+        near.session,
+        &traffic,
+        &stop,
+        &(),
+    ));
     assert!(size < 4096, "{size}");
 }
 
@@ -410,8 +453,9 @@ async fn plaintext_is_relayed_with_its_ends_and_resets() {
     let pair = async || {
         let (client, near) = tcp_pair(None).await;
         let (far, server) = tcp_pair(None).await;
-        let relay =
-            tokio::spawn(async { relay_plaintext(near, far, &Traffic::default(), &never()).await });
+        let relay = tokio::spawn(async {
+            relay_plaintext(near, far.into(), &Traffic::default(), &never()).await
+        });
         (client, server, relay)
     };
     let (client, server, relay) = pair().await;
@@ -424,15 +468,10 @@ async fn plaintext_is_relayed_with_its_ends_and_resets() {
     assert_eq!(end_of(relay).await, RelayEnd::AppReset);
 }
 
-impl Relay<'_, TlsWire> {
+impl Relay<'_, TlsWire<'_, ()>> {
     fn capacity(&self) -> usize {
-        let Self {
-            outbound,
-            inbound,
-            format,
-            ..
-        } = self;
-        outbound.backlog.capacity() + inbound.backlog.capacity() + format.held_capacity()
+        let Self { format, to_app, .. } = self;
+        to_app.capacity() + format.capacity()
     }
 }
 
@@ -450,7 +489,7 @@ impl Path {
     async fn new(buffer: Option<u32>) -> Self {
         let [near, far] = wire_pair(&Ca::new("mesh")).await;
         if let Some(len) = buffer {
-            for stream in [&near.stream, &far.stream] {
+            for WireSocket { stream, .. } in [&near.stream, &far.stream] {
                 SockRef::from(stream)
                     .set_recv_buffer_size(len as usize)
                     .unwrap();
@@ -464,7 +503,7 @@ impl Path {
         let traffic = Arc::new(Traffic::default());
         let counted = Arc::clone(&traffic);
         let near = tokio::spawn(async move {
-            relay(near_app, near.stream, near.session, &counted, &never()).await
+            relay(near_app, near.stream, near.session, &counted, &never(), &()).await
         });
         let far = tokio::spawn(async move {
             relay(
@@ -473,6 +512,7 @@ impl Path {
                 far.session,
                 &Traffic::default(),
                 &never(),
+                &(),
             )
             .await
         });
@@ -488,7 +528,7 @@ impl Path {
 
 /// One side of a TLS connection.
 struct Secured {
-    stream: TcpStream,
+    stream: WireSocket,
     session: Session,
 }
 
@@ -497,7 +537,8 @@ async fn wire_pair(ca: &Ca) -> [Secured; 2] {
         ca.mesh_tls(&Leaf::workload("a")),
         ca.mesh_tls(&Leaf::workload("b")),
     );
-    let (mut near, mut far) = tcp_pair(None).await;
+    let (near, far) = tcp_pair(None).await;
+    let [mut near, mut far] = [near, far].map(by_environment);
     let (connected, accepted) = tokio::join!(
         connect(&client, Offer::Sealwire1, &mut near),
         accept(&server, ClientAuth::Required, &mut far),
@@ -541,6 +582,7 @@ impl Peer {
                 near.session,
                 &Traffic::default(),
                 &signal,
+                &(),
             )
             .await
         });
@@ -599,7 +641,7 @@ impl From<Secured> for Peer {
             KeySchedule::Server(_) => Role::Server,
         };
         Self {
-            stream,
+            stream: stream.stream,
             sealer: Sealer::new(secrets.tx.0, &secrets.tx.1, 1 << 24).unwrap(),
             opener: Opener::new(secrets.rx.0, &secrets.rx.1, role).unwrap(),
             keys,

@@ -1,38 +1,66 @@
-//! TLS records on the wire.
+//! TLS records on the wire. Either direction is protected here or, once the kernel has its key,
+//! there; the rules of what the peer may send are the same.
 
-use std::mem;
+mod kernel_receiving;
+mod kernel_sending;
+mod opening;
+mod sealing;
+
+use std::io;
 use std::task::{Context, Poll, ready};
 
+use kernel_tls::{SocketError, TrafficKey, Ulp};
 use rustls::ConnectionTrafficSecrets;
+use socket2::SockRef;
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-use super::backlog::Backlog;
-use super::batch::{BATCH_LEN, Batch};
+use super::RelayEnd;
+use super::batch::Batch;
 use super::wire::{Fetched, Tail, Wire};
-use super::{RelayEnd, app_error, wire_error};
 use crate::alert::{Alert, FATAL};
-use crate::records::{
-    ContentType, HEADER_LEN, KEY_UPDATE_MESSAGE, MAX_PLAINTEXT_LEN, OVERHEAD, Opened, Opener,
-    RecordError, Role, Sealer, record_len,
-};
+use crate::offload::{Events, Flow, Offload};
+use crate::records::{ContentType, KEY_UPDATE_MESSAGE, Opened, RecordError, Role};
 use crate::session::{KeySchedule, Session};
+use kernel_receiving::KernelReceiving;
+use kernel_sending::{KernelSending, KeyAge};
+use opening::Opening;
+use sealing::Sealing;
 
-/// One connection's keys and the ciphertext that could not be opened yet.
-pub(super) struct TlsWire {
-    sealer: Sealer,
-    opener: Opener,
+/// One connection's keys and what could not be opened or written yet.
+pub(super) struct TlsWire<'a, E> {
+    tx: Tx,
+    rx: Rx,
     keys: KeySchedule,
-    /// The beginning of a record whose rest has not arrived; mostly empty and without memory.
-    held: Vec<u8>,
-    /// The last read from the program filled its slot: more is probably waiting.
-    bulk: bool,
+    records_per_key: u64,
+    /// Whether the kernel can replace a key.
+    rekey: bool,
     /// A `KeyUpdate` of ours has not left yet; it answers further requests of the peer as well.
     key_update_queued: bool,
     finished: bool,
+    events: &'a E,
 }
 
-impl TlsWire {
-    pub(super) fn new(session: Session) -> Result<Self, RecordError> {
+/// Who seals. Each holds what the socket has not taken in the form that the socket then wants: records
+/// here, plaintext only there.
+enum Tx {
+    Userspace(Sealing),
+    Kernel(KernelSending),
+}
+
+/// Who opens.
+enum Rx {
+    Userspace(Opening),
+    Kernel(KernelReceiving),
+}
+
+impl<'a, E: Events> TlsWire<'a, E> {
+    pub(super) fn new(
+        session: Session,
+        ulp: Option<Ulp>,
+        offload: Offload,
+        events: &'a E,
+    ) -> Result<Self, RecordError> {
         let Session {
             secrets,
             keys,
@@ -42,133 +70,162 @@ impl TlsWire {
             KeySchedule::Client(_) => Role::Client,
             KeySchedule::Server(_) => Role::Server,
         };
+        let (tx_slot, rx_slot) = ulp.map(|Ulp { tx, rx }| (tx, rx)).unzip();
         Ok(Self {
-            sealer: Sealer::new(secrets.tx.0, &secrets.tx.1, records_per_key)?,
-            opener: Opener::new(secrets.rx.0, &secrets.rx.1, role)?,
+            tx: Tx::Userspace(Sealing::new(
+                secrets.tx,
+                records_per_key,
+                tx_slot,
+                offload.tx,
+            )?),
+            rx: Rx::Userspace(Opening::new(secrets.rx, role, rx_slot, offload.rx)?),
             keys,
-            held: Vec::new(),
-            bulk: false,
+            records_per_key,
+            rekey: offload.rekey,
             key_update_queued: false,
             finished: false,
+            events,
         })
     }
 
     #[cfg(test)]
-    pub(super) fn held_capacity(&self) -> usize {
-        self.held.capacity()
+    pub(super) fn capacity(&self) -> usize {
+        let tx = match &self.tx {
+            Tx::Userspace(sealing) => sealing.capacity(),
+            Tx::Kernel(sending) => sending.capacity(),
+        };
+        let rx = match &self.rx {
+            Rx::Userspace(opening) => opening.capacity(),
+            Rx::Kernel(_) => 0,
+        };
+        tx + rx
     }
 
-    /// Opens the records in the first `filled` bytes of `batch` and holds what remains.
-    fn open(&mut self, batch: &mut Batch, filled: usize, to_wire: &mut Backlog) -> Fetched {
-        let mut fetched = Fetched::default();
-        let mut at = 0;
-        fetched.tail = loop {
-            let record = match record_len(&batch.buffer()[at..filled]) {
-                Ok(Some(len)) if at + len <= filled => at..at + len,
-                Ok(_) => break Tail::Open,
-                Err(error) => break Tail::Failed(RelayEnd::BadRecord(error)),
-            };
-            let start = mem::replace(&mut at, record.end);
-            match self.opener.open(&mut batch.buffer()[record]) {
-                Ok(Opened::Data(data)) => {
-                    fetched.plaintext += data.len();
-                    batch.push(start + data.start..start + data.end);
-                }
-                Ok(Opened::Nothing) => {}
-                Ok(Opened::KeyUpdate { requested }) => {
-                    if let Err(error) = self.follow_key_update(requested, to_wire) {
-                        break Tail::Failed(RelayEnd::BadRecord(error));
-                    }
-                }
-                Ok(Opened::CloseNotify) => break Tail::Finished,
-                Ok(Opened::FatalAlert(alert)) => break Tail::Failed(RelayEnd::PeerAlert(alert)),
-                Err(error) => break Tail::Failed(RelayEnd::BadRecord(error)),
-            }
-        };
-        self.held = match fetched.tail {
-            Tail::Open => batch.buffer()[at..filled].to_vec(),
-            Tail::Finished | Tail::Failed(_) => Vec::new(),
-        };
-        fetched
-    }
-
-    fn follow_key_update(
-        &mut self,
-        requested: bool,
-        to_wire: &mut Backlog,
-    ) -> Result<(), RecordError> {
-        self.opener.replace_key(&next(self.keys.next_rx())?)?;
-        if requested && !self.key_update_queued && !self.finished {
-            self.send_key_update(to_wire)?;
+    /// Hands the sending direction to the kernel if it is time. Nothing sealed here may be waiting.
+    fn take_over_tx(&mut self, wire: &TcpStream) -> Result<(), RelayEnd> {
+        if let Tx::Userspace(sealing) = &mut self.tx
+            && let Some((slot, key)) = sealing.give_away()?
+        {
+            let tx = slot.install(wire, &key).map_err(RelayEnd::KernelTls)?;
+            self.tx = Tx::Kernel(KernelSending::new(tx, &key, self.records_per_key));
+            self.events.taken_over(Flow::Sent);
         }
         Ok(())
     }
 
+    /// The same for the receiving direction, at the end of a record.
+    fn take_over_rx(&mut self, wire: &TcpStream) -> Result<(), RelayEnd> {
+        if let Rx::Userspace(opening) = &mut self.rx
+            && let Some((slot, key, rules)) = opening.give_away()?
+        {
+            let rx = slot.install(wire, &key).map_err(RelayEnd::KernelTls)?;
+            self.rx = Rx::Kernel(KernelReceiving::new(rx, rules));
+            self.events.taken_over(Flow::Received);
+        }
+        Ok(())
+    }
+
+    /// Follows what a record was, whoever has opened it: how the direction goes on.
+    fn follow(&mut self, opened: &Opened, wire: &TcpStream) -> Tail {
+        match opened {
+            Opened::Data(_) | Opened::Nothing => Tail::Open,
+            Opened::KeyUpdate { requested } => match self.follow_key_update(*requested, wire) {
+                Ok(()) => Tail::Open,
+                Err(end) => Tail::Failed(end),
+            },
+            Opened::CloseNotify => Tail::Finished,
+            Opened::FatalAlert(alert) => Tail::Failed(RelayEnd::PeerAlert(*alert)),
+        }
+    }
+
+    /// The peer's next record is under its next key. Where the kernel opens and can't replace its
+    /// key, the connection ends before that record is read.
+    fn follow_key_update(&mut self, requested: bool, wire: &TcpStream) -> Result<(), RelayEnd> {
+        match &mut self.rx {
+            Rx::Userspace(opening) => opening.replace_key(next(self.keys.next_rx())?)?,
+            Rx::Kernel(_) if !self.rekey => return Err(RelayEnd::KeyUpdate),
+            Rx::Kernel(receiving) => {
+                receiving.replace_key(wire, &traffic_key(&next(self.keys.next_rx())?)?)?;
+            }
+        }
+        if requested && self.can_update_key() && !self.key_update_queued && !self.finished {
+            self.send_key_update()?;
+        }
+        Ok(())
+    }
+
+    fn can_update_key(&self) -> bool {
+        match self.tx {
+            Tx::Userspace(_) => true,
+            Tx::Kernel(_) => self.rekey,
+        }
+    }
+
     /// The message itself goes under the old key.
-    fn send_key_update(&mut self, to_wire: &mut Backlog) -> Result<(), RecordError> {
-        self.push_record(ContentType::Handshake, &KEY_UPDATE_MESSAGE, to_wire)?;
+    fn send_key_update(&mut self) -> Result<(), RelayEnd> {
+        self.push_record(ContentType::Handshake, &KEY_UPDATE_MESSAGE)?;
         self.key_update_queued = true;
-        self.sealer.replace_key(&next(self.keys.next_tx())?)
+        let secrets = next(self.keys.next_tx())?;
+        match &mut self.tx {
+            Tx::Userspace(sealing) => sealing.replace_key(secrets),
+            Tx::Kernel(sending) => {
+                sending.queue_key(traffic_key(&secrets)?);
+                Ok(())
+            }
+        }
     }
 
     fn push_record<const N: usize>(
         &mut self,
         content_type: ContentType,
         content: &[u8; N],
-        to_wire: &mut Backlog,
-    ) -> Result<(), RecordError> {
-        let mut record = [0; CONTROL_RECORD_LEN];
-        record[HEADER_LEN..HEADER_LEN + N].copy_from_slice(content);
-        let len = self.sealer.seal(&mut record, content_type, N)?;
-        to_wire.push(&record[..len]);
-        Ok(())
+    ) -> Result<(), RelayEnd> {
+        match &mut self.tx {
+            Tx::Userspace(sealing) => sealing.push_record(content_type, content),
+            Tx::Kernel(sending) => {
+                sending.queue_record(content_type, content);
+                Ok(())
+            }
+        }
     }
 }
 
-impl Wire for TlsWire {
+impl<E: Events> Wire for TlsWire<'_, E> {
     fn poll_fetch_outbound(
         &mut self,
         cx: &mut Context<'_>,
         app: &mut TcpStream,
+        wire: &mut TcpStream,
         batch: &mut Batch,
-        to_wire: &mut Backlog,
     ) -> Poll<Result<Fetched, RelayEnd>> {
         self.key_update_queued = false;
-        if self.sealer.wants_key_update() {
-            self.send_key_update(to_wire).map_err(RelayEnd::BadRecord)?;
+        self.take_over_tx(wire)?;
+        let is_key_old = match &mut self.tx {
+            Tx::Userspace(sealing) => sealing.wants_key_update(),
+            Tx::Kernel(sending) => match sending.key_age(wire)? {
+                KeyAge::Young => false,
+                KeyAge::Old if self.rekey => false,
+                KeyAge::Old => {
+                    self.events.key_limit_near();
+                    false
+                }
+                KeyAge::UsedUp if self.rekey => true,
+                KeyAge::UsedUp => return Poll::Ready(Err(RelayEnd::KeyLimit)),
+            },
+        };
+        if is_key_old {
+            self.send_key_update()?;
             return Poll::Ready(Ok(Fetched::default()));
         }
-        let plaintext = if self.bulk {
-            ready!(batch.poll_read_slots(cx, app))
-        } else {
-            ready!(batch.poll_read(cx, app, HEADER_LEN..HEADER_LEN + MAX_PLAINTEXT_LEN))
-        }
-        .map_err(app_error)?;
-        if plaintext == 0 {
-            return Poll::Ready(Ok(Fetched {
-                plaintext,
-                tail: Tail::Finished,
-            }));
-        }
-        self.bulk = plaintext >= MAX_PLAINTEXT_LEN;
-        let mut unsealed = plaintext;
-        let mut sealed = 0;
-        for slot in batch.slots() {
-            let len = unsealed.min(MAX_PLAINTEXT_LEN);
-            sealed += self
-                .sealer
-                .seal(slot, ContentType::Data, len)
-                .map_err(RelayEnd::BadRecord)?;
-            unsealed -= len;
-            if unsealed == 0 {
-                break;
-            }
-        }
-        batch.push(0..sealed);
-        Poll::Ready(Ok(Fetched {
-            plaintext,
-            tail: Tail::Open,
-        }))
+        let plaintext = ready!(match &mut self.tx {
+            Tx::Userspace(sealing) => sealing.poll_fetch(cx, app, batch),
+            Tx::Kernel(sending) => sending.poll_fetch(cx, app, batch),
+        })?;
+        let tail = match plaintext {
+            0 => Tail::Finished,
+            _ => Tail::Open,
+        };
+        Poll::Ready(Ok(Fetched { plaintext, tail }))
     }
 
     fn poll_fetch_inbound(
@@ -176,37 +233,148 @@ impl Wire for TlsWire {
         cx: &mut Context<'_>,
         wire: &mut TcpStream,
         batch: &mut Batch,
-        to_wire: &mut Backlog,
     ) -> Poll<Result<Fetched, RelayEnd>> {
-        let held = self.held.len();
-        let len = ready!(batch.poll_read(cx, wire, held..BATCH_LEN)).map_err(wire_error)?;
-        if len == 0 {
-            return Poll::Ready(Err(RelayEnd::WireTruncated));
+        self.take_over_rx(wire)?;
+        match &mut self.rx {
+            Rx::Userspace(opening) => {
+                let filled = ready!(opening.poll_fill(cx, wire, batch))?;
+                Poll::Ready(Ok(self.open(wire, batch, filled)))
+            }
+            Rx::Kernel(receiving) => {
+                let opened = ready!(receiving.poll_fetch(cx, wire, batch))?;
+                let plaintext = match &opened {
+                    Opened::Data(data) => data.len(),
+                    _ => 0,
+                };
+                let tail = self.follow(&opened, wire);
+                Poll::Ready(Ok(Fetched { plaintext, tail }))
+            }
         }
-        batch.buffer()[..held].copy_from_slice(&self.held);
-        Poll::Ready(Ok(self.open(batch, held + len, to_wire)))
     }
 
-    fn finish(&mut self, to_wire: &mut Backlog) -> Result<(), RelayEnd> {
+    fn write(
+        &mut self,
+        cx: &mut Context<'_>,
+        wire: &mut TcpStream,
+        batch: &mut Batch,
+    ) -> Result<(), RelayEnd> {
+        match &mut self.tx {
+            Tx::Userspace(sealing) => sealing.write(cx, wire, batch),
+            Tx::Kernel(sending) => sending.write(cx, wire, batch),
+        }
+    }
+
+    fn poll_flush(
+        &mut self,
+        cx: &mut Context<'_>,
+        wire: &mut TcpStream,
+    ) -> Poll<Result<(), RelayEnd>> {
+        match &mut self.tx {
+            Tx::Userspace(sealing) => sealing.poll_flush(cx, wire),
+            Tx::Kernel(sending) => sending.poll_flush(cx, wire),
+        }
+    }
+
+    fn finish(&mut self) -> Result<(), RelayEnd> {
         self.finished = true;
-        self.push_record(
-            ContentType::Alert,
-            &[WARNING, Alert::CLOSE_NOTIFY.0],
-            to_wire,
-        )
-        .map_err(RelayEnd::BadRecord)
+        self.push_record(ContentType::Alert, &[WARNING, Alert::CLOSE_NOTIFY.0])
     }
 
-    fn give_up(&mut self, end: RelayEnd, to_wire: &mut Backlog) {
+    fn poll_shutdown(
+        &mut self,
+        cx: &mut Context<'_>,
+        wire: &mut TcpStream,
+    ) -> Poll<io::Result<()>> {
+        match &mut self.tx {
+            Tx::Userspace(sealing) => sealing.poll_shutdown(cx, wire),
+            Tx::Kernel(sending) => sending.poll_shutdown(cx, wire),
+        }
+    }
+
+    fn give_up(&mut self, cx: &mut Context<'_>, wire: &mut TcpStream, end: RelayEnd) {
         let alert = match end {
             RelayEnd::BadRecord(error) => error.alert(),
             RelayEnd::Stopped => Alert::ACCESS_DENIED,
+            RelayEnd::KeyUpdate | RelayEnd::KeyLimit => Alert::INTERNAL_ERROR,
+            // After a failed key nobody knows in which form the socket wants its bytes.
             _ => return,
         };
-        // Nothing may follow `close_notify`; and if even this cannot be sealed, the reset has to
-        // say it.
-        if !self.finished {
-            let _ = self.push_record(ContentType::Alert, &[FATAL, alert.0], to_wire);
+        // Nothing may follow `close_notify`; and if even this cannot be sent, the reset has to say
+        // it.
+        if self.finished {
+            return;
+        }
+        if let Rx::Kernel(_) = self.rx {
+            // A record that could not be opened leaves its error on the socket, for the next write.
+            let _ = SockRef::from(&*wire).take_error();
+        }
+        match &mut self.tx {
+            Tx::Userspace(sealing) => sealing.last_words(cx, wire, alert),
+            Tx::Kernel(sending) => sending.last_words(wire, alert),
+        }
+    }
+}
+
+impl<E: Events> TlsWire<'_, E> {
+    /// Opens the records in the first `filled` bytes of `batch` and holds what remains.
+    fn open(&mut self, wire: &TcpStream, batch: &mut Batch, filled: usize) -> Fetched {
+        let mut fetched = Fetched::default();
+        let mut at = 0;
+        while let Tail::Open = fetched.tail {
+            let Rx::Userspace(opening) = &mut self.rx else {
+                break;
+            };
+            let start = at;
+            let opened = match opening.open_next(batch, &mut at, filled) {
+                Ok(Some(opened)) => opened,
+                Ok(None) => break,
+                Err(error) => {
+                    fetched.tail = Tail::Failed(RelayEnd::BadRecord(error));
+                    break;
+                }
+            };
+            if let Opened::Data(data) = &opened {
+                fetched.plaintext += data.len();
+                batch.push(start + data.start..start + data.end);
+            }
+            fetched.tail = self.follow(&opened, wire);
+        }
+        if let (Rx::Userspace(opening), Tail::Open) = (&mut self.rx, fetched.tail) {
+            opening.hold(&batch.buffer()[at..filled]);
+        }
+        fetched
+    }
+}
+
+impl From<RecordError> for RelayEnd {
+    fn from(error: RecordError) -> Self {
+        Self::BadRecord(error)
+    }
+}
+
+impl From<SocketError> for RelayEnd {
+    fn from(error: SocketError) -> Self {
+        Self::KernelTls(error)
+    }
+}
+
+/// Does `work` when the socket is ready for it. Unlike tokio's own calls it takes a short read or
+/// write for nothing special: with the kernel's TLS it says nothing about what waits behind.
+fn poll_io<R>(
+    cx: &mut Context<'_>,
+    socket: &TcpStream,
+    interest: Interest,
+    mut work: impl FnMut() -> io::Result<R>,
+) -> Poll<io::Result<R>> {
+    loop {
+        ready!(if interest.is_readable() {
+            socket.poll_read_ready(cx)
+        } else {
+            socket.poll_write_ready(cx)
+        })?;
+        match socket.try_io(interest, &mut work) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            done => return Poll::Ready(done),
         }
     }
 }
@@ -217,7 +385,14 @@ fn next(
     secrets.map_err(|_| RecordError::Internal)
 }
 
+/// The first record under a new key is number zero (RFC 8446 section 5.3).
+fn traffic_key(secrets: &ConnectionTrafficSecrets) -> Result<TrafficKey, RelayEnd> {
+    Ok(TrafficKey::from_rustls(0, secrets)?)
+}
+
 const WARNING: u8 = 1;
 
-/// Room for a `KeyUpdate` or an alert.
-const CONTROL_RECORD_LEN: usize = KEY_UPDATE_MESSAGE.len() + OVERHEAD;
+/// An alert as the record that carries it.
+fn fatal(alert: Alert) -> [u8; 2] {
+    [FATAL, alert.0]
+}

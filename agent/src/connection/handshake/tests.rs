@@ -1,5 +1,6 @@
 use std::{future::pending, num::NonZeroUsize, sync::Arc, time::Instant as StdInstant};
 
+use socket2::SockRef;
 use tokio::net::TcpListener;
 use userspace_tls::{RelayEnd, Traffic, relay};
 
@@ -104,7 +105,7 @@ async fn a_connection_that_was_closed_already_is_not_even_begun() {
 struct Bed {
     web: Arc<MeshTls>,
     shaken: Option<Handshaken>,
-    wire: TcpStream,
+    wire: WireSocket,
     client: Option<(TcpStream, Session)>,
     sender: watch::Sender<Credential>,
     credential: watch::Receiver<Credential>,
@@ -138,7 +139,7 @@ impl Bed {
         Self {
             web,
             shaken: Some(shaken.unwrap()),
-            wire,
+            wire: wire.into(),
             client: Some((near, connected.unwrap().session)),
             sender,
             credential,
@@ -169,7 +170,7 @@ impl Bed {
         async move {
             let (_program, app) = tcp_pair().await;
             let never = StopSignal::<()>::default();
-            relay(app, wire, session, &Traffic::default(), &never).await
+            relay(app, wire.into(), session, &Traffic::default(), &never, &()).await
         }
     }
 }

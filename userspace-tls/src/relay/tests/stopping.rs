@@ -26,7 +26,7 @@ async fn a_relay_that_is_stopped_before_it_runs_moves_nothing() {
     peer.send(ContentType::Data, b"too late").await;
     let (traffic, stop) = (Traffic::default(), StopSignal::default());
     stop.stop(());
-    let end = relay(inner, near.stream, near.session, &traffic, &stop).await;
+    let end = relay(inner, near.stream, near.session, &traffic, &stop, &()).await;
     assert_eq!(end, RelayEnd::Stopped);
     assert_eq!(traffic.sent.load(Ordering::Relaxed), 0);
     assert_eq!(traffic.received.load(Ordering::Relaxed), 0);
@@ -69,13 +69,12 @@ async fn a_relay_in_full_flow_ends_on_both_sides_of_the_wire() {
     let signal = Arc::clone(&stop);
     let traffic = Arc::new(Traffic::default());
     let counted = Arc::clone(&traffic);
-    let near =
-        tokio::spawn(
-            async move { relay(near_app, near.stream, near.session, &counted, &signal).await },
-        );
+    let near = tokio::spawn(async move {
+        relay(near_app, near.stream, near.session, &counted, &signal, &()).await
+    });
     let far = tokio::spawn(async move {
         let (traffic, never) = (Traffic::default(), never());
-        relay(far_app, far.stream, far.session, &traffic, &never).await
+        relay(far_app, far.stream, far.session, &traffic, &never, &()).await
     });
     let flow = async |stream: TcpStream| {
         let (mut source, mut sink) = stream.into_split();
@@ -146,8 +145,9 @@ async fn plaintext_ends_with_a_reset_on_both_sides() {
     let (far, mut server) = tcp_pair(None).await;
     let stop = Arc::new(StopSignal::default());
     let signal = Arc::clone(&stop);
-    let relay =
-        tokio::spawn(async move { relay_plaintext(near, far, &Traffic::default(), &signal).await });
+    let relay = tokio::spawn(async move {
+        relay_plaintext(near, far.into(), &Traffic::default(), &signal).await
+    });
     client.write_all(b"x").await.unwrap();
     read(&mut server, 1).await;
     stop.stop(());
