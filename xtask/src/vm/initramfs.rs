@@ -1,87 +1,94 @@
 //! The guest's root file system: busybox, the kernel's modules, and programs of this machine with the
-//! libraries that they are linked with.
+//! libraries that they are linked with. No Rust target for static programs is to be had where Sealwire
+//! is built (`docs/src/decisions/0026-programs-in-the-guest.md`).
 
 use std::{
-    collections::HashSet,
-    fs::{self, Permissions},
-    os::unix::fs::{PermissionsExt as _, symlink},
+    collections::{BTreeMap, hash_map::DefaultHasher},
+    env,
+    fs::{self, File, Permissions},
+    hash::{Hash, Hasher as _},
+    io::Read as _,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
+use super::{Fetched, modules};
 use crate::process;
 
-/// A directory that becomes an archive.
+/// What will be in an archive, by its place in the guest.
+#[derive(Default)]
 pub(super) struct Initramfs {
-    root: PathBuf,
-    /// Host paths that are in it, at their own place.
-    there: HashSet<PathBuf>,
+    entries: BTreeMap<PathBuf, Entry>,
+    /// Whose modules are among them.
+    release: Option<String>,
+}
+
+#[derive(Hash)]
+enum Entry {
+    Text {
+        text: Vec<u8>,
+        mode: u32,
+    },
+    /// A file of this machine.
+    File(PathBuf),
+    /// The same, a program; it goes without its debugging information.
+    Program(PathBuf),
+    /// A module, packed or not.
+    Module(PathBuf),
 }
 
 impl Initramfs {
-    /// An empty one with Debian's merged `/usr`, in a directory that must not exist.
-    pub(super) fn new(root: PathBuf) -> Result<Self> {
-        let tree = Self {
-            root,
-            there: HashSet::new(),
-        };
-        for directory in DIRECTORIES {
-            tree.directory(Path::new(directory))?;
-        }
-        for (link, target) in MERGED {
-            symlink(target, tree.place(Path::new(link)))
-                .with_context(|| format!("linking {link}"))?;
-        }
-        Ok(tree)
+    pub(super) fn text(&mut self, guest: &str, text: impl Into<Vec<u8>>) {
+        self.add_text(guest, text.into(), 0o644);
     }
 
-    /// A file with this text.
-    pub(super) fn text(&self, guest: &str, text: &str) -> Result<()> {
-        let guest = Path::new(guest);
-        self.parent(guest)?;
-        fs::write(self.place(guest), text).with_context(|| format!("writing {}", guest.display()))
+    /// A text that can be executed.
+    pub(super) fn script(&mut self, guest: &str, text: impl Into<Vec<u8>>) {
+        self.add_text(guest, text.into(), 0o755);
     }
 
-    /// A script that can be executed.
-    pub(super) fn script(&self, guest: &str, text: &str) -> Result<()> {
-        self.text(guest, text)?;
-        fs::set_permissions(self.place(Path::new(guest)), Permissions::from_mode(0o755))
-            .with_context(|| format!("making {guest} executable"))
+    fn add_text(&mut self, guest: &str, text: Vec<u8>, mode: u32) {
+        self.entries
+            .insert(guest.into(), Entry::Text { text, mode });
     }
 
-    /// A file of this machine. A program comes without its debugging information, and with the
-    /// libraries that it needs at the places where it looks for them.
+    /// A file of this machine, or a directory with all that is in it. A program brings the libraries
+    /// that it needs, at the places where it looks for them.
     pub(super) fn file(&mut self, host: &Path, guest: &Path) -> Result<()> {
-        if host == guest && !self.there.insert(host.to_owned()) {
+        if host.is_dir() {
+            let inside =
+                fs::read_dir(host).with_context(|| format!("reading {}", host.display()))?;
+            for entry in inside {
+                let name = entry?.file_name();
+                self.file(&host.join(&name), &guest.join(&name))?;
+            }
             return Ok(());
         }
-        self.parent(guest)?;
-        let place = self.place(guest);
-        let _ = fs::remove_file(&place);
-        if !is_elf(host)? {
-            fs::copy(host, &place).with_context(|| format!("copying {}", host.display()))?;
+        if self.entries.contains_key(guest) {
             return Ok(());
         }
-        let strip = Command::new("strip")
-            .args(["--strip-debug", "-o"])
-            .args([&place, host])
-            .stderr(Stdio::null())
-            .status();
-        if !strip.is_ok_and(|status| status.success()) {
-            fs::copy(host, &place).with_context(|| format!("copying {}", host.display()))?;
-        }
-        for library in libraries(host) {
-            self.file(&library, &library)?;
+        let is_program = is_elf(host)?;
+        let entry = if is_program {
+            Entry::Program(host.to_owned())
+        } else {
+            Entry::File(host.to_owned())
+        };
+        self.entries.insert(guest.to_owned(), entry);
+        if is_program {
+            for library in libraries(host) {
+                self.file(&library, &library)?;
+            }
         }
         Ok(())
     }
 
     /// A program of this machine, if it is installed, at its own place.
-    pub(super) fn program(&mut self, name: &str) -> Result<bool> {
+    pub(super) fn program(&mut self, name: &str) -> Result<()> {
         let Some(path) = find_program(name) else {
-            return Ok(false);
+            return Ok(());
         };
         self.file(&path, &path)?;
         for (program, companion) in COMPANIONS {
@@ -90,82 +97,124 @@ impl Initramfs {
                 self.file(companion, companion)?;
             }
         }
-        Ok(true)
-    }
-
-    /// The modules, unpacked and numbered in the order in which they are loaded.
-    pub(super) fn modules(&self, files: &[PathBuf]) -> Result<()> {
-        for (index, file) in files.iter().enumerate() {
-            let name = file.file_name().unwrap_or_default().to_string_lossy();
-            let place = self.root.join(format!(
-                "modules/{index:03}-{}",
-                name.trim_end_matches(".xz")
-            ));
-            if !name.ends_with(".xz") {
-                fs::copy(file, &place).with_context(|| format!("copying {}", file.display()))?;
-                continue;
-            }
-            let unpacked =
-                fs::File::create(&place).with_context(|| format!("making {}", place.display()))?;
-            process::run(Command::new("xz").arg("-dc").arg(file).stdout(unpacked))?;
-        }
         Ok(())
     }
 
-    /// Writes the archive, and removes the directory.
-    pub(super) fn pack(self, archive: &Path) -> Result<()> {
+    /// Modules that a kernel has, and what they need, where modprobe(8) looks for them.
+    pub(super) fn modules(&mut self, kernel: &Fetched, wanted: &[&str]) -> Result<()> {
+        let place = Path::new("/lib/modules").join(&kernel.release);
+        let directory = kernel.modules();
+        for file in modules::with_dependencies(&directory, wanted)? {
+            let guest = place.join(file.with_extension("").with_extension("ko"));
+            self.entries
+                .insert(guest, Entry::Module(directory.join(file)));
+        }
+        for index in [
+            "modules.builtin",
+            "modules.builtin.modinfo",
+            "modules.order",
+        ] {
+            self.file(&directory.join(index), &place.join(index))?;
+        }
+        self.release = Some(kernel.release.clone());
+        Ok(())
+    }
+
+    /// Names what it holds: another name, other contents.
+    pub(super) fn key(&self) -> Result<String> {
+        let mut hasher = DefaultHasher::new();
+        for (guest, entry) in &self.entries {
+            (guest, entry).hash(&mut hasher);
+            if let Entry::File(host) | Entry::Program(host) | Entry::Module(host) = entry {
+                let its = fs::metadata(host)
+                    .with_context(|| format!("there is no {}", host.display()))?;
+                let changed = (its.mtime(), its.mtime_nsec(), its.ctime(), its.ctime_nsec());
+                (its.len(), its.mode(), its.ino(), changed).hash(&mut hasher);
+            }
+        }
+        self.release.hash(&mut hasher);
+        Ok(format!("{:016x}", hasher.finish()))
+    }
+
+    /// Writes the archive, by way of a directory `tree` that must not exist. Uncompressed, because the
+    /// guest would take longer to unpack it than this machine takes to read it.
+    pub(super) fn write(&self, tree: &Path, archive: &Path) -> Result<()> {
+        for directory in DIRECTORIES {
+            make_directory(&tree.join(directory))?;
+        }
+        for (link, target) in MERGED {
+            symlink(target, tree.join(link)).with_context(|| format!("linking {link}"))?;
+        }
+        for (guest, entry) in &self.entries {
+            let place = tree.join(guest.strip_prefix("/").unwrap_or(guest));
+            make_directory(place.parent().unwrap_or(tree))?;
+            entry
+                .write(&place)
+                .with_context(|| format!("putting {} into the guest", guest.display()))?;
+        }
+        if let Some(release) = &self.release {
+            process::run(Command::new("depmod").arg("-b").arg(tree).arg(release))?;
+        }
         let written =
-            fs::File::create(archive).with_context(|| format!("making {}", archive.display()))?;
+            File::create(archive).with_context(|| format!("making {}", archive.display()))?;
         process::run(
             Command::new("sh")
-                .current_dir(&self.root)
-                .args(["-c", "find . -print0 | cpio --null --quiet -o -H newc"])
+                .current_dir(tree)
+                .args(["-c", ARCHIVE])
                 .stdout(written),
         )
         .context("packing the guest's files")?;
-        fs::remove_dir_all(&self.root).with_context(|| format!("removing {}", self.root.display()))
+        fs::remove_dir_all(tree).with_context(|| format!("removing {}", tree.display()))
     }
+}
 
-    fn parent(&self, guest: &Path) -> Result<()> {
-        guest
-            .parent()
-            .map_or(Ok(()), |parent| self.directory(parent))
+impl Entry {
+    fn write(&self, place: &Path) -> Result<()> {
+        match self {
+            Self::Text { text, mode } => {
+                fs::write(place, text)?;
+                fs::set_permissions(place, Permissions::from_mode(*mode))?;
+            }
+            Self::Program(host) if stripped(host, place) => {}
+            Self::Module(host) if host.extension().is_some_and(|it| it == "xz") => {
+                let unpacked = File::create(place)?;
+                process::run(Command::new("xz").arg("-dc").arg(host).stdout(unpacked))?;
+            }
+            Self::File(host) | Self::Program(host) | Self::Module(host) => {
+                fs::copy(host, place)?;
+            }
+        }
+        Ok(())
     }
+}
 
-    fn directory(&self, guest: &Path) -> Result<()> {
-        fs::create_dir_all(self.place(guest)).with_context(|| format!("making {}", guest.display()))
-    }
+/// Not of every program, such as one that carries its contents behind it.
+fn stripped(host: &Path, place: &Path) -> bool {
+    Command::new("strip")
+        .args(["--strip-debug", "-o"])
+        .args([place, host])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
 
-    fn place(&self, guest: &Path) -> PathBuf {
-        self.root.join(guest.strip_prefix("/").unwrap_or(guest))
-    }
+fn make_directory(path: &Path) -> Result<()> {
+    fs::create_dir_all(path).with_context(|| format!("making {}", path.display()))
 }
 
 /// Where a program is, with the directories that only root has on its path.
-pub(super) fn find_program(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
+fn find_program(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
         .chain(["/usr/sbin".into(), "/sbin".into()])
         .map(|directory| directory.join(name))
         .find(|path| path.is_file())
-        .and_then(|path| path.canonicalize().ok().map(|real| (path, real)))
-        // busybox has its applets as links, and finds out by its name which it is.
-        .map(|(path, real)| {
-            if real.file_name() == path.file_name() {
-                real
-            } else {
-                path
-            }
-        })
 }
 
 fn is_elf(host: &Path) -> Result<bool> {
-    use std::io::Read as _;
     let mut magic = [0; 4];
-    let mut file = fs::File::open(host).with_context(|| format!("opening {}", host.display()))?;
-    if file.metadata().is_ok_and(|it| it.is_dir()) {
-        bail!("{} is a directory; name the files in it", host.display());
-    }
+    let mut file = File::open(host).with_context(|| format!("opening {}", host.display()))?;
     let read = file
         .read(&mut magic)
         .with_context(|| format!("reading {}", host.display()))?;
@@ -186,36 +235,41 @@ fn parse_ldd(output: &str) -> Vec<PathBuf> {
         .collect()
 }
 
+/// root's, whoever packs it.
+const ARCHIVE: &str = "find . -print0 | cpio --null --quiet --create --format newc --owner +0:+0";
+
 const DIRECTORIES: [&str; 15] = [
-    "/usr/bin",
-    "/usr/sbin",
-    "/usr/lib",
-    "/usr/lib64",
-    "/dev",
-    "/etc",
-    "/modules",
-    "/out",
-    "/proc",
-    "/root",
-    "/run",
-    "/sys",
-    "/tmp",
-    "/var/lib",
-    "/var/log",
+    "usr/bin",
+    "usr/sbin",
+    "usr/lib",
+    "usr/lib64",
+    "dev",
+    "etc",
+    "out",
+    "proc",
+    "root",
+    "run",
+    "run/netns",
+    "sys",
+    "tmp",
+    "var/lib",
+    "var/log",
 ];
 
+/// Debian's merged `/usr`.
 const MERGED: [(&str, &str); 5] = [
-    ("/bin", "usr/bin"),
-    ("/sbin", "usr/sbin"),
-    ("/lib", "usr/lib"),
-    ("/lib64", "usr/lib64"),
-    ("/var/run", "/run"),
+    ("bin", "usr/bin"),
+    ("sbin", "usr/sbin"),
+    ("lib", "usr/lib"),
+    ("lib64", "usr/lib64"),
+    ("var/run", "../run"),
 ];
 
-/// Files without which a program does not start.
-const COMPANIONS: [(&str, &str); 2] = [
+/// Files without which a program does not do all that it can.
+const COMPANIONS: [(&str, &str); 3] = [
     ("openssl", "/etc/ssl/openssl.cnf"),
     ("openssl", "/usr/lib/ssl/openssl.cnf"),
+    ("tc", "/usr/lib/tc"),
 ];
 
 #[cfg(test)]
@@ -236,5 +290,20 @@ mod tests {
             ]
         );
         assert!(parse_ldd("\tnot a dynamic executable\n").is_empty());
+    }
+
+    #[test]
+    fn other_contents_have_another_key() {
+        let key = |texts: &[(&str, &str)]| {
+            let mut files = Initramfs::default();
+            for (guest, text) in texts {
+                files.text(guest, *text);
+            }
+            files.key().unwrap()
+        };
+        let first = key(&[("/a", "1"), ("/b", "2")]);
+        assert_eq!(first, key(&[("/b", "2"), ("/a", "1")]));
+        assert_ne!(first, key(&[("/a", "1"), ("/b", "3")]));
+        assert_ne!(first, key(&[("/a", "1"), ("/c", "2")]));
     }
 }

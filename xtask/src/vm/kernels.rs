@@ -1,18 +1,11 @@
-//! Debian's cloud kernels: which there are, and how they get here.
+//! Which of Debian's cloud kernels the tests run on, and what they are called.
 
-use std::{
-    fmt, fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::fmt;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 
-use crate::{
-    packages,
-    process::{self, PlatformLacks},
-    workspace,
-};
+use super::apt::{self, Fetched};
+use crate::process::PlatformLacks;
 
 /// A series of releases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +27,7 @@ impl Line {
     }
 
     /// What the names of its releases begin with.
-    fn prefix(self) -> &'static str {
+    pub(super) fn prefix(self) -> &'static str {
         match self {
             Self::V6_1 => "6.1.0-",
             Self::V6_12 => "6.12.",
@@ -48,117 +41,131 @@ impl fmt::Display for Line {
     }
 }
 
-/// A release that the tests run on.
+/// Which of a line's two pinned releases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Pin {
-    line: Line,
-    /// As `uname -r` has it, less the flavour.
-    release: &'static str,
-    /// Of the package.
-    version: &'static str,
-    /// What makes it interesting.
-    why: &'static str,
+pub(crate) enum Age {
+    Newest,
+    /// From before faults were mended that the agent must know of.
+    Older,
 }
 
-/// The newest of each line, and one from before the faults that matter were mended
-/// (`docs/src/reference/vm.md`).
-const PINS: [Pin; 4] = [
+/// A release that the tests run on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pin {
+    line: Line,
+    age: Age,
+    /// As `uname -r` has it, less the flavour.
+    pub(super) release: &'static str,
+    /// The package's.
+    pub(super) version: &'static str,
+    /// What makes it interesting.
+    pub(super) why: &'static str,
+}
+
+/// The one table of what is tested on; `docs/src/reference/vm.md` says how to change it.
+pub(super) const PINS: [Pin; 4] = [
     Pin {
         line: Line::V6_1,
+        age: Age::Newest,
         release: "6.1.0-56",
         version: "6.1.192-2",
-        why: "newest",
+        why: "newest of Debian 12",
     },
     Pin {
         line: Line::V6_1,
+        age: Age::Older,
         release: "6.1.0-47",
         version: "6.1.170-3",
-        why: "loses bytes in splice, lets a TLS socket into a sockmap",
+        why: "splice loses bytes, a sockmap takes TLS sockets",
     },
     Pin {
         line: Line::V6_12,
+        age: Age::Newest,
         release: "6.12.117+deb12",
         version: "6.12.117-1~deb12u1",
-        why: "newest",
+        why: "newest of Debian 13, for 12",
     },
     Pin {
         line: Line::V6_12,
+        age: Age::Older,
         release: "6.12.100+deb12",
         version: "6.12.100-1~deb12u1",
-        why: "loses bytes in splice, lets a TLS socket into a sockmap",
+        why: "splice loses bytes, a sockmap takes TLS sockets",
     },
 ];
 
-/// A release, known by name alone.
+/// A kernel to be had, by name alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Kernel {
     release: String,
-    /// What to take where it is gone.
-    line: Option<Line>,
+    /// What may take its place where it is gone.
+    instead: Option<(Line, Age)>,
 }
 
 impl Kernel {
-    /// Takes `6.1`, `6.12`, or a release with or without its flavour.
+    /// Takes `6.1` or `6.12`, a release such as `6.1.0-47` with or without its flavour, or a version
+    /// such as `6.1.170`.
     pub(crate) fn named(name: &str) -> Result<Self> {
         if let Some(line) = Line::ALL.into_iter().find(|line| line.as_str() == name) {
-            return Ok(Self::newest(line));
+            return Ok(Self::pinned(line, Age::Newest));
         }
-        let release = name.strip_suffix(FLAVOUR).unwrap_or(name);
-        let known = Line::ALL
-            .into_iter()
-            .any(|line| release.starts_with(line.prefix()));
-        if !known {
-            bail!("no kernel is called `{name}`; say 6.1, 6.12, or a release of `--list`");
+        let short = name.strip_suffix(apt::FLAVOUR).unwrap_or(name);
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || ".+-~".contains(c);
+        if let Some(line) = line_of(short)
+            && short.chars().all(is_plain)
+        {
+            let is_release = short.starts_with(line.prefix()) && short.contains(['-', '+']);
+            let release = if is_release {
+                Some(short.to_owned())
+            } else {
+                release_of_version(line, short)?
+            };
+            if let Some(release) = release {
+                return Ok(Self {
+                    release,
+                    instead: None,
+                });
+            }
         }
-        Ok(Self {
-            release: release.to_owned(),
-            line: None,
-        })
+        bail!("no kernel is called `{name}`; say 6.1, 6.12, or one that --list shows")
     }
 
-    /// The newest of a line.
-    pub(crate) fn newest(line: Line) -> Self {
-        Self::pinned(line, |pin| pin.why == "newest")
-    }
-
-    /// The one of a line that has its old faults.
-    pub(crate) fn older(line: Line) -> Self {
-        Self::pinned(line, |pin| pin.why != "newest")
-    }
-
-    fn pinned(line: Line, which: impl Fn(&Pin) -> bool) -> Self {
-        let pin = PINS
-            .iter()
-            .find(|pin| pin.line == line && which(pin))
-            .map_or("", |pin| pin.release);
+    /// A pinned one.
+    pub(crate) fn pinned(line: Line, age: Age) -> Self {
+        let pin = PINS.iter().find(|pin| (pin.line, pin.age) == (line, age));
         Self {
-            release: pin.to_owned(),
-            line: Some(line),
+            release: pin.map_or("", |pin| pin.release).to_owned(),
+            instead: Some((line, age)),
         }
     }
 
     /// Downloads and unpacks it, unless it is here. A pinned release that is gone gives way, loudly,
-    /// to the newest of its line.
+    /// to the newest of its line, or to the oldest where it was an older one.
     pub(crate) fn fetch(&self) -> Result<Fetched> {
-        packages::ensure(&TOOLS)?;
-        let error = match fetch(&self.release) {
+        let pin = PINS.iter().find(|pin| pin.release == self.release);
+        let error = match apt::fetch(&self.release, pin.map(|pin| pin.version)) {
             Ok(fetched) => return Ok(fetched),
             Err(error) => error,
         };
-        let Some(line) = self.line else {
+        let Some((line, age)) = self.instead else {
             return Err(error);
         };
-        let Some(release) = available(line)?.pop() else {
+        let mut there = apt::available(line)?.into_iter();
+        let other = match age {
+            Age::Newest => there.next_back(),
+            Age::Older => there.next(),
+        };
+        let Some(other) = other else {
             return Err(PlatformLacks(format!(
                 "no kernel of the line {line} can be had: {error:#}"
             ))
             .into());
         };
         eprintln!(
-            "warning: {} can't be had ({error:#}); taking {release}",
-            self.release
+            "warning: {} can't be had, taking {} in its place: {error:#}",
+            self.release, other.release
         );
-        fetch(&release)
+        apt::fetch(&other.release, None)
     }
 }
 
@@ -168,163 +175,94 @@ impl fmt::Display for Kernel {
     }
 }
 
-/// A release that is unpacked here.
-#[derive(Debug)]
-pub(crate) struct Fetched {
-    /// As `uname -r` has it.
-    pub(crate) release: String,
-    directory: PathBuf,
+fn line_of(name: &str) -> Option<Line> {
+    Line::ALL.into_iter().find(|line| {
+        name.strip_prefix(line.as_str())
+            .is_some_and(|rest| rest.starts_with('.'))
+    })
 }
 
-impl Fetched {
-    pub(crate) fn image(&self) -> PathBuf {
-        self.directory
-            .join("boot")
-            .join(format!("vmlinuz-{}", self.release))
+/// `6.1.0-47` of `6.1.170`.
+fn release_of_version(line: Line, version: &str) -> Result<Option<String>> {
+    let is_it = |whole: &str| {
+        whole
+            .strip_prefix(version)
+            .is_some_and(|rest| rest.starts_with('-'))
+    };
+    if let Some(pin) = PINS.iter().find(|pin| is_it(pin.version)) {
+        return Ok(Some(pin.release.to_owned()));
     }
-
-    pub(crate) fn modules(&self) -> PathBuf {
-        self.directory.join("lib/modules").join(&self.release)
-    }
+    let mut there = apt::available(line)?.into_iter();
+    Ok(there
+        .find(|other| is_it(&other.version))
+        .map(|other| other.release))
 }
 
 /// Prints what can be had and what is here.
-pub(crate) fn list() -> Result<()> {
+pub(super) fn list() -> Result<()> {
     for line in Line::ALL {
-        for release in available(line)? {
-            let pin = PINS.iter().find(|pin| pin.release == release);
-            let here = if cache().join(&release).exists() {
-                "here"
-            } else {
-                ""
-            };
-            let why = pin.map_or(String::new(), |pin| {
-                format!("{} ({})", pin.version, pin.why)
-            });
-            println!("{release:<24} {here:<5} {why}");
+        for kernel in apt::available(line)? {
+            let pin = PINS.iter().find(|pin| pin.release == kernel.release);
+            let line = format!(
+                "{:<16} {:<20} {:<5} {}",
+                kernel.release,
+                kernel.version,
+                if apt::is_here(&kernel.release) {
+                    "here"
+                } else {
+                    ""
+                },
+                pin.map_or("", |pin| pin.why)
+            );
+            println!("{}", line.trim_end());
         }
     }
     Ok(())
 }
 
-/// The releases of a line that can be downloaded, oldest first.
-fn available(line: Line) -> Result<Vec<String>> {
-    let names = process::stdout_of(
-        Command::new("apt-cache").args(["pkgnames", &format!("{PACKAGE}{}", line.prefix())]),
-    )
-    .context("asking apt for kernels")?;
-    let mut releases: Vec<String> = names
-        .lines()
-        .filter_map(|name| name.strip_prefix(PACKAGE)?.strip_suffix(FLAVOUR))
-        .filter(|release| has_candidate(release))
-        .map(str::to_owned)
-        .collect();
-    releases.sort_by_key(|release| numbers(release));
-    Ok(releases)
-}
-
-/// apt knows names of packages that no source has any more.
-fn has_candidate(release: &str) -> bool {
-    let package = format!("{PACKAGE}{release}{FLAVOUR}");
-    process::stdout_of(Command::new("apt-cache").args(["policy", &package])).is_ok_and(|policy| {
-        policy.lines().any(|line| {
-            line.trim()
-                .strip_prefix("Candidate: ")
-                .is_some_and(|it| it != "(none)")
-        })
-    })
-}
-
-fn numbers(release: &str) -> Vec<u32> {
-    release
-        .split(|c: char| !c.is_ascii_digit())
-        .filter_map(|number| number.parse().ok())
-        .collect()
-}
-
-fn fetch(release: &str) -> Result<Fetched> {
-    let directory = cache().join(release);
-    let fetched = Fetched {
-        release: format!("{release}{FLAVOUR}"),
-        directory,
-    };
-    if !fetched.directory.exists() {
-        download(release, &fetched.directory)?;
-    }
-    if !fetched.image().exists() {
-        bail!(
-            "{} has no kernel; remove it and try again",
-            fetched.directory.display()
-        );
-    }
-    Ok(fetched)
-}
-
-/// Complete or not there: it is unpacked beside its place.
-fn download(release: &str, directory: &Path) -> Result<()> {
-    let package = format!("{PACKAGE}{release}{FLAVOUR}");
-    process::step(format!("downloading {package}"));
-    let unpacked = directory.with_extension("part");
-    let _ = fs::remove_dir_all(&unpacked);
-    fs::create_dir_all(&unpacked).with_context(|| format!("making {}", unpacked.display()))?;
-    let script = process::run(
-        process::quiet_stdout("sh")
-            .current_dir(&unpacked)
-            .args(["-euc", DOWNLOAD, "sh", &package]),
-    );
-    script.with_context(|| format!("getting {package}"))?;
-    fs::rename(&unpacked, directory).with_context(|| format!("making {}", directory.display()))
-}
-
-/// As root apt gives the download to a user that may not write here; it says so, and does it all the
-/// same.
-const DOWNLOAD: &str = r#"
-apt-get -qq download "$1" 2>/dev/null || { apt-get -qq update && apt-get -qq download "$1"; }
-dpkg-deb -x ./*.deb .
-rm ./*.deb
-depmod -b . "$(ls lib/modules)"
-"#;
-
-/// Git ignores it.
-fn cache() -> PathBuf {
-    workspace::target().join("vm/kernels")
-}
-
-const PACKAGE: &str = "linux-image-";
-const FLAVOUR: &str = "-cloud-amd64";
-
-/// The emulator, and what makes the root file system.
-const TOOLS: [&str; 6] = [
-    "qemu-system-x86",
-    "busybox-static",
-    "kmod",
-    "cpio",
-    "xz-utils",
-    "binutils",
-];
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_line_is_its_newest_release() {
-        let kernel = Kernel::named("6.1").unwrap();
-        assert_eq!(kernel, Kernel::newest(Line::V6_1));
-        assert!(kernel.release.starts_with("6.1.0-"));
-        assert_ne!(Kernel::older(Line::V6_1).release, kernel.release);
+    fn release(name: &str) -> String {
+        Kernel::named(name).unwrap().release
     }
 
     #[test]
-    fn a_release_may_have_its_flavour() {
+    fn a_line_is_its_newest_pin() {
+        let kernel = Kernel::named("6.1").unwrap();
+        assert_eq!(kernel, Kernel::pinned(Line::V6_1, Age::Newest));
+        assert_eq!(kernel.release, "6.1.0-56");
+        assert_eq!(release("6.12"), "6.12.117+deb12");
+    }
+
+    #[test]
+    fn a_release_may_have_its_flavour_and_nothing_may_take_its_place() {
         let plain = Kernel::named("6.12.100+deb12").unwrap();
         assert_eq!(Kernel::named("6.12.100+deb12-cloud-amd64").unwrap(), plain);
-        assert_eq!(plain.line, None);
+        assert_eq!(plain.instead, None);
+        assert_eq!(release("6.1.0-50"), "6.1.0-50");
+    }
+
+    #[test]
+    fn a_version_is_the_release_that_has_it() {
+        assert_eq!(release("6.1.170"), "6.1.0-47");
+        assert_eq!(release("6.12.100"), "6.12.100+deb12");
     }
 
     #[test]
     fn another_name_is_none() {
-        for name in ["", "6", "6.2", "5.10.0-1", "latest", "../6.1.0-47"] {
+        for name in [
+            "",
+            "6",
+            "6.2",
+            "6.1x",
+            "5.10.0-1",
+            "latest",
+            "../6.1.0-47",
+            "6.1.0-47/../..",
+            "6.1.0-47 -o x",
+        ] {
             assert!(Kernel::named(name).is_err(), "{name}");
         }
     }
@@ -332,9 +270,12 @@ mod tests {
     #[test]
     fn every_line_has_a_newest_and_an_older_pin() {
         for line in Line::ALL {
-            let pins = PINS.iter().filter(|pin| pin.line == line);
-            assert_eq!(pins.count(), 2);
-            assert!(numbers(&Kernel::older(line).release) < numbers(&Kernel::newest(line).release));
+            for age in [Age::Newest, Age::Older] {
+                let pins = PINS.iter().filter(|pin| (pin.line, pin.age) == (line, age));
+                assert_eq!(pins.count(), 1);
+            }
+            let number = |age| apt::numbers(&Kernel::pinned(line, age).release);
+            assert!(number(Age::Older) < number(Age::Newest));
         }
     }
 }

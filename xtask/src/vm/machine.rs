@@ -2,11 +2,9 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    fs,
     io::{self, BufRead as _, BufReader, Read, Write},
     path::{Path, PathBuf},
-    process::{self as std_process, Child, ChildStdout, Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
+    process::{Child, ChildStdout, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -14,21 +12,21 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, bail};
 
 use super::{
-    CPUS, Fetched, MEMORY_MIB, TIMEOUT_SECONDS, guest,
-    initramfs::{self, Initramfs},
-    kernel_log, modules,
+    CPUS, Fetched, MEMORY_MIB, TIMEOUT_SECONDS, guest, initramfs::Initramfs, kernel_log, modules,
+    run::Run,
 };
-use crate::{process, workspace};
 
 /// A machine that is to run a command.
 pub(crate) struct Machine<'k> {
     kernel: &'k Fetched,
+    /// MiB.
     memory: u32,
     cpus: u32,
     timeout: Duration,
     counts_instructions: bool,
+    kernel_arguments: Vec<String>,
     files: Vec<(PathBuf, PathBuf)>,
-    programs: Vec<String>,
+    programs: Vec<&'static str>,
     environment: Vec<(String, OsString)>,
     out: Option<PathBuf>,
 }
@@ -50,8 +48,9 @@ impl<'k> Machine<'k> {
             cpus: CPUS,
             timeout: Duration::from_secs(TIMEOUT_SECONDS),
             counts_instructions: false,
+            kernel_arguments: KERNEL_ARGUMENTS.map(str::to_owned).to_vec(),
             files: Vec::new(),
-            programs: PROGRAMS.map(str::to_owned).to_vec(),
+            programs: PROGRAMS.to_vec(),
             environment: Vec::new(),
             out: None,
         }
@@ -80,15 +79,21 @@ impl<'k> Machine<'k> {
         self.cpus(1)
     }
 
-    /// Puts a file there too; a program with its libraries.
+    /// Adds to the kernel's command line.
+    pub(crate) fn kernel_arguments(&mut self, arguments: &[String]) -> &mut Self {
+        self.kernel_arguments.extend_from_slice(arguments);
+        self
+    }
+
+    /// Puts a file there too; a program with its libraries, a directory with what is in it.
     pub(crate) fn file(&mut self, host: &Path, guest: &Path) -> &mut Self {
         self.files.push((host.to_owned(), guest.to_owned()));
         self
     }
 
     /// Puts a program of this machine there too, if it is installed.
-    pub(crate) fn program(&mut self, name: &str) -> &mut Self {
-        self.programs.push(name.to_owned());
+    pub(crate) fn program(&mut self, name: &'static str) -> &mut Self {
+        self.programs.push(name);
         self
     }
 
@@ -98,7 +103,8 @@ impl<'k> Machine<'k> {
         self
     }
 
-    /// Where the files go that the command leaves in `/out`.
+    /// Where the files go that the command leaves in `/out`, rather than to the folder of the kernel's
+    /// last run.
     pub(crate) fn out(&mut self, directory: &Path) -> &mut Self {
         self.out = Some(directory.to_owned());
         self
@@ -127,8 +133,8 @@ impl<'k> Machine<'k> {
         command: &[impl AsRef<OsStr>],
         take: impl FnOnce(ChildStdout) + Send,
     ) -> Result<Outcome> {
-        let run = Run::new()?;
-        self.pack(command, &run.path("initramfs"))?;
+        let run = Run::start(&self.kernel.release)?;
+        self.pack(command, &run)?;
         let mut child = self.start(&run)?;
         let pipes = child.stdout.take().zip(child.stderr.take());
         let (stdout, stderr) = pipes.context("qemu without standard output and error")?;
@@ -137,73 +143,67 @@ impl<'k> Machine<'k> {
             scope.spawn(|| copy(stderr, io::stderr()));
             self.wait(&mut child)
         });
-        let outcome = ended.and_then(|()| run.outcome());
-        if let (Ok(_), Some(out)) = (&outcome, &self.out) {
-            run.unpack(out)?;
-        }
-        outcome
+        let code = ended.and_then(|()| {
+            guest::exit_code(&run.read("status"))
+                .context("the machine went down before the command had ended")
+        });
+        run.keep_log();
+        let code =
+            code.map_err(|error| anyhow!("{error:#}\n{}", last_words(&run.read("console"))))?;
+        run.keep_out(self.out.as_deref())?;
+        Ok(Outcome {
+            code,
+            complaints: kernel_log::complaints(&run.read("log")),
+        })
     }
 
-    fn pack(&self, command: &[impl AsRef<OsStr>], archive: &Path) -> Result<()> {
-        let mut tree = Initramfs::new(archive.with_extension("tree"))?;
-        let busybox = initramfs::find_program("busybox").context("busybox is not installed")?;
-        tree.file(&busybox, Path::new("/usr/bin/busybox"))?;
-        tree.script("/init", guest::INIT)?;
+    fn pack(&self, command: &[impl AsRef<OsStr>], run: &Run) -> Result<()> {
+        let mut files = Initramfs::default();
+        files.program("busybox")?;
+        files.script("/init", guest::INIT);
         for (name, text) in guest::FILES {
-            tree.text(name, text)?;
+            files.text(name, text);
         }
-        let exports = self.environment.iter().map(|(name, value)| {
-            let value = value.to_string_lossy().replace('\'', r"'\''");
-            format!("export {name}='{value}'\n")
-        });
-        let line = exports.collect::<String>() + &guest::command_line(command);
-        tree.text("/command", &line)?;
-        tree.modules(&modules::in_order(
-            &self.kernel.modules(),
-            &modules::WANTED,
-        )?)?;
-        for name in &self.programs {
-            tree.program(name)?;
-        }
+        files.text(guest::MODULES, modules::WANTED.join("\n"));
+        files.modules(self.kernel, &modules::WANTED)?;
         for (host, guest) in &self.files {
-            tree.file(host, guest)?;
+            files.file(host, guest)?;
+        }
+        for name in &self.programs {
+            files.program(name)?;
         }
         if let Some(program) = command.first() {
-            let program = program.as_ref();
-            let path = Path::new(program);
-            if path.components().count() > 1 {
-                let host = path
-                    .canonicalize()
-                    .with_context(|| format!("there is no {}", path.display()))?;
-                // Where the command names it, from the guest's working directory or from its root.
-                tree.file(&host, &Path::new("/root").join(path))?;
-            } else {
-                tree.program(&program.to_string_lossy())?;
-            }
+            add_command(program.as_ref(), &mut files)?;
         }
-        tree.pack(archive)
+        let mut own = Initramfs::default();
+        own.text(
+            guest::COMMAND,
+            guest::command_script(&self.environment, command),
+        );
+        run.pack(&files, &own)
     }
 
     fn start(&self, run: &Run) -> Result<Child> {
-        let mut qemu = Command::new("qemu-system-x86_64");
-        qemu.args(["-nodefaults", "-no-reboot", "-display", "none"])
+        // Without it a machine would outlive us when we are killed.
+        let mut qemu = Command::new("setpriv");
+        qemu.args(["--pdeathsig", "KILL", "qemu-system-x86_64"])
+            .args(["-nodefaults", "-no-reboot", "-display", "none"])
             .args(["-m", &self.memory.to_string()])
-            .args(["-smp", &self.cpus.to_string()])
             .arg("-kernel")
             .arg(self.kernel.image())
             .arg("-initrd")
             .arg(run.path("initramfs"))
-            .args(["-append", KERNEL_ARGUMENTS])
+            .args(["-append", &self.kernel_arguments.join(" ")])
             .arg("-serial")
-            .arg(file("file:", &run.path("console")))
+            .arg(joined("file:", &run.path("console")))
             .args(["-device", "virtio-serial-pci"]);
         if self.counts_instructions {
             // String instructions of these two would be counted by the byte.
-            qemu.args(["-accel", "tcg,thread=single"])
-                .args(["-cpu", "max,-erms,-fsrm"])
+            qemu.args(["-accel", "tcg,thread=single", "-cpu", "max,-erms,-fsrm"])
                 .args(["-icount", "shift=0,sleep=off"]);
         } else {
-            qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max"]);
+            qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max"])
+                .args(["-smp", &self.cpus.to_string()]);
         }
         for port in guest::PORTS {
             let path = match port {
@@ -211,12 +211,10 @@ impl<'k> Machine<'k> {
                 "stderr" => "/dev/fd/2".into(),
                 port => run.path(port),
             };
-            let mut chardev = file(&format!("file,append=on,id={port},path="), &path);
-            qemu.arg("-chardev").arg(std::mem::take(&mut chardev));
-            qemu.args([
-                "-device",
-                &format!("virtserialport,chardev={port},name={port}"),
-            ]);
+            qemu.arg("-chardev")
+                .arg(joined(&format!("file,append=on,id={port},path="), &path))
+                .arg("-device")
+                .arg(format!("virtserialport,chardev={port},name={port}"));
         }
         // Pipes, as qemu opens them anew: of a file it would begin at the beginning.
         qemu.stdin(Stdio::null())
@@ -236,7 +234,7 @@ impl<'k> Machine<'k> {
                 bail!("qemu ended with {status}");
             }
             if Instant::now() > deadline {
-                let _ = child.kill();
+                let _ = child.kill(); // it may have ended
                 let _ = child.wait();
                 bail!(
                     "the machine was ended after {} s; --timeout allows more",
@@ -248,58 +246,26 @@ impl<'k> Machine<'k> {
     }
 }
 
-/// The files of one run, which go with it.
-struct Run(PathBuf);
-
-impl Run {
-    fn new() -> Result<Self> {
-        static RUNS: AtomicU32 = AtomicU32::new(0);
-        let number = RUNS.fetch_add(1, Ordering::Relaxed);
-        let directory = workspace::target().join(format!("vm/run-{}-{number}", std_process::id()));
-        fs::create_dir_all(&directory)
-            .with_context(|| format!("making {}", directory.display()))?;
-        Ok(Self(directory))
+/// The command's program goes where the command names it, from the guest's working directory or
+/// from its root. One that is not here may be in the guest by another way.
+fn add_command(program: &OsStr, files: &mut Initramfs) -> Result<()> {
+    let path = Path::new(program);
+    if path.components().count() == 1 {
+        return files.program(&program.to_string_lossy());
     }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.join(name)
+    if !path.is_file() {
+        return Ok(());
     }
-
-    fn read(&self, name: &str) -> String {
-        let bytes = fs::read(self.path(name)).unwrap_or_default();
-        String::from_utf8_lossy(&bytes).into_owned()
-    }
-
-    /// The status comes last: without it the guest did not get to its end.
-    fn outcome(&self) -> Result<Outcome> {
-        let console = self.read("console");
-        let code = self.read("status").trim().parse().map_err(|_| {
-            let lines: Vec<_> = console.lines().collect();
-            let tail = lines[lines.len().saturating_sub(CONSOLE_TAIL)..].join("\n");
-            anyhow!("the machine went down before the command had ended\n{tail}")
-        })?;
-        // What the console shows is part of the log, unless the log was not written any more.
-        let complaints = kernel_log::complaints(&self.read("log"));
-        Ok(Outcome { code, complaints })
-    }
-
-    fn unpack(&self, directory: &Path) -> Result<()> {
-        fs::create_dir_all(directory).with_context(|| format!("making {}", directory.display()))?;
-        process::run(
-            process::quiet_stdout("tar")
-                .args(["--extract", "--no-same-owner", "--file"])
-                .arg(self.path("out"))
-                .arg("--directory")
-                .arg(directory),
-        )
-        .context("unpacking what the command left in /out")
-    }
+    files.file(path, &Path::new(guest::HOME).join(path))
 }
 
-impl Drop for Run {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
+/// What the console says of why a machine did not come to its end.
+fn last_words(console: &str) -> String {
+    let complaints = kernel_log::complaints(console);
+    let lines: Vec<_> = console.lines().collect();
+    let tail = &lines[lines.len().saturating_sub(CONSOLE_TAIL)..];
+    let told = complaints.iter().map(|line| format!("kernel: {line}\n"));
+    told.collect::<String>() + "the end of its console:\n" + &tail.join("\n")
 }
 
 /// Copies what comes as it comes. A reader of ours that is gone is no reason to fail.
@@ -316,16 +282,26 @@ fn copy(mut from: impl Read, mut to: impl Write) {
     }
 }
 
-fn file(before: &str, path: &Path) -> OsString {
+fn joined(before: &str, path: &Path) -> OsString {
     let mut text = OsString::from(before);
     text.push(path);
     text
 }
 
-/// Errors on the console; the rest is read from the log. Emulation on a busy machine looks like a
-/// stall to watchdogs.
-const KERNEL_ARGUMENTS: &str = "console=ttyS0 loglevel=4 panic=-1 mitigations=off \
-     random.trust_cpu=on nowatchdog rcupdate.rcu_cpu_stall_suppress=1 hung_task_panic=0";
+/// Warnings on the console too, for a machine that does not come to its end. A panic ends the machine.
+/// Emulation on a busy computer looks like a stall to watchdogs. The tests of the kernel's own ciphers
+/// would test the emulator.
+const KERNEL_ARGUMENTS: [&str; 9] = [
+    "console=ttyS0",
+    "loglevel=5",
+    "log_buf_len=4M",
+    "panic=-1",
+    "mitigations=off",
+    "random.trust_cpu=on",
+    "nowatchdog",
+    "rcupdate.rcu_cpu_stall_suppress=1",
+    "cryptomgr.notests",
+];
 
 /// Always there, where this machine has them.
 const PROGRAMS: [&str; 6] = ["ip", "tc", "ss", "nft", "bpftool", "bash"];

@@ -4,12 +4,15 @@
 //! kernels have it, boot under software emulation in seconds, and come in versions with and without
 //! the faults that matter.
 
+mod apt;
 mod guest;
 mod initramfs;
 mod kernel_log;
 mod kernels;
 mod machine;
+mod matrix;
 mod modules;
+mod run;
 mod tests;
 
 use std::{
@@ -21,13 +24,13 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
-use kernels::{Fetched, Line};
+use apt::Fetched;
+use kernels::{Age, Line};
 
 pub(crate) use kernels::Kernel;
 pub(crate) use machine::{Machine, Outcome};
-pub(crate) use tests::matrix;
+pub(crate) use matrix::matrix;
 
-/// Reasonable for a command by hand; `--memory` says otherwise.
 const MEMORY_MIB: u32 = 2048;
 const CPUS: u32 = 2;
 const TIMEOUT_SECONDS: u64 = 600;
@@ -35,7 +38,7 @@ const TIMEOUT_SECONDS: u64 = 600;
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Options {
-    /// 6.1 or 6.12 for the newest of the line, or a release such as 6.1.0-47 (see --list)
+    /// 6.1 or 6.12 for the newest of the line, or a release or version such as 6.1.170 (see --list)
     #[arg(long, value_name = "VERSION", default_value = "6.12")]
     kernel: String,
 
@@ -44,11 +47,13 @@ pub(crate) struct Options {
     list: bool,
 
     /// Memory, MiB
-    #[arg(long, value_name = "MIB", default_value_t = MEMORY_MIB, value_parser = clap::value_parser!(u32).range(128..=16384))]
+    #[arg(long, value_name = "MIB", default_value_t = MEMORY_MIB,
+          value_parser = clap::value_parser!(u32).range(128..=16384))]
     memory: u32,
 
     /// Virtual CPUs
-    #[arg(long, value_name = "N", default_value_t = CPUS, value_parser = clap::value_parser!(u32).range(1..=16))]
+    #[arg(long, value_name = "N", default_value_t = CPUS,
+          value_parser = clap::value_parser!(u32).range(1..=16))]
     cpus: u32,
 
     /// The machine is ended after so long
@@ -56,24 +61,31 @@ pub(crate) struct Options {
     timeout: u64,
 
     /// One CPU whose clock counts instructions, a nanosecond each
-    #[arg(long)]
+    #[arg(long, conflicts_with = "cpus")]
     icount: bool,
+
+    /// Add to the kernel's command line, such as lockdown=integrity
+    #[arg(long = "append", value_name = "ARGUMENT")]
+    kernel_arguments: Vec<String>,
 
     /// Put a file there too, with the libraries that it needs; at the same path unless said
     #[arg(long = "file", value_name = "HOST[:GUEST]")]
     files: Vec<String>,
 
-    /// Where the files go that the command leaves in /out
+    /// Set a variable of the command's environment
+    #[arg(long = "env", value_name = "NAME=VALUE")]
+    environment: Vec<String>,
+
+    /// Where the files go that the command leaves in /out, rather than to target/vm/KERNEL/out
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 
-    /// Run these tests of the testbed there instead of a command
-    #[arg(long = "test", value_name = "NAME", conflicts_with = "command")]
-    tests: Vec<String>,
+    #[command(flatten)]
+    tests: tests::Choice,
 
-    /// The command, and what it takes
+    /// The command, and what it takes; with --test or --package what the tests take, such as a filter
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND",
-          required_unless_present_any = ["list", "tests"])]
+          required_unless_present_any = ["list", "tests", "package"])]
     command: Vec<OsString>,
 }
 
@@ -81,10 +93,12 @@ const EXAMPLES: &str = "\
 Examples:
   cargo xtask vm -- uname -r
   cargo xtask vm --kernel 6.1 -- sh -c 'cat /proc/sys/net/ipv4/tcp_available_ulp'
-  cargo xtask vm --kernel 6.1.0-47 --test leaks --test bytes_exact
+  cargo xtask vm --kernel 6.1.170 --test leaks --test bytes_exact
+  cargo xtask vm --test bytes_exact -- half_close
   cargo xtask vm --file target/release/sealwire-agent -- target/release/sealwire-agent --version
 
-The exit code is the command's. A warning of the kernel makes it 1.";
+The exit code is the command's. A warning of the kernel, or a machine that does not come to its end,
+makes it 1.";
 
 /// Runs the command; the exit code is its.
 pub(crate) fn run(options: &Options) -> Result<u8> {
@@ -93,32 +107,10 @@ pub(crate) fn run(options: &Options) -> Result<u8> {
         return Ok(0);
     }
     let kernel = Kernel::named(&options.kernel)?.fetch()?;
-    if !options.tests.is_empty() {
-        return tests::run_by_name(&kernel, &options.tests);
-    }
     let mut machine = Machine::new(&kernel);
-    machine
-        .memory(options.memory)
-        .cpus(options.cpus)
-        .timeout(Duration::from_secs(options.timeout));
-    if options.icount {
-        machine.count_instructions();
-    }
-    for file in &options.files {
-        let (host, guest) = file.split_once(':').unwrap_or((file, file));
-        let host = absolute(host)?;
-        let guest = if guest == file.as_str() {
-            host.clone()
-        } else {
-            PathBuf::from(guest)
-        };
-        if !guest.is_absolute() {
-            bail!("--file {file}: the path in the guest must begin with /");
-        }
-        machine.file(&host, &guest);
-    }
-    if let Some(out) = &options.out {
-        machine.out(out);
+    options.equip(&mut machine)?;
+    if options.tests.any() {
+        return tests::run(machine, &kernel, &options.tests, &options.command);
     }
     let Outcome { code, complaints } = machine.run(&options.command)?;
     if complaints.is_empty() {
@@ -127,11 +119,54 @@ pub(crate) fn run(options: &Options) -> Result<u8> {
     for line in complaints {
         eprintln!("kernel: {line}");
     }
-    bail!("the kernel complained; the command ended with {code}");
+    bail!(
+        "the kernel complained; the command ended with {code}; see {}",
+        run::kernel_log(&kernel.release).display()
+    );
+}
+
+impl Options {
+    fn equip(&self, machine: &mut Machine<'_>) -> Result<()> {
+        machine
+            .memory(self.memory)
+            .cpus(self.cpus)
+            .timeout(Duration::from_secs(self.timeout))
+            .kernel_arguments(&self.kernel_arguments);
+        if self.icount {
+            machine.count_instructions();
+        }
+        for file in &self.files {
+            let (host, guest) = match file.split_once(':') {
+                Some((host, guest)) => (absolute(host)?, PathBuf::from(guest)),
+                None => (absolute(file)?, absolute(file)?),
+            };
+            if !guest.is_absolute() {
+                bail!("--file {file}: the path in the guest must begin with /");
+            }
+            machine.file(&host, &guest);
+        }
+        for variable in &self.environment {
+            let (name, value) = variable
+                .split_once('=')
+                .filter(|(name, _)| is_identifier(name))
+                .with_context(|| format!("--env {variable}: it is not NAME=VALUE"))?;
+            machine.env(name, value);
+        }
+        if let Some(out) = &self.out {
+            machine.out(out);
+        }
+        Ok(())
+    }
 }
 
 fn absolute(path: &str) -> Result<PathBuf> {
     Path::new(path)
         .canonicalize()
         .with_context(|| format!("there is no {path}"))
+}
+
+/// What the shell takes as the name of a variable.
+fn is_identifier(name: &str) -> bool {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    name.chars().all(is_plain) && name.starts_with(|c: char| !c.is_ascii_digit())
 }

@@ -1,7 +1,7 @@
-//! A kernel's modules, with what each needs loaded before it.
+//! A kernel's modules, with what each needs.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap},
     fs,
     path::{Path, PathBuf},
 };
@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 
 /// What the tests take of a kernel, beside what it has built in. A name that a kernel does not know
 /// is one that it has no need of.
-pub(super) const WANTED: [&str; 26] = [
+pub(super) const WANTED: [&str; 27] = [
     // the machine
     "virtio_pci",
     "virtio_console",
@@ -25,6 +25,7 @@ pub(super) const WANTED: [&str; 26] = [
     "chacha20poly1305",
     "chacha_x86_64",
     "poly1305_x86_64",
+    "sha256_ssse3",
     // hosts and what is between them
     "veth",
     "bridge",
@@ -43,16 +44,15 @@ pub(super) const WANTED: [&str; 26] = [
     "tcp_bbr",
 ];
 
-/// The module files under `directory` (`lib/modules/RELEASE`) that `wanted` take, in the order in
-/// which they are loaded.
-pub(super) fn in_order(directory: &Path, wanted: &[&str]) -> Result<Vec<PathBuf>> {
+/// The module files under `directory` (`lib/modules/RELEASE`) that `wanted` take, relative to it.
+pub(super) fn with_dependencies(directory: &Path, wanted: &[&str]) -> Result<BTreeSet<PathBuf>> {
     let path = directory.join("modules.dep");
     let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-    let files = Dependencies::parse(&text).in_order(wanted);
-    Ok(files.into_iter().map(|file| directory.join(file)).collect())
+    let files = Dependencies::parse(&text).closure(wanted);
+    Ok(files.into_iter().map(PathBuf::from).collect())
 }
 
-/// `modules.dep` of depmod(8): each file with all that it needs, nearest first.
+/// `modules.dep` of depmod(8): each file with all that it needs, directly or not.
 struct Dependencies<'a> {
     files: HashMap<String, (&'a str, Vec<&'a str>)>,
 }
@@ -67,20 +67,12 @@ impl<'a> Dependencies<'a> {
         Self { files }
     }
 
-    fn in_order(&self, wanted: &[&str]) -> Vec<&'a str> {
-        let mut taken = HashSet::new();
-        let mut order = Vec::new();
-        for module in wanted {
-            let Some((file, needs)) = self.files.get(*module) else {
-                continue;
-            };
-            for file in needs.iter().rev().chain([file]) {
-                if taken.insert(*file) {
-                    order.push(*file);
-                }
-            }
-        }
-        order
+    fn closure(&self, wanted: &[&str]) -> BTreeSet<&'a str> {
+        wanted
+            .iter()
+            .filter_map(|module| self.files.get(*module))
+            .flat_map(|(file, needs)| needs.iter().chain([file]).copied())
+            .collect()
     }
 }
 
@@ -102,18 +94,33 @@ kernel/net/llc/llc.ko.xz:
 kernel/arch/x86/crypto/aesni-intel.ko: kernel/crypto/crypto_simd.ko kernel/crypto/cryptd.ko
 ";
 
+    fn closure(wanted: &[&str]) -> Vec<&'static str> {
+        Dependencies::parse(DEP)
+            .closure(wanted)
+            .into_iter()
+            .collect()
+    }
+
     #[test]
-    fn what_is_needed_comes_first_and_once() {
-        let order = Dependencies::parse(DEP).in_order(&["bridge", "stp", "aesni_intel"]);
+    fn a_module_brings_all_that_it_needs_once() {
         assert_eq!(
-            order,
+            closure(&["bridge", "stp"]),
             [
-                "kernel/net/llc/llc.ko.xz",
                 "kernel/net/802/stp.ko.xz",
                 "kernel/net/bridge/bridge.ko.xz",
+                "kernel/net/llc/llc.ko.xz",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_file_named_with_dashes_is_a_module_with_underscores() {
+        assert_eq!(
+            closure(&["aesni_intel"]),
+            [
+                "kernel/arch/x86/crypto/aesni-intel.ko",
                 "kernel/crypto/cryptd.ko",
                 "kernel/crypto/crypto_simd.ko",
-                "kernel/arch/x86/crypto/aesni-intel.ko",
             ]
         );
     }
@@ -121,7 +128,7 @@ kernel/arch/x86/crypto/aesni-intel.ko: kernel/crypto/crypto_simd.ko kernel/crypt
     #[test]
     fn a_module_that_is_built_in_is_left_out() {
         assert_eq!(
-            Dependencies::parse(DEP).in_order(&["virtio_console", "tls"]),
+            closure(&["virtio_console", "tls"]),
             ["kernel/net/tls/tls.ko"]
         );
     }

@@ -1,173 +1,137 @@
-//! The tests that run on other kernels than this machine's.
+//! Test programs on other kernels than this machine's.
 
 use std::{
-    collections::HashMap,
     env,
-    fmt::Write as _,
+    ffi::{OsStr, OsString},
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
     process::Stdio,
-    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
+use clap::Args;
 
-use super::{Fetched, Kernel, Line, Machine, Outcome};
+use super::{Fetched, Machine, Outcome, guest};
 use crate::{
-    packages,
-    process::{self, PlatformLacks},
-    release,
+    packages, process, release,
     skipped::{self, Log},
-    tally::Tally,
     test::{PROGRAMS, Report},
     workspace,
 };
 
-/// A test program.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Suite {
-    package: &'static str,
-    /// The name of its file in `tests/`.
-    name: &'static str,
-    /// Only the tests with one of these in their names; all where there is none.
-    filters: &'static [&'static str],
-    /// Whether the older release of a line runs it too, which emulation makes dear.
-    on_older: bool,
+/// Which tests to run, said by hand.
+#[derive(Args)]
+pub(super) struct Choice {
+    /// Run these tests there instead of a command, and count them; the names are those in tests/tests
+    #[arg(long = "test", value_name = "NAME")]
+    tests: Vec<String>,
+
+    /// The package that the tests are of, rather than the testbed; alone, all of its tests
+    #[arg(long, value_name = "PACKAGE")]
+    package: Option<String>,
 }
 
-/// Of the testbed's properties those that depend on the kernel, and of each as much as emulation can
-/// do in a minute.
-const SUITES: [Suite; 3] = [
-    Suite {
-        package: "testbed",
-        name: "bytes_exact",
-        filters: &[],
-        on_older: false,
-    },
-    Suite {
-        package: "testbed",
-        name: "leaks",
-        filters: &[],
-        on_older: true,
-    },
-    Suite {
-        package: "testbed",
-        name: "fail_closed",
-        filters: &[],
-        on_older: false,
-    },
-];
-
-/// Runs them on the newest and an older release of the lines that the tests pass on.
-pub(crate) fn matrix(log: &Log) -> Result<Report> {
-    let mut report = Report::default();
-    for line in MATRIX {
-        for (kernel, is_older) in [(Kernel::newest(line), false), (Kernel::older(line), true)] {
-            let suites: Vec<_> = SUITES
-                .into_iter()
-                .filter(|suite| suite.on_older || !is_older)
-                .collect();
-            match kernel.fetch() {
-                Ok(fetched) => report += run_on(&fetched, &suites, log)?,
-                Err(error) if error.is::<PlatformLacks>() => {
-                    log.note(format!("every test on Linux {line}"), format!("{error:#}"))?;
-                    report.tally += Tally::skipped(1);
-                }
-                Err(error) => {
-                    report += Report::failed(format!("Linux {line}: {error:#}"));
-                }
-            }
-        }
+impl Choice {
+    pub(super) fn any(&self) -> bool {
+        !self.tests.is_empty() || self.package.is_some()
     }
-    Ok(report)
 }
 
-/// 6.1 joins when the guard of devices is tested there.
-const MATRIX: [Line; 1] = [Line::V6_12];
-
-/// Runs tests of the testbed by the names of their files.
-pub(super) fn run_by_name(kernel: &Fetched, names: &[String]) -> Result<u8> {
+/// Runs tests by the names of their files; all of them get the same arguments.
+pub(super) fn run(
+    machine: Machine<'_>,
+    kernel: &Fetched,
+    choice: &Choice,
+    arguments: &[OsString],
+) -> Result<u8> {
     let log = Log::open()?;
-    if let Err(error) = packages::ensure(&PROGRAMS) {
-        eprintln!("warning: {error:#}");
+    let package = choice.package.as_deref().unwrap_or(TESTBED);
+    if package == TESTBED {
+        prepare()?;
     }
-    release::build(&[])?;
-    let suites = names
-        .iter()
-        .map(|name| {
-            let suite = SUITES.iter().find(|suite| suite.name == name.as_str());
-            suite.copied().with_context(|| {
-                let known: Vec<_> = SUITES.iter().map(|suite| suite.name).collect();
-                format!(
-                    "no test `{name}` runs there; there are {}",
-                    known.join(", ")
-                )
-            })
-        })
-        .collect::<Result<Vec<_>>>()?;
-    let report = run_on(kernel, &suites, &log)?;
+    let tests: Vec<_> = choice.tests.iter().map(String::as_str).collect();
+    let runs = build(package, &tests)?.into_iter().map(|program| TestRun {
+        program: program.path,
+        arguments: arguments.to_vec(),
+    });
+    let report = run_on(machine, kernel, &runs.collect::<Vec<_>>(), &log)?;
     println!("{}", report.tally);
     if report.tally.failed > 0 {
-        bail!("{} tests failed", report.tally.failed);
+        bail!("failed: {}", report.failures.join(", "));
     }
     Ok(0)
 }
 
-/// Runs test programs on a kernel, and counts what they say.
-fn run_on(kernel: &Fetched, suites: &[Suite], log: &Log) -> Result<Report> {
+/// What the testbed's tests run besides themselves.
+pub(super) fn prepare() -> Result<()> {
+    if let Err(error) = packages::ensure(&PROGRAMS) {
+        // Each test that misses its program skips itself, by name.
+        eprintln!("warning: {error:#}");
+    }
+    release::build(&[])
+}
+
+/// A test program, and what it is called with.
+pub(super) struct TestRun {
+    pub(super) program: PathBuf,
+    pub(super) arguments: Vec<OsString>,
+}
+
+/// Runs test programs in a machine, and counts what they say.
+pub(super) fn run_on(
+    mut machine: Machine<'_>,
+    kernel: &Fetched,
+    runs: &[TestRun],
+    log: &Log,
+) -> Result<Report> {
     process::step(format!("tests on Linux {}", kernel.release));
-    let programs = build(suites)?;
-    let mut machine = Machine::new(kernel);
-    machine.memory(MEMORY_MIB).timeout(TIMEOUT);
-    for program in ["sealwire-agent", "sealwire", "sealwire-coordinator"] {
-        let path = release::binary(program);
-        machine.file(&path, &path);
+    for binary in BINARIES.map(release::binary) {
+        if binary.exists() {
+            machine.file(&binary, &binary);
+        }
+    }
+    // Where the testbed looks for it.
+    let peer = workspace::target().join("debug/peer");
+    if peer.exists() {
+        machine.file(&peer, &peer);
     }
     for program in GUEST_PROGRAMS {
         machine.program(program);
     }
-    let mut script = String::from("worst=0\n");
-    for suite in suites {
-        let program = programs
-            .get(suite.name)
-            .with_context(|| format!("cargo did not build the test {}", suite.name))?;
-        machine.file(program, program);
-        let _ = writeln!(
-            script,
-            "{} --test-threads 1 {} || worst=1",
-            program.display(),
-            suite.filters.join(" ")
-        );
-    }
-    script += "cp /tmp/skipped.log /out/ 2>/dev/null\nexit $worst\n";
-    let peer = workspace::target().join("debug/peer");
-    let out = workspace::target().join(format!("vm/out-{}", kernel.release));
     machine
-        .file(&peer, &peer)
         .env("SEALWIRE_BIN_DIR", release::directory())
-        .env(skipped::VARIABLE, "/tmp/skipped.log")
-        .out(&out);
-    for variable in ["RUST_BACKTRACE"] {
-        if let Some(value) = env::var_os(variable) {
-            machine.env(variable, value);
-        }
+        .env("RUST_TEST_THREADS", "1")
+        .env(skipped::VARIABLE, SKIP_LOG);
+    if let Some(value) = env::var_os("RUST_BACKTRACE") {
+        machine.env("RUST_BACKTRACE", value);
+    }
+    for TestRun { program, .. } in runs {
+        machine.file(program, program);
     }
     let mut report = Report::default();
-    let outcome = machine.run_lines(&["sh", "-c", &script], |line| {
-        println!("{line}");
-        report.line(line);
-    });
-    let in_kernel = |name: &str| format!("Linux {}: {name}", kernel.release);
+    let mut skipped = Vec::new();
+    let outcome = machine.run_lines(
+        &[OsStr::new("sh"), OsStr::new("-c"), &script(runs)],
+        |line| {
+            if let Some(line) = line.strip_prefix(SKIP_MARK) {
+                skipped.push(line.to_owned());
+            } else {
+                println!("{line}");
+                report.line(line);
+            }
+        },
+    );
+    let in_kernel = |what: &str| format!("Linux {}: {what}", kernel.release);
     for name in &mut report.failures {
         *name = in_kernel(name);
     }
-    let skipped = std::fs::read_to_string(out.join("skipped.log")).unwrap_or_default();
-    for line in skipped.lines() {
-        let line = line.strip_prefix("SKIPPED ").unwrap_or(line);
-        let (what, why) = line.split_once(": ").unwrap_or((line, ""));
+    report.tally = report.tally.with_self_skipped(skipped.len());
+    for line in skipped {
+        let (what, why) = line
+            .split_once(": ")
+            .unwrap_or((&line, "it does not say why"));
         log.note(in_kernel(what), why)?;
     }
-    report.tally = report.tally.with_self_skipped(skipped.lines().count());
     match outcome {
         Ok(Outcome { code, complaints }) => {
             for line in &complaints {
@@ -184,12 +148,34 @@ fn run_on(kernel: &Fetched, suites: &[Suite], log: &Log) -> Result<Report> {
     Ok(report)
 }
 
-/// Builds test programs, and tells where each is.
-fn build(suites: &[Suite]) -> Result<HashMap<String, PathBuf>> {
+/// One program after the other, whatever becomes of those before it; then what skipped itself.
+fn script(runs: &[TestRun]) -> OsString {
+    let mut script = OsString::from("worst=0\n");
+    for TestRun { program, arguments } in runs {
+        let words = std::iter::once(program.as_os_str()).chain(arguments.iter().map(|it| &**it));
+        script.push(guest::line_of(words));
+        script.push(" || worst=1\n");
+    }
+    script.push(format!(
+        "sed 's/^SKIPPED /{SKIP_MARK}/' {SKIP_LOG} 2>/dev/null\nexit $worst\n"
+    ));
+    script
+}
+
+/// A test program that is built.
+pub(super) struct TestProgram {
+    /// The name of its file without the extension.
+    pub(super) name: String,
+    pub(super) path: PathBuf,
+}
+
+/// Builds a package's tests of these names, or all of them.
+pub(super) fn build(package: &str, tests: &[&str]) -> Result<Vec<TestProgram>> {
+    packages::ensure_to_build()?;
     let mut cargo = workspace::cargo();
-    cargo.args(["test", "--no-run"]);
-    for suite in suites {
-        cargo.args(["--package", suite.package, "--test", suite.name]);
+    cargo.args(["test", "--no-run", "--package", package]);
+    for test in tests {
+        cargo.args(["--test", test]);
     }
     let mut child = cargo
         .stdin(Stdio::null())
@@ -199,20 +185,21 @@ fn build(suites: &[Suite]) -> Result<HashMap<String, PathBuf>> {
     let stderr = child
         .stderr
         .take()
-        .context("cargo without standard error")?;
-    let mut programs = HashMap::new();
+        .context("cargo test without standard error")?;
+    let mut programs = Vec::new();
     for line in BufReader::new(stderr).lines() {
-        let line = line.context("reading what cargo prints")?;
+        let line = line.context("reading what cargo test prints")?;
         match executable(&line) {
-            Some((name, path)) => {
-                programs.insert(name.to_owned(), workspace::root().join(path));
-            }
+            Some((name, path)) => programs.push(TestProgram {
+                name: name.to_owned(),
+                path: workspace::root().join(path),
+            }),
             None => eprintln!("{line}"),
         }
     }
-    let status = child.wait().context("waiting for cargo")?;
+    let status = child.wait().context("waiting for cargo test")?;
     if !status.success() {
-        bail!("building the tests ended with {status}");
+        bail!("building the tests of {package} ended with {status}");
     }
     Ok(programs)
 }
@@ -224,12 +211,18 @@ fn executable(line: &str) -> Option<(&str, &Path)> {
     Some((name, Path::new(path.strip_suffix(')')?)))
 }
 
+pub(super) const TESTBED: &str = "testbed";
+
+/// What is tested.
+const BINARIES: [&str; 3] = ["sealwire-agent", "sealwire", "sealwire-coordinator"];
+
 /// Unmodified programs that the tests run, where this machine has them.
-const GUEST_PROGRAMS: [&str; 2] = ["curl", "openssl"];
+const GUEST_PROGRAMS: [&str; 4] = ["curl", "openssl", "setpriv", "unshare"];
 
-const MEMORY_MIB: u32 = 3072;
+const SKIP_LOG: &str = "/tmp/skipped.log";
 
-const TIMEOUT: Duration = Duration::from_mins(20);
+/// Begins the lines with which the skip log comes out.
+const SKIP_MARK: &str = "SKIPPED-IN-THE-GUEST ";
 
 #[cfg(test)]
 mod unit {
@@ -241,6 +234,27 @@ mod unit {
             executable("  Executable tests/leaks.rs (target/debug/deps/leaks-0f1e)"),
             Some(("leaks", Path::new("target/debug/deps/leaks-0f1e")))
         );
+        assert_eq!(
+            executable("  Executable unittests src/lib.rs (target/debug/deps/kernel_tls-7a)"),
+            Some(("lib", Path::new("target/debug/deps/kernel_tls-7a")))
+        );
         assert_eq!(executable("   Compiling testbed v0.1.0"), None);
+    }
+
+    #[test]
+    fn every_program_runs_and_the_worst_counts() {
+        let run = |program: &str, arguments: &[&str]| TestRun {
+            program: program.into(),
+            arguments: arguments.iter().map(OsString::from).collect(),
+        };
+        let script = script(&[run("/t/leaks", &["a b", "--exact"]), run("/t/bytes", &[])]);
+        assert_eq!(
+            script.to_str().unwrap(),
+            "worst=0\n\
+             '/t/leaks' 'a b' '--exact' || worst=1\n\
+             '/t/bytes' || worst=1\n\
+             sed 's/^SKIPPED /SKIPPED-IN-THE-GUEST /' /tmp/skipped.log 2>/dev/null\n\
+             exit $worst\n"
+        );
     }
 }
