@@ -116,6 +116,7 @@ fn a_skeleton_names_what_to_fill_in_and_the_check_refuses_it_by_the_same_paths()
                 "ReferenceValues.snp[0].MinimumTCB.SNPVersion",
                 "ReferenceValues.snp[0].MinimumTCB.MicrocodeVersion",
                 "ReferenceValues.snp[0].MinimumTCB.FMCVersion",
+                "SeedshareOwnerPubKeys[0]",
             ],
         ),
         (
@@ -128,6 +129,7 @@ fn a_skeleton_names_what_to_fill_in_and_the_check_refuses_it_by_the_same_paths()
                 "ReferenceValues.tdx[0].Rtmrs[2]",
                 "ReferenceValues.tdx[0].Rtmrs[3]",
                 "ReferenceValues.tdx[0].Xfam",
+                "SeedshareOwnerPubKeys[0]",
             ],
         ),
     ] {
@@ -145,7 +147,7 @@ fn a_skeleton_names_what_to_fill_in_and_the_check_refuses_it_by_the_same_paths()
         let check = bed.sealwire("manifest check manifest.json");
         assert_eq!(check.code, 2, "{check:?}");
         let expected = format!(
-            "error: manifest.json is not a valid manifest, 6 errors:\n  {}\n",
+            "error: manifest.json is not a valid manifest, 7 errors:\n  {}\n",
             paths
                 .map(|path| format!("{path}: field cannot be empty"))
                 .join("\n  ")
@@ -158,7 +160,7 @@ fn a_skeleton_names_what_to_fill_in_and_the_check_refuses_it_by_the_same_paths()
 #[test]
 fn without_a_file_the_manifest_goes_to_standard_output_and_the_rest_elsewhere() {
     let bed = Bed::with_keys();
-    let new = bed.new_simulated("");
+    let new = bed.new_simulated("--seedshare-owner-key carol.pub.pem");
     assert_eq!(new.code, 0, "{new:?}");
     assert_eq!(new.stderr, "next: sealwire manifest check -\n");
     std::fs::write(bed.path("manifest.json"), &new.stdout).unwrap();
@@ -170,10 +172,34 @@ fn without_a_file_the_manifest_goes_to_standard_output_and_the_rest_elsewhere() 
     );
 }
 
+/// As a Coordinator would refuse it.
+#[test]
+fn a_manifest_that_nobody_could_recover_is_not_valid() {
+    let bed = Bed::with_keys();
+    let run = bed.new_simulated("--workload-owner-key alice.pub.pem -o manifest.json");
+    assert_eq!(run.code, 0, "{run:?}");
+    assert!(run.stdout.contains("SeedshareOwnerPubKeys[0]"), "{run:?}");
+    let check = bed.sealwire("manifest check manifest.json");
+    assert_eq!(check.code, 2, "{check:?}");
+    assert!(
+        check.stderr.contains("SeedshareOwnerPubKeys[0]"),
+        "{check:?}"
+    );
+
+    let text = std::fs::read_to_string(bed.path("manifest.json")).unwrap();
+    let mut manifest: serde_json::Value = serde_json::from_str(&text).unwrap();
+    manifest["SeedshareOwnerPubKeys"] = serde_json::json!([]);
+    std::fs::write(bed.path("manifest.json"), manifest.to_string()).unwrap();
+    let check = bed.sealwire("manifest check manifest.json");
+    assert_eq!(check.code, 2, "{check:?}");
+    let want = "SeedshareOwnerPubKeys: got a list of 0, want 1 to 16 keys";
+    assert!(check.stderr.contains(want), "{check:?}");
+}
+
 #[test]
 fn what_is_valid_and_may_not_be_meant_is_noted() {
     let bed = Bed::with_keys();
-    bed.new_simulated("-o manifest.json");
+    bed.new_simulated("--seedshare-owner-key carol.pub.pem -o manifest.json");
     let check = bed.sealwire("manifest check manifest.json").stdout;
     assert!(
         check.contains("updates: never, there are no owners\n"),
@@ -181,10 +207,6 @@ fn what_is_valid_and_may_not_be_meant_is_noted() {
     );
     assert!(
         check.contains("note: once set, this manifest can never be changed\n"),
-        "{check}"
-    );
-    assert!(
-        check.contains("recovery: from a live Coordinator alone\n"),
         "{check}"
     );
 
@@ -347,7 +369,9 @@ fn what_cannot_be_read_failed_and_what_is_no_manifest_is_wrong() {
 #[test]
 fn the_difference_is_told_in_words_and_in_json() {
     let bed = Bed::with_keys();
-    bed.new_simulated("--workload-owner-key alice.pub.pem -o old.json");
+    bed.new_simulated(
+        "--workload-owner-key alice.pub.pem --seedshare-owner-key carol.pub.pem -o old.json",
+    );
     let old = std::fs::read_to_string(bed.path("old.json")).unwrap();
     let new = old
         .replace("\"24h\"", "\"1h\"")
@@ -385,7 +409,7 @@ fn the_difference_is_told_in_words_and_in_json() {
 #[test]
 fn no_difference_is_told_from_none_in_meaning() {
     let bed = Bed::with_keys();
-    bed.new_simulated("-o old.json");
+    bed.new_simulated("--seedshare-owner-key carol.pub.pem -o old.json");
     let old = std::fs::read_to_string(bed.path("old.json")).unwrap();
     std::fs::write(bed.path("new.json"), old.replace("  ", " ")).unwrap();
     let run = bed.sealwire("manifest diff old.json new.json");

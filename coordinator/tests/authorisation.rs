@@ -434,7 +434,7 @@ async fn a_history_that_the_configured_owners_began_is_recovered() {
 }
 
 #[tokio::test]
-async fn a_manifest_without_share_owners_can_not_be_recovered_and_is_not_set() {
+async fn a_manifest_without_share_owners_can_not_be_recovered_and_is_not_valid() {
     let bed = Bed::new();
     let running = bed.start().await;
     let manifest: ManifestBuilder = bed

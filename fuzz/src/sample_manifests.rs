@@ -36,7 +36,8 @@ pub fn simulated(platform_key: Digest) -> Value {
         "ReferenceValues": { "simulated": [{
             "TrustedMeasurement": hex::encode(MEASUREMENT),
             "PlatformKeys": [platform_key.to_string()]
-        }] }
+        }] },
+        "SeedshareOwnerPubKeys": [hex::encode(RsaOwner::new().public)]
     })
 }
 

@@ -24,18 +24,24 @@ pub(crate) fn workload_owners(root: &Object<'_>, errors: &Collector) -> Owners<D
 }
 
 pub(crate) fn seedshare_owners(root: &Object<'_>, errors: &Collector) -> Owners<Vec<u8>> {
-    let listed = root.optional("SeedshareOwnerPubKeys");
-    let quorum = quorum(root, "SeedshareQuorum", listed.as_ref(), errors);
-    let keys = listed.and_then(|cursor| match cursor.json() {
-        Json::List(keys) if keys.len() > MAX_SEEDSHARE_OWNERS => {
-            cursor.reject(format_args!("at most {MAX_SEEDSHARE_OWNERS} keys"));
-            None
+    // Without any, the seed is lost with the last Coordinator, and with it the deployment.
+    let fits = |keys: &[Json]| (1..=MAX_SEEDSHARE_OWNERS).contains(&keys.len());
+    let listed = root.required("SeedshareOwnerPubKeys").filter(|cursor| {
+        let fits = !matches!(cursor.json(), Json::List(keys) if !fits(keys));
+        if !fits {
+            cursor.reject(format_args!("1 to {MAX_SEEDSHARE_OWNERS} keys"));
         }
-        _ => cursor.distinct(seedshare_owner),
+        fits
     });
+    let Some(listed) = listed else {
+        return Owners {
+            keys: Vec::new(),
+            quorum: 0,
+        };
+    };
     Owners {
-        keys: keys.unwrap_or_default(),
-        quorum,
+        quorum: quorum(root, "SeedshareQuorum", Some(&listed), errors),
+        keys: listed.distinct(seedshare_owner).unwrap_or_default(),
     }
 }
 

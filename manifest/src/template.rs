@@ -116,8 +116,13 @@ pub fn template(template: &Template) -> String {
         }]),
         workload_owner_key_digests: workload_owners.iter().map(Digest::to_string).collect(),
         update_quorum: update_quorum.unwrap_or_else(|| majority(workload_owners.len())),
-        seedshare_owner_pub_keys: seedshare_owners.iter().map(hex::encode).collect(),
-        seedshare_quorum: seedshare_quorum.unwrap_or_else(|| majority(seedshare_owners.len())),
+        seedshare_owner_pub_keys: if seedshare_owners.is_empty() {
+            vec![fill_in(SEEDSHARE_OWNER)]
+        } else {
+            seedshare_owners.iter().map(hex::encode).collect()
+        },
+        seedshare_quorum: seedshare_quorum
+            .unwrap_or_else(|| majority(seedshare_owners.len().max(1))),
         rotation: RotationTemplate {
             mode: "graceful",
             deadline_seconds: 300,
@@ -138,6 +143,9 @@ fn majority(owners: usize) -> usize {
 fn fill_in(what: &str) -> String {
     format!("{PLACEHOLDER}: {what}")
 }
+
+const SEEDSHARE_OWNER: &str =
+    "the RSA public key of who keeps a share of the seed, PKCS#1 DER in hexadecimal digits";
 
 fn measurement_or(measurement: Option<&[u8; 48]>, what: &str) -> String {
     measurement.map_or_else(

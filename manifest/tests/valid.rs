@@ -226,8 +226,7 @@ fn what_is_left_out_has_a_default() {
     assert_eq!(coordinator.allowed_peers, AllowedPeers::Any);
     assert_eq!(manifest.workload_owners(), []);
     assert_eq!(manifest.update_quorum(), 0);
-    assert_eq!(manifest.seedshare_owners(), [] as [Vec<u8>; 0]);
-    assert_eq!(manifest.seedshare_quorum(), 0);
+    assert_eq!(manifest.seedshare_quorum(), 1);
     let expected = Rotation {
         mode: RotationMode::Graceful,
         deadline: Duration::from_mins(5),
@@ -357,9 +356,10 @@ fn a_manifest_of_contrast_is_accepted() {
     "tdx": null
   },
   "WorkloadOwnerKeyDigests": null,
-  "SeedshareOwnerPubKeys": []
+  "SeedshareOwnerPubKeys": ["RSA"]
 }
 "#;
+    let text = text.replace("RSA", &common::RSA[0]);
     let manifest = Manifest::parse(text.as_bytes()).unwrap();
     assert_eq!(manifest.policies().len(), 3);
     assert_eq!(manifest.update_quorum(), 0);

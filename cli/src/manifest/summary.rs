@@ -22,16 +22,12 @@ pub(super) fn summary(manifest: &Manifest) -> Result<String, fmt::Error> {
         (0, _) => writeln!(text, "updates: never, there are no owners")?,
         (quorum, owners) => writeln!(text, "updates: {quorum} of {owners} owners must sign")?,
     }
-    match (
-        manifest.seedshare_quorum(),
-        manifest.seedshare_owners().len(),
-    ) {
-        (0, _) => writeln!(text, "recovery: from a live Coordinator alone")?,
-        (quorum, owners) => writeln!(
-            text,
-            "recovery: {quorum} of {owners} seed-share owners, or a live Coordinator"
-        )?,
-    }
+    let (quorum, owners) = (manifest.seedshare_quorum(), manifest.seedshare_owners());
+    writeln!(
+        text,
+        "recovery: {quorum} of {} seed-share owners, or a live Coordinator",
+        owners.len()
+    )?;
     let rotation = manifest.rotation();
     let deadline = in_words(rotation.deadline);
     match rotation.mode {
@@ -121,10 +117,6 @@ fn notes(manifest: &Manifest) -> Vec<String> {
     }
     if manifest.update_quorum() == 1 && manifest.workload_owners().len() > 1 {
         notes.push("each owner alone can change what is trusted; see UpdateQuorum".to_owned());
-    }
-    if manifest.seedshare_owners().is_empty() {
-        let note = "when the last Coordinator stops, nothing recovers its keys and secrets";
-        notes.push(note.to_owned());
     }
     if manifest.seedshare_quorum() == 1 {
         let note = "each seed-share owner alone can make every key and secret; see SeedshareQuorum";

@@ -49,6 +49,8 @@ fn manifest(reference_values: &Value) -> Value {
     json!({
         "Policies": { "c0".repeat(32): { "SANs": ["coordinator"], "Role": "coordinator" } },
         "ReferenceValues": reference_values,
+        // RSA, 2048 bits, of nobody.
+        "SeedshareOwnerPubKeys": [format!("3082010a0282010100{}0203010001", "c1".repeat(256))],
     })
 }
 

@@ -242,11 +242,6 @@ impl fmt::Display for Change {
                 "seed-share owner {key} removed: it gets no new share; who holds a quorum of old \
                  ones still has the seed"
             ),
-            Self::SeedshareQuorum { old, new: 0 } => write!(
-                f,
-                "seed-share quorum {old} -> 0: no owners are left, and when the last Coordinator \
-                 stops, nothing recovers it"
-            ),
             Self::SeedshareQuorum { old, new } => write!(
                 f,
                 "seed-share quorum {old} -> {new}: recovery takes {}",

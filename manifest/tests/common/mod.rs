@@ -104,7 +104,8 @@ pub(crate) fn simulated() -> Value {
 pub(crate) fn minimal() -> Value {
     json!({
         "Policies": { COORDINATOR: { "SANs": ["coordinator"], "Role": "coordinator" } },
-        "ReferenceValues": { "simulated": [simulated()] }
+        "ReferenceValues": { "simulated": [simulated()] },
+        "SeedshareOwnerPubKeys": [RSA[0]]
     })
 }
 

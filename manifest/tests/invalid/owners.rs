@@ -89,11 +89,27 @@ fn owners_and_quorums() {
 }
 
 #[test]
+fn without_a_seedshare_owner_nothing_would_recover_the_seed() {
+    check(&[
+        (
+            "/SeedshareOwnerPubKeys",
+            json!([]),
+            &["SeedshareOwnerPubKeys: got a list of 0, want 1 to 16 keys"],
+        ),
+        (
+            "/SeedshareOwnerPubKeys",
+            json!(null),
+            &["SeedshareOwnerPubKeys: field cannot be empty"],
+        ),
+    ]);
+}
+
+#[test]
 fn seventeen_seedshare_owners_are_too_many() {
     check(&[(
         "/SeedshareOwnerPubKeys",
         json!(vec![&RSA[0]; 17]),
-        &["SeedshareOwnerPubKeys: got a list of 17, want at most 16 keys"],
+        &["SeedshareOwnerPubKeys: got a list of 17, want 1 to 16 keys"],
     )]);
 }
 
