@@ -12,6 +12,7 @@ use clap::Subcommand;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 
+use crate::counted::exchange;
 use crate::nginx::PAGE;
 use crate::statistics::quantile;
 
@@ -33,6 +34,12 @@ pub(crate) enum Load {
     },
     /// The server of `hold`
     Accept { address: SocketAddr },
+    /// The client of the counted suite: requests on one connection
+    Ask { address: SocketAddr, requests: u32 },
+    /// The client of the counted suite: bulk on one connection
+    Send { address: SocketAddr, mebibytes: u32 },
+    /// The server of `ask` and `send`
+    Answer { address: SocketAddr },
 }
 
 /// What `churn` prints.
@@ -84,6 +91,13 @@ impl Load {
                 Ok(())
             }
             Self::Accept { address } => accept(address),
+            Self::Ask { address, requests } => {
+                exchange::client(address, exchange::Load::Requests(requests))
+            }
+            Self::Send { address, mebibytes } => {
+                exchange::client(address, exchange::Load::Mebibytes(mebibytes))
+            }
+            Self::Answer { address } => exchange::server(address),
         }
     }
 }

@@ -20,6 +20,7 @@ mod bulk;
 mod connections;
 mod coordinator;
 mod cost;
+mod counted;
 mod figure;
 mod idle;
 mod load;
@@ -52,6 +53,9 @@ struct Arguments {
 enum Command {
     /// Enrolments, rotation and watching agents at the Coordinator; not part of `all`
     Coordinator(coordinator::Options),
+    /// The cost of a request and of a MiB on each route, in instructions; not part of `all`
+    #[command(subcommand)]
+    Counted(counted::Counted),
     /// The harness's own programs
     #[command(subcommand, hide = true)]
     Load(load::Load),
@@ -62,6 +66,7 @@ fn main() -> Result<()> {
     match (arguments.command, arguments.options) {
         (Some(Command::Load(load)), _) => load.run(),
         (Some(Command::Coordinator(options)), _) => coordinator::run(&options),
+        (Some(Command::Counted(counted)), _) => counted.run(),
         (None, Some(options)) => run::run(&options),
         (None, None) => unreachable!("clap requires a suite"),
     }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use nix::unistd::Pid;
 use serde::Serialize;
+use serde_json::Value;
 use testbed::admin::Answer;
 use testbed::pki::Mesh;
 use testbed::{Host, HostCommand, Running, Testbed, agent};
@@ -16,8 +17,15 @@ use testbed::{Host, HostCommand, Running, Testbed, agent};
 /// Two hosts, `client` and `server`. Dropping it ends what runs on them and removes them.
 #[derive(Debug)]
 pub(crate) struct Site {
-    agents: Option<Sides<Agent>>,
+    agents: Agents,
     bed: Testbed,
+}
+
+#[derive(Debug)]
+enum Agents {
+    None,
+    Client { _agent: Agent },
+    Both(Sides<Agent>),
 }
 
 /// One of something for the client's side and one for the server's.
@@ -29,7 +37,18 @@ pub(crate) struct Sides<T> {
     pub server: T,
 }
 
-/// An agent in pod mode: in its workload's network namespace, logging to a file.
+/// What of an agent's configuration is not as it is by default.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Setting {
+    /// Of the agent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub offload: Option<&'static str>,
+    /// Of its workload.
+    #[serde(skip)]
+    pub egress_default: Option<&'static str>,
+}
+
+/// An agent of one workload: in its network namespace, logging to a file.
 #[derive(Debug)]
 struct Agent {
     log: PathBuf,
@@ -41,20 +60,43 @@ impl Site {
     pub(crate) fn direct() -> Result<Self> {
         let bed = Testbed::new(&["client", "server"])?;
         join(&bed)?;
-        Ok(Self { agents: None, bed })
+        Ok(Self {
+            agents: Agents::None,
+            bed,
+        })
     }
 
     /// Two hosts whose programs talk through an agent on each side.
     pub(crate) fn sealwire() -> Result<Self> {
-        let Self { bed, .. } = Self::direct()?;
-        let mesh = Mesh::new(&bed.directory().join("mesh"))?;
         let names = Sides {
             client: "client",
             server: "server",
         };
-        let agents = names.try_map(|name| Agent::start(&bed, name, &mesh.issue(name)?))?;
+        Self::sealwire_with(names.map(|_| Setting::default()))
+    }
+
+    /// The same with agents that are set as said.
+    pub(crate) fn sealwire_with(settings: Sides<Setting>) -> Result<Self> {
+        let Self { bed, .. } = Self::direct()?;
+        let mesh = Mesh::new(&bed.directory().join("mesh"))?;
+        let start = |name, setting| Agent::start(&bed, name, setting, &mesh.issue(name)?);
+        let agents = Sides {
+            client: start("client", settings.client)?,
+            server: start("server", settings.server)?,
+        };
         Ok(Self {
-            agents: Some(agents),
+            agents: Agents::Both(agents),
+            bed,
+        })
+    }
+
+    /// Two hosts with an agent beside the client alone.
+    pub(crate) fn client_agent(setting: Setting) -> Result<Self> {
+        let Self { bed, .. } = Self::direct()?;
+        let mesh = Mesh::new(&bed.directory().join("mesh"))?;
+        let agent = Agent::start(&bed, "client", setting, &mesh.issue("client")?)?;
+        Ok(Self {
+            agents: Agents::Client { _agent: agent },
             bed,
         })
     }
@@ -74,12 +116,21 @@ impl Site {
         self.bed.directory()
     }
 
-    /// The processes of the agents, if there are any.
+    /// The processes of the agents, if both sides have one.
     pub(crate) fn agents(&self) -> Option<Sides<Pid>> {
-        self.agents.as_ref().map(|agents| Sides {
-            client: agents.client.running.pid(),
-            server: agents.server.running.pid(),
-        })
+        match &self.agents {
+            Agents::None | Agents::Client { .. } => None,
+            Agents::Both(Sides { client, server }) => Some(Sides {
+                client: client.running.pid(),
+                server: server.running.pid(),
+            }),
+        }
+    }
+
+    /// What an agent says of the connections that it has.
+    pub(crate) fn connections(host: &Host) -> Result<Value> {
+        host.run_in_thread(|| Answer::fetch(ADMIN_PORT, "/connections"))??
+            .json()
     }
 
     /// This harness itself as a program on a host, for [`crate::load`].
@@ -91,6 +142,14 @@ impl Site {
 
 impl<T> Sides<T> {
     /// The same of something made of each side's.
+    pub(crate) fn map<U>(self, mut make: impl FnMut(T) -> U) -> Sides<U> {
+        Sides {
+            client: make(self.client),
+            server: make(self.server),
+        }
+    }
+
+    /// The same of something made of each side's.
     pub(crate) fn try_map<U>(self, mut make: impl FnMut(T) -> Result<U>) -> Result<Sides<U>> {
         Ok(Sides {
             client: make(self.client)?,
@@ -99,10 +158,40 @@ impl<T> Sides<T> {
     }
 }
 
+/// An agent's configuration file.
+#[derive(Debug, Serialize)]
+struct AgentFile<'a> {
+    admin_port: u16,
+    #[serde(flatten)]
+    setting: Setting,
+    workload: [WorkloadTable<'a>; 1],
+}
+
+#[derive(Debug, Serialize)]
+struct WorkloadTable<'a> {
+    name: &'a str,
+    cgroup: &'a Path,
+    tls_dir: &'a Path,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    egress_default: Option<&'static str>,
+}
+
 impl Agent {
-    fn start(bed: &Testbed, workload: &str, tls_dir: &Path) -> Result<Self> {
+    fn start(bed: &Testbed, workload: &str, setting: Setting, tls_dir: &Path) -> Result<Self> {
         let host = bed.host(workload);
         let log = bed.directory().join(format!("{workload}.log"));
+        let file = bed.directory().join(format!("{workload}.toml"));
+        let config = AgentFile {
+            admin_port: ADMIN_PORT,
+            setting,
+            workload: [WorkloadTable {
+                name: workload,
+                cgroup: host.cgroup(),
+                tls_dir,
+                egress_default: setting.egress_default,
+            }],
+        };
+        fs::write(&file, toml::to_string(&config)?)?;
         // Below the testbed's own cgroup, so that its guard ends the agent whatever happens here.
         let cgroup = host.cgroup().with_file_name(format!("agent-{workload}"));
         fs::create_dir(&cgroup)
@@ -112,11 +201,8 @@ impl Agent {
             .outside_the_cgroup()
             .args(["-c", ENTER_AND_LOG, "sh"])
             .args([&cgroup, &log, &agent::binary()])
-            .arg("--cgroup")
-            .arg(host.cgroup())
-            .arg("--tls-dir")
-            .arg(tls_dir)
-            .args(["--name", workload, "--admin-port", &ADMIN_PORT.to_string()])
+            .arg("--config")
+            .arg(&file)
             .args(["--instance", &format!("{}-{workload}", bed.id())])
             .spawn()?;
         let agent = Self { log, running };

@@ -1,9 +1,9 @@
 //! What several rounds of one figure say together.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The rounds of one figure, in the order in which they were measured.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Rounds {
     /// One value a round.
     pub values: Vec<f64>,

@@ -5,11 +5,11 @@ use std::{ffi::OsString, os::unix::process::CommandExt as _, process::Command};
 use anyhow::{Context as _, Result};
 use clap::Args;
 
-use crate::{kernel, packages, release};
+use crate::{counted, kernel, packages, release};
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// The suite, then what the harness takes, such as `--json FILE`
+    /// The suite, then what it takes, such as `--json FILE`; `counted` runs in a virtual machine
     #[arg(
         required = true,
         trailing_var_arg = true,
@@ -20,6 +20,13 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
+    if options
+        .arguments
+        .first()
+        .is_some_and(|suite| suite == "counted")
+    {
+        return counted::run(&options.arguments);
+    }
     kernel::require()?;
     packages::ensure(&["iproute2", "iperf3", "wrk", "nginx-light"])?;
     // The harness runs on the testbed and drives its binaries.

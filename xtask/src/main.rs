@@ -5,6 +5,7 @@
 mod bench;
 mod cargo_tool;
 mod ci;
+mod counted;
 mod demo;
 mod ebpf;
 mod fuzz;
