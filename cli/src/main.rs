@@ -7,6 +7,7 @@
 mod args;
 mod client;
 mod colour;
+mod doctor;
 mod evidence;
 mod failure;
 mod files;
@@ -40,6 +41,7 @@ enum Command {
     Sign(sign::Sign),
     Status(status::Status),
     Evidence(evidence::Evidence),
+    Doctor(doctor::Doctor),
     /// Write, check and compare manifests: what a deployment trusts.
     Manifest(manifest::Manifest),
     /// Make certificates for development and tests, without a Coordinator.
@@ -55,6 +57,7 @@ fn main() -> ExitCode {
         Some(Command::Sign(sign)) => sign.run(),
         Some(Command::Status(status)) => status.run(),
         Some(Command::Evidence(evidence)) => evidence.run(),
+        Some(Command::Doctor(doctor)) => doctor.run(),
         Some(Command::Manifest(manifest)) => manifest.run(),
         Some(Command::Pki(pki)) => pki.run(),
         None => Err(Failure::usage(NEXT_STEP)),

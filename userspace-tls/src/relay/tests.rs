@@ -753,6 +753,8 @@ async fn tcp_pair(buffer: Option<u32>) -> (TcpStream, TcpStream) {
     );
     let (near, (far, _)) = (near.unwrap(), far.unwrap());
     for stream in [&near, &far] {
+        // As the agent prepares its sockets: an alert that waits for an acknowledgement is lost.
+        stream.set_nodelay(true).unwrap();
         SockRef::from(stream)
             .set_linger(Some(Duration::ZERO))
             .unwrap();

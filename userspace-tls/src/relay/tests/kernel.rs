@@ -88,8 +88,10 @@ pub(super) async fn a_used_up_key_ends_the_connection([mut near, far]: [Secured;
         relay(inner, near.stream, near.session, &traffic, &never, &*events).await
     });
     let mut records = 0;
+    let mut has_seen_reset = false;
     let last = loop {
-        let _ = app.write_all(b"x").await;
+        // The kernel tells of a reset once: whichever call comes first.
+        has_seen_reset |= app.write_all(b"x").await.is_err();
         match peer.receive().await.0 {
             Opened::Data(_) => records += 1,
             other => break other,
@@ -99,7 +101,9 @@ pub(super) async fn a_used_up_key_ends_the_connection([mut near, far]: [Secured;
     assert_eq!(last, Opened::FatalAlert(Alert::INTERNAL_ERROR));
     assert_eq!((records, seen.count("key-limit-near")), (1000, 1));
     assert_eq!(end_of(relay).await, RelayEnd::KeyLimit);
-    assert_reset(&mut app).await;
+    if !has_seen_reset {
+        assert_reset(&mut app).await;
+    }
 }
 
 /// Leaves a test that the kernel's TLS is needed for, and says so aloud.
