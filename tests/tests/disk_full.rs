@@ -143,7 +143,7 @@ fn a_coordinator_without_space_issues_and_loses_nothing_and_sets_when_there_is_s
 
     disk.free()?;
     pair.coordinator.update(|manifest| {
-        manifest["Policies"][&policy]["SANs"] = vec!["bystander", "passer-by"].into()
+        manifest["Policies"][&policy]["SANs"] = vec!["bystander", "passer-by"].into();
     })?;
     pair.coordinator.wait_until_rotated()?;
     pair.coordinator.wait_until_ready()?;
