@@ -13,8 +13,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Parser;
 
 use crate::{
-    process::{self, PlatformLacks},
-    release, skipped,
+    process, release, skipped,
     vm::{Kernel, Machine, Outcome},
     workspace,
 };
@@ -50,15 +49,6 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<()> {
     let options = Options::parse_from(arguments);
     let log = skipped::Log::open()?;
     measure(&options, &log)
-}
-
-/// The check of `cargo xtask ci`.
-pub(crate) fn check(log: &skipped::Log) -> Result<()> {
-    let options = Options::parse_from(["counted"]);
-    match measure(&options, log) {
-        Err(error) if error.is::<PlatformLacks>() => log.note("counted cost", format!("{error:#}")),
-        other => other,
-    }
 }
 
 fn measure(options: &Options, log: &skipped::Log) -> Result<()> {
@@ -129,7 +119,7 @@ fn outside() -> Result<String> {
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
     fs::copy(from, to)
-        .map(|()| ())
+        .map(drop)
         .with_context(|| format!("writing {}", to.display()))
 }
 
