@@ -74,7 +74,7 @@ enum Task {
     Ebpf(ebpf::Options),
     /// Measure (root)
     Bench(bench::Options),
-    /// Run a command under one of Debian's kernels, in a virtual machine (root)
+    /// Run a command under one of Debian's kernels, in a virtual machine
     Vm(vm::Options),
     /// Run the fuzz targets: every parser of bytes that others can choose
     Fuzz(fuzz::Options),

@@ -134,6 +134,14 @@ pub(crate) struct Report {
 }
 
 impl Report {
+    /// One success that is no test's.
+    pub(crate) fn passed() -> Self {
+        Self {
+            tally: Tally::PASSED,
+            failures: Vec::new(),
+        }
+    }
+
     /// One failure that is no test's.
     pub(crate) fn failed(what: String) -> Self {
         Self {

@@ -27,6 +27,8 @@ use clap::Args;
 use apt::Fetched;
 use kernels::{Age, Line};
 
+use crate::skipped::Log;
+
 pub(crate) use kernels::Kernel;
 pub(crate) use machine::{Machine, Outcome};
 pub(crate) use matrix::matrix;
@@ -45,6 +47,10 @@ pub(crate) struct Options {
     /// The kernels that can be had, and stop
     #[arg(long)]
     list: bool,
+
+    /// What `cargo xtask test` runs on other kernels than this machine's, on all of them
+    #[arg(long, conflicts_with_all = ["command", "tests", "package"])]
+    matrix: bool,
 
     /// Memory, MiB
     #[arg(long, value_name = "MIB", default_value_t = MEMORY_MIB,
@@ -85,7 +91,7 @@ pub(crate) struct Options {
 
     /// The command, and what it takes; with --test or --package what the tests take, such as a filter
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND",
-          required_unless_present_any = ["list", "tests", "package"])]
+          required_unless_present_any = ["list", "matrix", "tests", "package"])]
     command: Vec<OsString>,
 }
 
@@ -105,6 +111,9 @@ pub(crate) fn run(options: &Options) -> Result<u8> {
     if options.list {
         kernels::list()?;
         return Ok(0);
+    }
+    if options.matrix {
+        return tests::conclude(&matrix(&Log::open()?)?);
     }
     let kernel = Kernel::named(&options.kernel)?.fetch()?;
     let mut machine = Machine::new(&kernel);

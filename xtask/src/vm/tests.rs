@@ -49,12 +49,23 @@ pub(super) fn run(
     if package == TESTBED {
         prepare()?;
     }
-    let tests: Vec<_> = choice.tests.iter().map(String::as_str).collect();
-    let runs = build(package, &tests)?.into_iter().map(|program| TestRun {
-        program: program.path,
-        arguments: arguments.to_vec(),
-    });
-    let report = run_on(machine, kernel, &runs.collect::<Vec<_>>(), &log)?;
+    let mut targets = Vec::new();
+    for test in &choice.tests {
+        targets.extend(["--test", test]);
+    }
+    let runs: Vec<_> = build(package, &targets)?
+        .into_iter()
+        .map(|program| TestRun {
+            program: program.path,
+            environment: None,
+            arguments: arguments.to_vec(),
+        })
+        .collect();
+    conclude(&run_on(machine, kernel, &runs, &log)?)
+}
+
+/// The exit code that tests by hand end with.
+pub(super) fn conclude(report: &Report) -> Result<u8> {
     println!("{}", report.tally);
     if report.tally.failed > 0 {
         bail!("failed: {}", report.failures.join(", "));
@@ -74,6 +85,8 @@ pub(super) fn prepare() -> Result<()> {
 /// A test program, and what it is called with.
 pub(super) struct TestRun {
     pub(super) program: PathBuf,
+    /// A variable, as `NAME=VALUE`.
+    pub(super) environment: Option<&'static str>,
     pub(super) arguments: Vec<OsString>,
 }
 
@@ -151,8 +164,13 @@ pub(super) fn run_on(
 /// One program after the other, whatever becomes of those before it; then what skipped itself.
 fn script(runs: &[TestRun]) -> OsString {
     let mut script = OsString::from("worst=0\n");
-    for TestRun { program, arguments } in runs {
-        let words = std::iter::once(program.as_os_str()).chain(arguments.iter().map(|it| &**it));
+    for run in runs {
+        let environment = run.environment.map(OsStr::new);
+        let words = [OsStr::new("env")]
+            .into_iter()
+            .chain(environment)
+            .chain([run.program.as_os_str()])
+            .chain(run.arguments.iter().map(|word| &**word));
         script.push(guest::line_of(words));
         script.push(" || worst=1\n");
     }
@@ -169,14 +187,14 @@ pub(super) struct TestProgram {
     pub(super) path: PathBuf,
 }
 
-/// Builds a package's tests of these names, or all of them.
-pub(super) fn build(package: &str, tests: &[&str]) -> Result<Vec<TestProgram>> {
+/// Builds those of a package's tests that `targets` name as cargo takes them (`--lib`, `--test
+/// leaks`), or all.
+pub(super) fn build(package: &str, targets: &[&str]) -> Result<Vec<TestProgram>> {
     packages::ensure_to_build()?;
     let mut cargo = workspace::cargo();
-    cargo.args(["test", "--no-run", "--package", package]);
-    for test in tests {
-        cargo.args(["--test", test]);
-    }
+    cargo
+        .args(["test", "--no-run", "--package", package])
+        .args(targets);
     let mut child = cargo
         .stdin(Stdio::null())
         .stderr(Stdio::piped())
@@ -243,16 +261,20 @@ mod unit {
 
     #[test]
     fn every_program_runs_and_the_worst_counts() {
-        let run = |program: &str, arguments: &[&str]| TestRun {
+        let run = |program: &str, environment, arguments: &[&str]| TestRun {
             program: program.into(),
+            environment,
             arguments: arguments.iter().map(OsString::from).collect(),
         };
-        let script = script(&[run("/t/leaks", &["a b", "--exact"]), run("/t/bytes", &[])]);
+        let script = script(&[
+            run("/t/leaks", None, &["a b", "--exact"]),
+            run("/t/bytes", Some("A=b"), &[]),
+        ]);
         assert_eq!(
             script.to_str().unwrap(),
             "worst=0\n\
-             '/t/leaks' 'a b' '--exact' || worst=1\n\
-             '/t/bytes' || worst=1\n\
+             'env' '/t/leaks' 'a b' '--exact' || worst=1\n\
+             'env' 'A=b' '/t/bytes' || worst=1\n\
              sed 's/^SKIPPED /SKIPPED-IN-THE-GUEST /' /tmp/skipped.log 2>/dev/null\n\
              exit $worst\n"
         );
