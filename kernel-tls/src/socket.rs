@@ -113,7 +113,7 @@ impl Tx {
     ///
     /// # Errors
     /// `EAGAIN` where nothing could be taken. `EBADMSG` after a record that could not be opened:
-    /// see [`take_error`](SockRef::take_error).
+    /// see `SO_ERROR` in socket(7).
     pub fn send(&mut self, socket: &impl AsFd, parts: &[IoSlice<'_>]) -> io::Result<usize> {
         let sent = sys::send(socket.as_fd(), parts, None)?;
         self.accepted += sent as u64;
