@@ -1,5 +1,4 @@
-//! `cargo xtask test`: the unit tests of every crate, then the properties on the testbed, then those
-//! that depend on the kernel on others than this machine's.
+//! `cargo xtask test`: the unit tests of every crate, then the properties on the testbed.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -9,7 +8,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
-use crate::{kernel, packages, process, release, skipped, tally::Tally, vm, workspace};
+use crate::{kernel, packages, process, release, skipped, tally::Tally, workspace};
 
 #[derive(Args, Default)]
 pub(crate) struct Options {
@@ -38,10 +37,6 @@ pub(crate) fn tally(options: &Options, log: &skipped::Log) -> Result<Tally> {
     } else {
         log.note("every test on the testbed", lacking.join("; "))?;
         report.tally += Tally::skipped(1);
-    }
-    // Emulation is for whole runs: a filter is somebody's haste.
-    if options.filter.is_none() {
-        report += vm::matrix(log)?;
     }
     for name in &report.failures {
         println!("FAILED {name}");

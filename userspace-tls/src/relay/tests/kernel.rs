@@ -53,6 +53,11 @@ pub(super) fn tx_is_stuck_with_its_key() -> bool {
     matches!(wanted().as_str(), "tx" | "both") && capabilities().rekey().is_err()
 }
 
+/// The same for sealing once it was bulk.
+pub(super) fn bulk_is_stuck_with_its_key() -> bool {
+    wanted() == "bulk" && capabilities().rekey().is_err()
+}
+
 fn wanted() -> String {
     std::env::var("SEALWIRE_TEST_OFFLOAD").unwrap_or_default()
 }
