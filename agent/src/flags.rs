@@ -65,7 +65,7 @@ pub struct Flags {
     pub ebpf_debug: bool,
 
     /// Which directions of a connection the kernel's TLS may protect: auto (bulk alone), off, tx, rx
-    /// or both [default: auto]
+    /// or both [default: off]
     #[arg(long, value_name = "WHICH", help_heading = KERNEL)]
     pub offload: Option<String>,
 

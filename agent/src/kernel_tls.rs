@@ -10,10 +10,10 @@ use userspace_tls::{Flow, Offload, Takeover, WireSocket};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OffloadChoice {
-    /// Both, once a connection has shown itself to be bulk, where that is sound and pays.
-    #[default]
+    /// Both, once a connection has shown itself to be bulk, where that is sound.
     Auto,
     /// None.
+    #[default]
     Off,
     /// Sending, from the first byte on.
     Tx,

@@ -89,8 +89,8 @@ pub(super) struct FileKeys {
     pub(super) log_format: Option<Given<String>>,
     /// `error`, `warn`, `info` (default), `debug` or `trace`.
     pub(super) log_level: Option<Given<String>>,
-    /// Which directions of a connection the kernel's TLS may protect: `auto` (default), `off`, `tx`,
-    /// `rx` or `both`.
+    /// Which directions of a connection the kernel's TLS may protect: `auto`, `off` (default),
+    /// `tx`, `rx` or `both`.
     pub(super) offload: Option<Given<String>>,
     /// How many connections may be on their way to the agent at once; default: 65536. A new value
     /// takes effect after `--detach`.

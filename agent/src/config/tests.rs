@@ -561,7 +561,7 @@ fn the_effective_configuration_is_json() {
     assert_eq!(
         serde_json::to_value(&config).unwrap(),
         serde_json::json!({
-            "admin_port": null, "log_format": "text", "log_level": "info", "ebpf_debug": false, "offload": "auto", "flow_table_entries": null,
+            "admin_port": null, "log_format": "text", "log_level": "info", "ebpf_debug": false, "offload": "off", "flow_table_entries": null,
             "workers": 2, "pins": { "bpffs": "/sys/fs/bpf", "instance": "default" },
             "coordinator": null,
             "workloads": [{
