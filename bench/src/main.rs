@@ -39,18 +39,28 @@ mod statistics;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-#[derive(Debug, Parser)]
-#[command(name = "bench", about, args_conflicts_with_subcommands = true)]
-struct Arguments {
-    #[command(flatten)]
-    options: Option<run::Options>,
+use run::Measure;
+use scenario::Suite;
 
+#[derive(Debug, Parser)]
+#[command(name = "bench", about, subcommand_value_name = "SUITE")]
+struct Arguments {
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Command,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// iperf3 with one and eight streams, up and down
+    Bulk(Measure),
+    /// wrk against nginx with a page of 1 KiB, on 1, 16 and 128 connections that stay open
+    Requests(Measure),
+    /// New connections a second with 16 and 64 clients, and how long one takes
+    Connections(Measure),
+    /// Memory of the agents for 10,000 idle connections
+    Idle(Measure),
+    /// All of these
+    All(Measure),
     /// Enrolments, rotation and watching agents at the Coordinator; not part of `all`
     Coordinator(coordinator::Options),
     /// The cost of a request and of a MiB on each route, in instructions; not part of `all`
@@ -62,12 +72,14 @@ enum Command {
 }
 
 fn main() -> Result<()> {
-    let arguments = Arguments::parse();
-    match (arguments.command, arguments.options) {
-        (Some(Command::Load(load)), _) => load.run(),
-        (Some(Command::Coordinator(options)), _) => coordinator::run(&options),
-        (Some(Command::Counted(counted)), _) => counted.run(),
-        (None, Some(options)) => run::run(&options),
-        (None, None) => unreachable!("clap requires a suite"),
+    match Arguments::parse().command {
+        Command::Bulk(measure) => run::run(Suite::Bulk, &measure),
+        Command::Requests(measure) => run::run(Suite::Requests, &measure),
+        Command::Connections(measure) => run::run(Suite::Connections, &measure),
+        Command::Idle(measure) => run::run(Suite::Idle, &measure),
+        Command::All(measure) => run::run(Suite::All, &measure),
+        Command::Coordinator(options) => coordinator::run(&options),
+        Command::Counted(counted) => counted.run(),
+        Command::Load(load) => load.run(),
     }
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde::Serialize;
 use signal_hook::consts::TERM_SIGNALS;
 use testbed::skip;
@@ -18,17 +18,6 @@ use crate::readings::{Readings, Route};
 use crate::report::Report;
 use crate::scenario::{Scenario, Suite, Trial};
 use crate::site::Site;
-
-/// What to measure, and where to write it.
-#[derive(Debug, Args)]
-pub(crate) struct Options {
-    /// What to measure
-    #[arg(required = true)]
-    suite: Suite,
-
-    #[command(flatten)]
-    measure: Measure,
-}
 
 /// How often and how long to measure, and where to write it.
 #[derive(Debug, Args)]
@@ -80,14 +69,14 @@ impl Measure {
 }
 
 /// Measures a suite and reports it.
-pub(crate) fn run(options: &Options) -> Result<()> {
+pub(crate) fn run(suite: Suite, measure: &Measure) -> Result<()> {
     if let Err(reason) = skip::possible(&["iperf3", "wrk", "nginx", "ss"]) {
         bail!("nothing can be measured here: {reason}");
     }
     let machine = Machine::read()?;
     let mut run = Run {
-        rounds: options.measure.rounds(),
-        seconds: options.measure.seconds(),
+        rounds: measure.rounds(),
+        seconds: measure.seconds(),
         interrupted: Arc::default(),
         readings: Readings::default(),
         congestion_controls: BTreeSet::new(),
@@ -99,12 +88,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     for signal in TERM_SIGNALS {
         signal_hook::flag::register(*signal, Arc::clone(&run.interrupted))?;
     }
-    let idle = if options.measure.quick { 1_000 } else { 10_000 };
-    run.measure(&options.suite.scenarios(idle))?;
+    let idle = if measure.quick { 1_000 } else { 10_000 };
+    run.measure(&suite.scenarios(idle))?;
 
-    let report = run.report(options.suite, machine);
+    let report = run.report(suite, machine);
     print!("{}", report.table());
-    options.measure.write(&report, || report.markdown())
+    measure.write(&report, || report.markdown())
 }
 
 #[derive(Debug)]
@@ -167,9 +156,7 @@ impl Run {
     }
 
     fn report(self, suite: Suite, machine: Machine) -> Report {
-        let suite = suite
-            .to_possible_value()
-            .map_or_else(String::new, |value| value.get_name().to_owned());
+        let suite = suite.as_str();
         let Self {
             rounds, seconds, ..
         } = self;

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::Result;
-use clap::ValueEnum;
 
 use crate::bulk::{Bulk, Direction};
 use crate::connections::Connections;
@@ -14,17 +13,13 @@ use crate::requests::Requests;
 use crate::site::Site;
 
 /// A part of the benchmark.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Suite {
-    /// iperf3 with one and eight streams, up and down
     Bulk,
-    /// wrk against nginx with a page of 1 KiB, on 1, 16 and 128 connections that stay open
     Requests,
-    /// New connections a second with 16 and 64 clients, and how long one takes
     Connections,
-    /// Memory of the agents for 10,000 idle connections
     Idle,
-    /// All of them
+    /// All of them.
     All,
 }
 
@@ -49,6 +44,17 @@ pub(crate) struct Trial {
 }
 
 impl Suite {
+    /// Its word on the command line.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Bulk => "bulk",
+            Self::Requests => "requests",
+            Self::Connections => "connections",
+            Self::Idle => "idle",
+            Self::All => "all",
+        }
+    }
+
     /// Its scenarios, with this many idle connections.
     pub(crate) fn scenarios(self, idle: usize) -> Vec<Scenario> {
         match self {

@@ -359,7 +359,7 @@ fn a_manifest_of_contrast_is_accepted() {
   "SeedshareOwnerPubKeys": ["RSA"]
 }
 "#;
-    let text = text.replace("RSA", &common::RSA[0]);
+    let text = text.replace("RSA", &RSA[0]);
     let manifest = Manifest::parse(text.as_bytes()).unwrap();
     assert_eq!(manifest.policies().len(), 3);
     assert_eq!(manifest.update_quorum(), 0);
