@@ -5,6 +5,7 @@
 //! sets, so that a calendar that jumps neither frees a place nor keeps one.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 
@@ -53,6 +54,25 @@ pub struct Enrolled {
     pub until: Instant,
     /// The generation that signed them.
     pub generation: Generation,
+}
+
+/// An instance that a rotation waits for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Laggard {
+    /// Its identity and the name that it gives itself.
+    pub name: String,
+    /// Where it called from last: for the operator, and for nobody else.
+    pub remote: Option<SocketAddr>,
+}
+
+impl fmt::Display for Laggard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, remote } = self;
+        match remote {
+            Some(remote) => write!(f, "{name} at {remote}"),
+            None => write!(f, "{name} at unknown address"),
+        }
+    }
 }
 
 /// A policy that an instance is to have a certificate for.
@@ -170,13 +190,13 @@ impl Roster {
     }
 
     /// Who does not trust `generation` yet, by name.
-    pub fn not_trusting(&self, generation: Generation, now: Instant) -> Vec<String> {
-        self.names(now, |it| it.does_not_trust(generation))
+    pub fn not_trusting(&self, generation: Generation, now: Instant) -> Vec<Laggard> {
+        self.laggards(now, |it| it.does_not_trust(generation))
     }
 
     /// Who holds an older certificate, by name.
-    pub fn not_certified(&self, generation: Generation, now: Instant) -> Vec<String> {
-        self.names(now, |it| it.has_older_than(generation))
+    pub fn not_certified(&self, generation: Generation, now: Instant) -> Vec<Laggard> {
+        self.laggards(now, |it| it.has_older_than(generation))
     }
 
     /// Whether [`Self::not_trusting`] names anybody: a matter of moments while it would name many.
@@ -254,18 +274,16 @@ impl Roster {
             .filter(move |(_, it)| it.until >= now && is_late(it))
     }
 
-    fn names(&self, now: Instant, is_late: impl Fn(&Instance) -> bool) -> Vec<String> {
-        let mut names: Vec<_> = self
+    fn laggards(&self, now: Instant, is_late: impl Fn(&Instance) -> bool) -> Vec<Laggard> {
+        let mut laggards: Vec<_> = self
             .late(now, is_late)
-            .map(|((_, id), it)| {
-                let remote = it
-                    .remote
-                    .map_or_else(|| "unknown address".to_owned(), |it| it.to_string());
-                format!("{}{AT}{remote}", it.label(*id))
+            .map(|((_, id), it)| Laggard {
+                name: it.label(*id),
+                remote: it.remote,
             })
             .collect();
-        names.sort_unstable();
-        names
+        laggards.sort_unstable();
+        laggards
     }
 
     fn without(
@@ -282,12 +300,7 @@ impl Roster {
             .filter(|(_, it)| has_followed(it))
             .map(|((_, id), it)| it.label(*id))
             .collect();
-        names.retain(|name| {
-            let label = name
-                .split_once(AT)
-                .map_or(name.as_str(), |(label, _)| label);
-            !followed.contains(label)
-        });
+        names.retain(|name| !followed.contains(name));
         names
     }
 }
@@ -305,8 +318,6 @@ impl Instance {
         format!("{} instance {}", self.spiffe_id, hex::encode(id.0))
     }
 }
-
-const AT: &str = " at ";
 
 /// Some hundred bytes each.
 const MAX_INSTANCES: usize = 100_000;
@@ -435,8 +446,11 @@ mod tests {
         assert_eq!(bench.not_trusting(2), 2);
         bench.acknowledge(1, 2, 1);
         let name = "spiffe://mesh.local/ns/default/sa/web instance \
-                    02020202020202020202020202020202 at 127.0.0.1:5";
-        assert_eq!(bench.roster.not_trusting(2, bench.now), [name]);
+                    02020202020202020202020202020202";
+        let laggards = bench.roster.not_trusting(2, bench.now);
+        assert_eq!(laggards.len(), 1);
+        assert_eq!(laggards[0].name, name);
+        assert_eq!(laggards[0].to_string(), format!("{name} at 127.0.0.1:5"));
         bench.acknowledge(2, 2, 2);
         assert_eq!(bench.not_trusting(2), 0);
         assert_eq!(bench.not_certified(2), 1);
@@ -483,11 +497,12 @@ mod tests {
             elsewhere.enrol(id, 1).unwrap();
         }
         here.acknowledge(1, 2, 1);
-        let late = elsewhere.roster.not_trusting(2, elsewhere.now);
+        let names = |late: Vec<Laggard>| late.into_iter().map(|it| it.name).collect();
+        let late = names(elsewhere.roster.not_trusting(2, elsewhere.now));
         let late = here.roster.still_not_trusting(late, 2);
         assert_eq!(late.len(), 1);
         assert!(late[0].contains(&"02".repeat(16)), "{late:?}");
-        let late = elsewhere.roster.not_certified(2, elsewhere.now);
+        let late = names(elsewhere.roster.not_certified(2, elsewhere.now));
         assert_eq!(here.roster.still_not_certified(late, 2).len(), 2);
     }
 

@@ -11,6 +11,7 @@ use tracing::{info, warn};
 
 use crate::core::{Coordinator, Deployment, Phase, now};
 use crate::deployment::Stage;
+use crate::roster::Laggard;
 
 /// What a stage waits for.
 #[derive(Clone, Debug)]
@@ -63,7 +64,7 @@ impl Coordinator {
     }
 
     /// Who has not acknowledged the stage, as far as this Coordinator knows, by name.
-    pub fn laggards(&self, deployment: &Deployment) -> Vec<String> {
+    pub fn laggards(&self, deployment: &Deployment) -> Vec<Laggard> {
         let view = deployment.ledger.view();
         let newest = view.newest();
         match view.stage() {
@@ -115,7 +116,7 @@ impl Coordinator {
         for laggard in self.laggards(deployment) {
             warn!(
                 stage,
-                laggard, "the rotation goes on without it: it did not follow in time"
+                %laggard, "the rotation goes on without it: it did not follow in time"
             );
             self.metrics.laggard();
         }

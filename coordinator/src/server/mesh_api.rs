@@ -21,7 +21,7 @@ use crate::change::head;
 use crate::core::{Coordinator, Deployment, Phase};
 use crate::enrol::{Caller, Issued};
 use crate::refusal::{RefusalCode, Refused};
-use crate::roster::{Enrolled, InstanceId};
+use crate::roster::{Enrolled, InstanceId, Laggard};
 
 /// Judges the evidence of whoever calls the mesh API, by the manifest in force.
 #[derive(Debug)]
@@ -295,7 +295,7 @@ impl MeshApi for MeshService {
         }
         let waiting_for = match coordinator.pending(&deployment) {
             None => Vec::new(),
-            Some(pending) if pending.knows_all => coordinator.laggards(&deployment),
+            Some(pending) if pending.knows_all => names(coordinator.laggards(&deployment)),
             Some(_) => {
                 let message = "agents from before the restart may be missing";
                 return Err(Status::unavailable(message));
@@ -303,6 +303,10 @@ impl MeshApi for MeshService {
         };
         Ok(Response::new(v1::Pending { waiting_for }))
     }
+}
+
+fn names(laggards: Vec<Laggard>) -> Vec<String> {
+    laggards.into_iter().map(|it| it.name).collect()
 }
 
 /// What a watching agent is told. Boxed on its way: a channel keeps room for 32 of what it carries,

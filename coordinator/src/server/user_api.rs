@@ -88,7 +88,12 @@ impl UserService {
                     rotation: Some(messages::rotation(
                         ledger.view(),
                         coordinator.pending(&deployment).as_ref(),
-                        coordinator.laggards(&deployment),
+                        // Anybody may ask: names are in the manifest, addresses are nobody's business.
+                        coordinator
+                            .laggards(&deployment)
+                            .into_iter()
+                            .map(|it| it.name)
+                            .collect(),
                     )),
                     ..fixed
                 }
