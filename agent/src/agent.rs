@@ -283,7 +283,7 @@ impl Parts<'_> {
             );
         }
 
-        let kernel_tls = Arc::new(KernelTls::probe(config.offload));
+        let kernel_tls = Arc::new(KernelTls::probe(config.offload, config.splice));
         telemetry
             .metrics()
             .set_kernel_tls(kernel_tls.capabilities());

@@ -24,14 +24,14 @@ use serde::Serialize;
 
 use crate::access_log::{LogFormat, LogLevel};
 use crate::flags::{Environment, Flags};
-use crate::kernel_tls::OffloadChoice;
+use crate::kernel_tls::{OffloadChoice, SpliceChoice};
 use crate::policy::{EgressPolicy, IngressPolicy, WorkloadName};
 use check::Checker;
 use coordinator::CertificatesFrom;
 use file::{Given, Origin};
 use layers::{
     ADMIN_PORT, CONFIG, CONTRAST_ADMIN_PORT, INSTANCE, LOG_FORMAT, LOG_LEVEL, Layers, OFFLOAD,
-    RunMode, WORKERS,
+    RunMode, SPLICE, WORKERS,
 };
 
 pub use address::{AddressError, CoordinatorAddress};
@@ -53,6 +53,8 @@ pub struct Config {
     pub ebpf_debug: bool,
     /// Which directions of a connection the kernel's TLS may protect.
     pub offload: OffloadChoice,
+    /// Whether bulk that the kernel protects is moved by splice(2).
+    pub splice: SpliceChoice,
     /// How many worker threads serve connections.
     pub workers: NonZeroUsize,
     /// How many connections may be on their way to the agent at once; `None` is the eBPF object's
@@ -202,6 +204,13 @@ pub fn effective(
         &OffloadChoice::ALL,
         OffloadChoice::as_str,
     );
+    let splice = checker.word(
+        "splice",
+        given.option(SPLICE).or(keys.splice),
+        SpliceChoice::default(),
+        &SpliceChoice::ALL,
+        SpliceChoice::as_str,
+    );
     let workers = match given.option(WORKERS) {
         Some(workers) => checker.workers(workers),
         None => cores(),
@@ -239,6 +248,7 @@ pub fn effective(
         log_level,
         ebpf_debug,
         offload,
+        splice,
         workers,
         flow_table_entries,
         pins,

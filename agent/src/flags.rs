@@ -69,6 +69,11 @@ pub struct Flags {
     #[arg(long, value_name = "WHICH", help_heading = KERNEL)]
     pub offload: Option<String>,
 
+    /// Whether bulk that the kernel protects goes from socket to socket without a copy: auto (where that is
+    /// sound) or off [default: auto]
+    #[arg(long, value_name = "WHEN", help_heading = KERNEL)]
+    pub splice: Option<String>,
+
     /// Worker threads [default: one per core]
     #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = KERNEL)]
     pub workers: Option<String>,

@@ -48,18 +48,44 @@ impl OffloadChoice {
     }
 }
 
-/// The choice and what the kernel can.
+/// The key `splice`: whether bulk that the kernel protects is moved by splice(2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SpliceChoice {
+    /// Where that is sound.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
+}
+
+impl SpliceChoice {
+    /// Every choice.
+    pub const ALL: [Self; 2] = [Self::Auto, Self::Off];
+
+    /// The word in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Off => "off",
+        }
+    }
+}
+
+/// The choices and what the kernel can.
 #[derive(Clone, Debug)]
 pub(crate) struct KernelTls {
     choice: OffloadChoice,
+    splice: SpliceChoice,
     capabilities: Capabilities,
 }
 
 impl KernelTls {
     /// Asks the kernel, and says once what was found.
-    pub(crate) fn probe(choice: OffloadChoice) -> Self {
+    pub(crate) fn probe(choice: OffloadChoice, splice: SpliceChoice) -> Self {
         let this = Self {
             choice,
+            splice,
             capabilities: Capabilities::probe(),
         };
         this.log();
@@ -134,8 +160,20 @@ impl KernelTls {
         };
         let rekey = capabilities.rekey().is_ok();
         Plan {
-            offload: Offload { tx, rx, rekey },
+            offload: Offload {
+                tx,
+                rx,
+                rekey,
+                splice: self.may_splice().is_ok(),
+            },
             why,
+        }
+    }
+
+    fn may_splice(&self) -> Result<(), WhyUserspace> {
+        match self.splice {
+            SpliceChoice::Auto => Ok(self.capabilities.splice().as_ref().copied()?),
+            SpliceChoice::Off => Err(WhyUserspace::SpliceOff),
         }
     }
 
@@ -153,10 +191,7 @@ impl KernelTls {
             return Ok(Takeover::AtOnce);
         }
         // Copying through the kernel's TLS costs what our own costs: it is splicing that pays.
-        self.capabilities
-            .splice()
-            .as_ref()
-            .map_err(WhyUserspace::from)?;
+        self.may_splice()?;
         // What another program does with its keys is its own affair, and a kernel that can't follow
         // would have to end the connection.
         if flow == Flow::Received && peer == PeerKind::Other && self.capabilities.rekey().is_err() {
@@ -189,6 +224,8 @@ pub(crate) enum WhyUserspace {
     /// The operator does not want it.
     #[default]
     OffloadOff,
+    /// The operator wants no splicing, and `auto` gains nothing without.
+    SpliceOff,
     /// This kernel has no TLS.
     NoConfigTls,
     /// This kernel's TLS is known to be unsafe.
@@ -214,6 +251,7 @@ impl WhyUserspace {
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::OffloadOff => "offload-off",
+            Self::SpliceOff => "splice-off",
             Self::NoConfigTls => "no-config-tls",
             Self::UnsafeKernel => "unsafe-kernel",
             Self::UnprovenKernel => "unproven-kernel",

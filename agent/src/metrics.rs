@@ -34,6 +34,7 @@ pub(crate) struct Metrics {
     refusals: Family<RefusalLabels, Counter>,
     kernel_refusals: Family<ReasonLabel, Counter>,
     bytes: Family<BytesLabels, Counter>,
+    spliced: Family<LaneLabels, Counter>,
     handshakes: Family<DirectionLabel, Histogram, fn() -> Histogram>,
     certificate_expiry: Family<WorkloadLabel, Gauge>,
     certificate_reloads: Family<ReloadLabels, Counter>,
@@ -59,6 +60,7 @@ impl Metrics {
             refusals: Family::default(),
             kernel_refusals: Family::default(),
             bytes: Family::default(),
+            spliced: Family::default(),
             handshakes,
             certificate_expiry: Family::default(),
             certificate_reloads: Family::default(),
@@ -184,6 +186,7 @@ impl Metrics {
         };
         LaneMetrics {
             open: self.open.get_or_create_owned(&labels),
+            spliced: self.spliced.get_or_create_owned(&labels),
             labels,
             sent: bytes(Flow::Sent),
             received: bytes(Flow::Received),
@@ -205,6 +208,7 @@ impl Metrics {
             refusals,
             kernel_refusals,
             bytes,
+            spliced,
             handshakes,
             certificate_expiry,
             certificate_reloads,
@@ -244,6 +248,11 @@ impl Metrics {
             kernel_refusals.clone(),
         );
         exposition.register("bytes", "Bytes of the programs, without TLS", bytes.clone());
+        exposition.register(
+            "spliced_bytes",
+            "Of those, bytes that went from socket to socket in the kernel",
+            spliced.clone(),
+        );
         exposition.register(
             "handshake_seconds",
             "TLS handshakes, from the first step to the peer's verified identity",
@@ -461,6 +470,7 @@ pub(crate) struct LaneMetrics {
     open: Gauge,
     sent: Counter,
     received: Counter,
+    spliced: Counter,
     handshakes: Histogram,
     connections: Family<EndedLabels, Counter>,
     refusals: Family<RefusalLabels, Counter>,
@@ -548,6 +558,11 @@ impl LaneMetrics {
     pub(crate) fn moved(&self, sent: u64, received: u64) {
         self.sent.inc_by(sent);
         self.received.inc_by(received);
+    }
+
+    /// Of those, bytes that userspace never had.
+    pub(crate) fn spliced(&self, bytes: u64) {
+        self.spliced.inc_by(bytes);
     }
 }
 
@@ -708,6 +723,7 @@ mod tests {
             why: "both",
         });
         lane.key_limit_near();
+        lane.spliced(6);
         metrics.set_nic_offload(Some(NicOffload {
             tx_now: 1,
             rx_now: 2,
@@ -740,6 +756,7 @@ mod tests {
             r#"sealwire_map_capacity{map="orig_dst"} 65536"#,
             "sealwire_udp_datagrams_total 9",
             r#"sealwire_datapaths_total{workload="web",direction="ingress",datapath="kernel",why="both"} 1"#,
+            r#"sealwire_spliced_bytes_total{workload="web",direction="ingress"} 6"#,
             r#"sealwire_key_limits_near_total{workload="web",direction="ingress"} 1"#,
             r#"sealwire_kernel_tls_nic_open{flow="sent"} 1"#,
             r#"sealwire_kernel_tls_nic_total{flow="received"} 4"#,

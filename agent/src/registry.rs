@@ -62,6 +62,7 @@ impl Registry {
             datapath: Mutex::new(None),
             counted_sent: AtomicU64::new(0),
             counted_received: AtomicU64::new(0),
+            counted_spliced: AtomicU64::new(0),
             stop: StopSignal::default(),
         });
         let shard = worker % self.shards.len();
@@ -169,6 +170,7 @@ pub(crate) struct Connection {
     datapath: Mutex<Option<Datapath>>,
     counted_sent: AtomicU64,
     counted_received: AtomicU64,
+    counted_spliced: AtomicU64,
     stop: StopSignal<CloseCause>,
 }
 
@@ -261,6 +263,7 @@ impl Connection {
             alpn: established.and_then(|it| it.alpn),
             sent: self.traffic.sent.load(Ordering::Relaxed),
             received: self.traffic.received.load(Ordering::Relaxed),
+            spliced: self.traffic.spliced.load(Ordering::Relaxed),
             age_ms: now.saturating_duration_since(self.opened).as_millis() as u64,
             state: if datapath.is_some() {
                 State::Open
@@ -271,11 +274,17 @@ impl Connection {
     }
 
     fn count_bytes(&self) {
-        let Traffic { sent, received } = &*self.traffic;
+        let Traffic {
+            sent,
+            received,
+            spliced,
+        } = &*self.traffic;
+        let new = |total: &AtomicU64, counted| uncounted(total.load(Ordering::Relaxed), counted);
         self.lane.moved(
-            uncounted(sent.load(Ordering::Relaxed), &self.counted_sent),
-            uncounted(received.load(Ordering::Relaxed), &self.counted_received),
+            new(sent, &self.counted_sent),
+            new(received, &self.counted_received),
         );
+        self.lane.spliced(new(spliced, &self.counted_spliced));
     }
 }
 
@@ -341,6 +350,7 @@ pub(crate) struct ConnectionView<'a> {
     pub alpn: Option<&'static str>,
     pub sent: u64,
     pub received: u64,
+    pub spliced: u64,
     pub age_ms: u64,
     pub state: State,
 }
@@ -436,7 +446,7 @@ mod tests {
                 "peer": "spiffe://mesh.local/ns/default/sa/db", "datapath": "userspace",
                 "datapath_why": "few bytes so far", "key_exchange": "X25519MLKEM768",
                 "cipher": "TLS13_AES_128_GCM_SHA256", "alpn": "sealwire/1", "sent": 5,
-                "received": 0, "age_ms": 250, "state": "open",
+                "received": 0, "spliced": 0, "age_ms": 250, "state": "open",
             })
         );
     }

@@ -17,6 +17,7 @@ mod capabilities;
 mod error;
 mod known_bad;
 mod nic;
+mod pipe;
 mod probe;
 mod socket;
 mod sys;
@@ -26,7 +27,8 @@ mod version;
 pub use capabilities::{Ability, Capabilities, Verdict, Why};
 pub use error::SocketError;
 pub use nic::NicOffload;
-pub use socket::{Drained, Received, RecordType, Rx, RxSlot, Tx, TxSlot, Ulp};
+pub use pipe::Pipe;
+pub use socket::{Drained, Received, RecordType, Rx, RxSlot, Spliced, Tx, TxSlot, Ulp};
 pub use traffic_key::{Cipher, TrafficKey};
 pub use version::KernelVersion;
 

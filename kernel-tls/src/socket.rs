@@ -8,6 +8,7 @@ use socket2::SockRef;
 use zeroize::Zeroizing;
 
 use crate::error::SocketError;
+use crate::pipe::Pipe;
 use crate::traffic_key::{Cipher, LONGEST_INFO, SEQUENCE_LEN, TrafficKey};
 use crate::{RECORD_OVERHEAD, sys};
 
@@ -116,6 +117,21 @@ impl Tx {
     /// see `SO_ERROR` in socket(7).
     pub fn send(&mut self, socket: &impl AsFd, parts: &[IoSlice<'_>]) -> io::Result<usize> {
         let sent = sys::send(socket.as_fd(), parts, None)?;
+        self.accepted += sent as u64;
+        Ok(sent)
+    }
+
+    /// Sends what is in `pipe` as application data, without copying it: how much was taken. Never
+    /// waits; the socket must not wait either (`O_NONBLOCK`), and must have `TCP_NODELAY`.
+    ///
+    /// # Errors
+    /// As for [`Self::send`].
+    pub fn splice(&mut self, socket: &impl AsFd, pipe: &mut Pipe) -> io::Result<usize> {
+        let sent = pipe.drain(socket).inspect_err(|_| {
+            // Linux 6.1 announces more to TCP than then fits, and TCP waits for it with what it has: for
+            // ever, if that fills its buffer. Setting the option anew makes it go.
+            let _ = SockRef::from(socket).set_tcp_nodelay(true);
+        })?;
         self.accepted += sent as u64;
         Ok(sent)
     }
@@ -237,6 +253,23 @@ impl Rx {
         })
     }
 
+    /// Moves the data of one record into `pipe`, or as much of it as there is room for, without
+    /// copying it. Only where [`crate::Capabilities::splice`] finds that sound. Never waits; the socket
+    /// must not wait either (`O_NONBLOCK`).
+    ///
+    /// # Errors
+    /// As for [`Self::receive`]; `EAGAIN` also where the pipe is full.
+    pub fn splice(&self, socket: &impl AsFd, pipe: &mut Pipe) -> io::Result<Spliced> {
+        match pipe.fill(socket) {
+            // The end of the stream, or a record without data, which is gone then.
+            Ok(0) => Ok(Spliced::Nothing),
+            Ok(len) => Ok(Spliced::Data(len)),
+            // A record of another type, or what is no record at all: that the kernel says once.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(Spliced::Other),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Replaces the key after a `KeyUpdate` of the peer.
     ///
     /// Minimum kernel version: 6.14.
@@ -267,6 +300,18 @@ pub enum Received {
     },
     /// The peer has ended its TCP stream.
     End,
+}
+
+/// What one splice brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spliced {
+    /// This many bytes of application data.
+    Data(usize),
+    /// A record without data, or the end of the stream: [`Rx::receive`] then says so.
+    Nothing,
+    /// Nothing that can be spliced: [`Rx::receive`] gives the record. If it gives none, what came was
+    /// none, and the connection is beyond help.
+    Other,
 }
 
 /// What a record that is not application data holds.

@@ -6,19 +6,21 @@
 
 mod common;
 
-use std::io::{IoSlice, Read as _, Write as _};
+use std::io::{self, ErrorKind, IoSlice, Read as _, Write as _};
 use std::net::Shutdown;
 use std::os::fd::AsFd as _;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use common::{
     ALERT, CLOSE_NOTIFY, DATA, HANDSHAKE, KEY_UPDATE, Records, key, noise, pair, receive, receiver,
     require_kernel_tls, sender,
 };
 use kernel_tls::{
-    Capabilities, Cipher, Drained, KernelVersion, MAX_RECORD_DATA, Received, RecordType, Ulp,
+    Capabilities, Cipher, Drained, KernelVersion, MAX_RECORD_DATA, Pipe, Received, RecordType, Ulp,
 };
 use nix::errno::Errno;
+use socket2::SockRef;
 
 #[test]
 fn the_probe_finds_what_the_table_says() {
@@ -110,7 +112,7 @@ fn every_byte_arrives_under_every_cipher_whoever_seals() {
             wire.extend(records.seal(DATA, piece, padding));
         }
         wire.extend(records.seal(DATA, b"!", 0));
-        let writer = std::thread::spawn(move || {
+        let writer = thread::spawn(move || {
             far.write_all(&wire).unwrap();
             far
         });
@@ -331,18 +333,14 @@ fn what_the_kernel_has_accepted_arrives_if_the_end_waits_until_it_is_drained() {
     require_kernel_tls!();
     for buffer in [4096, 16_384, 65_536] {
         let (near, far) = pair();
-        socket2::SockRef::from(&near)
-            .set_send_buffer_size(buffer)
-            .unwrap();
-        socket2::SockRef::from(&far)
-            .set_recv_buffer_size(4096)
-            .unwrap();
+        SockRef::from(&near).set_send_buffer_size(buffer).unwrap();
+        SockRef::from(&far).set_recv_buffer_size(4096).unwrap();
         let mut tx = sender(&near, Cipher::Aes128Gcm);
         let sent = noise(1 << 17);
         let mut at = 0;
         let mut far = far;
         let mut wire = Vec::new();
-        let reader = std::thread::spawn(move || {
+        let reader = thread::spawn(move || {
             let mut piece = vec![0; 3000];
             loop {
                 match far.read(&mut piece).unwrap() {
@@ -351,18 +349,18 @@ fn what_the_kernel_has_accepted_arrives_if_the_end_waits_until_it_is_drained() {
                 }
             }
         });
-        let retry = || std::thread::sleep(Duration::from_micros(500));
+        let retry = || thread::sleep(Duration::from_micros(500));
         while at < sent.len() {
             match tx.send(&near, &[IoSlice::new(&sent[at..])]) {
                 Ok(len) => at += len,
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => retry(),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => retry(),
                 Err(error) => panic!("{error}"),
             }
         }
         loop {
             match tx.send_record(&near, RecordType::Alert, &CLOSE_NOTIFY) {
                 Ok(()) => break,
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => retry(),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => retry(),
                 Err(error) => panic!("{error}"),
             }
         }
@@ -394,12 +392,8 @@ fn a_shutdown_cuts_the_stream_exactly_when_it_is_not_drained() {
     require_kernel_tls!();
     for buffer in [2048, 4096, 10_000, 30_000, 100_000] {
         let (near, mut far) = pair();
-        socket2::SockRef::from(&near)
-            .set_send_buffer_size(buffer)
-            .unwrap();
-        socket2::SockRef::from(&far)
-            .set_recv_buffer_size(4096)
-            .unwrap();
+        SockRef::from(&near).set_send_buffer_size(buffer).unwrap();
+        SockRef::from(&far).set_recv_buffer_size(4096).unwrap();
         let mut tx = sender(&near, Cipher::Aes128Gcm);
         let sent = noise(1 << 20);
         let mut at = 0;
@@ -501,5 +495,43 @@ mod sockmap {
             let failed = unsafe { libc::syscall(libc::SYS_bpf, 2, &raw const attributes, 32) };
             Errno::result(failed).map(drop)
         }
+    }
+}
+
+#[test]
+fn what_a_splice_leaves_before_a_full_buffer_goes_on_its_way() {
+    require_kernel_tls!();
+    let (near, far) = pair();
+    let mut tx = sender(&near, Cipher::Aes128Gcm);
+    let rx = receiver(&far, Cipher::Aes128Gcm);
+    SockRef::from(&near).set_send_buffer_size(2048).unwrap();
+    let (mut into, source) = pair();
+    for socket in [&near, &far, &source] {
+        socket.set_nonblocking(true).unwrap();
+    }
+    let sent = noise(Pipe::CAPACITY);
+    let mut received = Vec::new();
+    let mut buffer = vec![0; Pipe::CAPACITY];
+    let mut pipe = Pipe::take().unwrap();
+    thread::scope(|scope| {
+        scope.spawn(|| into.write_all(&sent).unwrap());
+        let limit = Instant::now() + Duration::from_mins(1);
+        while received.len() < sent.len() {
+            assert!(Instant::now() < limit, "{} bytes came", received.len());
+            unless_blocked(pipe.fill(&source));
+            unless_blocked(tx.splice(&near, &mut pipe));
+            if let Some(Received::Data(len)) = unless_blocked(rx.receive(&far, &mut buffer)) {
+                received.extend_from_slice(&buffer[..len]);
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+    });
+    assert!(received == sent);
+}
+
+fn unless_blocked<T>(result: io::Result<T>) -> Option<T> {
+    match result {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => None,
+        done => Some(done.unwrap()),
     }
 }

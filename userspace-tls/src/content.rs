@@ -53,6 +53,16 @@ impl ContentRules {
         }
     }
 
+    /// Judges data that nobody here has seen; some, not none.
+    pub(crate) fn judge_spliced(&mut self) -> Result<(), RecordError> {
+        self.count_fruitless(true)?;
+        if self.handshake.is_empty() {
+            Ok(())
+        } else {
+            Err(RecordError::Interleaved)
+        }
+    }
+
     fn count_fruitless(&mut self, bears_data: bool) -> Result<(), RecordError> {
         self.fruitless = if bears_data { 0 } else { self.fruitless + 1 };
         if self.fruitless > MAX_FRUITLESS_RECORDS {

@@ -12,6 +12,8 @@ pub struct Offload {
     pub rx: Takeover,
     /// Whether a key that the kernel has can be replaced.
     pub rekey: bool,
+    /// Whether bulk is moved by splice(2) where the kernel has the key.
+    pub splice: bool,
 }
 
 /// When the kernel takes one direction over. It never gives it back: a socket keeps its keys.
@@ -84,12 +86,69 @@ impl BulkWatch {
         };
     }
 
+    /// Whether the direction has shown itself to be bulk.
+    pub(crate) fn is_bulk(&self) -> bool {
+        self.earned >= BULK_BYTES
+    }
+
     /// Whether the kernel is to take the direction over as soon as it can.
     pub(crate) fn is_due(&self) -> bool {
         match self.takeover {
             Takeover::Never => false,
-            Takeover::Bulk => self.earned >= BULK_BYTES,
+            Takeover::Bulk => self.is_bulk(),
             Takeover::AtOnce => true,
+        }
+    }
+}
+
+/// Says whether the next bytes of a direction that the kernel has are spliced or copied.
+///
+/// Splicing spares a copy each way and costs one more system call, so it is for bulk: it begins as
+/// [`BulkWatch`] says, and ends with [`SMALL_READS`] small ones in a row.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SpliceWatch {
+    state: SpliceState,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum SpliceState {
+    Never,
+    Copying(BulkWatch),
+    Splicing { small_in_a_row: u8 },
+}
+
+impl SpliceWatch {
+    /// `is_bulk`: the direction has shown itself to be that already.
+    pub(crate) fn new(is_sound: bool, is_bulk: bool) -> Self {
+        let state = match (is_sound, is_bulk) {
+            (false, _) => SpliceState::Never,
+            (true, false) => SpliceState::Copying(BulkWatch::new(Takeover::Bulk)),
+            (true, true) => SpliceState::Splicing { small_in_a_row: 0 },
+        };
+        Self { state }
+    }
+
+    pub(crate) fn is_splicing(&self) -> bool {
+        matches!(self.state, SpliceState::Splicing { .. })
+    }
+
+    /// One read, of whichever kind, brought this many bytes.
+    pub(crate) fn saw(&mut self, bytes: usize) {
+        match &mut self.state {
+            SpliceState::Never => {}
+            SpliceState::Copying(watch) => {
+                watch.saw(bytes);
+                if watch.is_due() {
+                    self.state = SpliceState::Splicing { small_in_a_row: 0 };
+                }
+            }
+            SpliceState::Splicing { small_in_a_row } if bytes >= LARGE_READ => *small_in_a_row = 0,
+            SpliceState::Splicing { small_in_a_row } => {
+                *small_in_a_row += 1;
+                if *small_in_a_row == SMALL_READS {
+                    self.state = SpliceState::Copying(BulkWatch::new(Takeover::Bulk));
+                }
+            }
         }
     }
 }
@@ -109,6 +168,10 @@ pub const BULK_BYTES: usize = 1 << 20;
 
 /// A read that fills a record, in bytes: the other side writes faster than one record at a time.
 pub const LARGE_READ: usize = 16 * 1024;
+
+/// Small reads in a row that end splicing: the last read of a burst is small as well, and a burst
+/// that goes on is not to earn its way again.
+const SMALL_READS: u8 = 8;
 
 #[cfg(test)]
 mod tests {
@@ -144,5 +207,41 @@ mod tests {
         never.saw(usize::MAX);
         never.saw(usize::MAX);
         assert!(!never.is_due());
+    }
+
+    #[test]
+    fn splicing_begins_with_bulk_and_ends_with_small_messages() {
+        let mut watch = SpliceWatch::new(true, false);
+        for _ in 0..1000 {
+            watch.saw(100);
+        }
+        assert!(!watch.is_splicing());
+        watch.saw(BULK_BYTES);
+        assert!(watch.is_splicing());
+        for _ in 0..100 {
+            for _ in 1..SMALL_READS {
+                watch.saw(LARGE_READ - 1);
+            }
+            watch.saw(LARGE_READ);
+        }
+        assert!(watch.is_splicing());
+        for _ in 0..SMALL_READS {
+            assert!(watch.is_splicing());
+            watch.saw(1);
+        }
+        assert!(!watch.is_splicing());
+        watch.saw(LARGE_READ);
+        assert!(!watch.is_splicing());
+        watch.saw(BULK_BYTES);
+        assert!(watch.is_splicing());
+    }
+
+    #[test]
+    fn where_splicing_is_not_sound_everything_is_copied() {
+        let mut watch = SpliceWatch::new(false, true);
+        for _ in 0..100 {
+            assert!(!watch.is_splicing());
+            watch.saw(BULK_BYTES);
+        }
     }
 }

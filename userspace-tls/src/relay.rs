@@ -11,8 +11,10 @@
 mod backlog;
 mod batch;
 mod plaintext;
+mod ready;
 mod stop;
 mod tls;
+mod to_app;
 mod wire;
 
 use std::fmt;
@@ -32,12 +34,12 @@ use crate::offload::Events;
 use crate::records::RecordError;
 use crate::session::Session;
 use crate::wire_socket::WireSocket;
-use backlog::Backlog;
 use batch::{Batch, with_batch};
 use plaintext::PlaintextWire;
 pub use stop::StopSignal;
 use stop::StopWatch;
 use tls::TlsWire;
+use to_app::ToApp;
 use wire::{Fetched, Tail, Wire};
 
 /// Relays between the plaintext socket `app` and the TLS socket `wire`. Both must have `SO_LINGER`
@@ -80,6 +82,18 @@ pub struct Traffic {
     pub sent: AtomicU64,
     /// Bytes from `wire` to `app`.
     pub received: AtomicU64,
+    /// Of both, bytes that were spliced: userspace never had them.
+    pub spliced: AtomicU64,
+}
+
+impl Traffic {
+    fn count(&self, direction: &AtomicU64, fetched: &Fetched) {
+        let bytes = fetched.plaintext as u64;
+        direction.fetch_add(bytes, Ordering::Relaxed);
+        if fetched.spliced {
+            self.spliced.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
 }
 
 /// How a relayed connection ended.
@@ -161,8 +175,7 @@ struct Relay<'a, W> {
     format: W,
     outbound: State,
     inbound: State,
-    /// What the program's socket has not taken yet.
-    to_app: Backlog,
+    to_app: ToApp,
     traffic: &'a Traffic,
 }
 
@@ -174,7 +187,7 @@ impl<'a, W: Wire> Relay<'a, W> {
             format,
             outbound: State::Open,
             inbound: State::Open,
-            to_app: Backlog::default(),
+            to_app: ToApp::default(),
             traffic,
         }
     }
@@ -245,8 +258,11 @@ impl<'a, W: Wire> Relay<'a, W> {
             *outbound = State::Done;
             return Poll::Pending;
         }
-        let Fetched { plaintext, tail } = ready!(format.poll_fetch_outbound(cx, app, wire, batch))?;
-        traffic.sent.fetch_add(plaintext as u64, Ordering::Relaxed);
+        let fetched = ready!(format.poll_fetch_outbound(cx, app, wire, batch))?;
+        traffic.count(&traffic.sent, &fetched);
+        let Fetched {
+            plaintext, tail, ..
+        } = fetched;
         format.write(cx, wire, batch)?;
         if let Tail::Finished = tail {
             format.finish()?;
@@ -278,11 +294,12 @@ impl<'a, W: Wire> Relay<'a, W> {
             *inbound = State::Done;
             return Poll::Pending;
         }
-        let Fetched { plaintext, tail } = ready!(format.poll_fetch_inbound(cx, wire, batch))?;
-        traffic
-            .received
-            .fetch_add(plaintext as u64, Ordering::Relaxed);
-        batch.poll_write(cx, app, to_app).map_err(app_error)?;
+        let fetched = ready!(format.poll_fetch_inbound(cx, wire, batch, to_app))?;
+        traffic.count(&traffic.received, &fetched);
+        let Fetched {
+            plaintext, tail, ..
+        } = fetched;
+        to_app.write(cx, app, batch).map_err(app_error)?;
         inbound.follow(tail)?;
         Poll::Ready(Ok(plaintext))
     }

@@ -9,6 +9,7 @@ use tokio::net::TcpStream;
 
 use super::backlog::Backlog;
 use super::batch::{BATCH_LEN, Batch};
+use super::to_app::ToApp;
 use super::wire::{Fetched, Tail, Wire};
 use super::{RelayEnd, app_error, wire_error};
 
@@ -35,6 +36,7 @@ impl Wire for PlaintextWire {
         cx: &mut Context<'_>,
         wire: &mut TcpStream,
         batch: &mut Batch,
+        _to_app: &mut ToApp,
     ) -> Poll<Result<Fetched, RelayEnd>> {
         let len = ready!(batch.poll_read(cx, wire, 0..BATCH_LEN)).map_err(wire_error)?;
         Poll::Ready(Ok(fetched(batch, len)))
@@ -77,13 +79,13 @@ impl Wire for PlaintextWire {
 fn fetched(batch: &mut Batch, len: usize) -> Fetched {
     if len == 0 {
         return Fetched {
-            plaintext: 0,
             tail: Tail::Finished,
+            ..Fetched::default()
         };
     }
     batch.push(0..len);
     Fetched {
         plaintext: len,
-        tail: Tail::Open,
+        ..Fetched::default()
     }
 }

@@ -19,6 +19,7 @@ use crate::{ClientAuth, Offer};
 
 mod kernel;
 mod openssl;
+mod splice;
 mod stopping;
 
 #[tokio::test]

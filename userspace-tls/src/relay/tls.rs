@@ -3,6 +3,7 @@
 
 mod kernel_receiving;
 mod kernel_sending;
+mod key_use;
 mod opening;
 mod sealing;
 
@@ -12,18 +13,19 @@ use std::task::{Context, Poll, ready};
 use kernel_tls::{SocketError, TrafficKey, Ulp};
 use rustls::ConnectionTrafficSecrets;
 use socket2::SockRef;
-use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use super::RelayEnd;
 use super::batch::Batch;
+use super::to_app::ToApp;
 use super::wire::{Fetched, Tail, Wire};
 use crate::alert::{Alert, FATAL};
-use crate::offload::{Events, Flow, Offload};
+use crate::offload::{Events, Flow, Offload, SpliceWatch};
 use crate::records::{ContentType, KEY_UPDATE_MESSAGE, Opened, RecordError, Role};
 use crate::session::{KeySchedule, Session};
-use kernel_receiving::KernelReceiving;
-use kernel_sending::{KernelSending, KeyAge};
+use kernel_receiving::{Brought, KernelReceiving};
+use kernel_sending::KernelSending;
+use key_use::{KeyAge, KeyUse};
 use opening::Opening;
 use sealing::Sealing;
 
@@ -35,6 +37,8 @@ pub(super) struct TlsWire<'a, E> {
     records_per_key: u64,
     /// Whether the kernel can replace a key.
     rekey: bool,
+    /// Whether bulk is spliced where the kernel has the key.
+    splice: bool,
     /// A `KeyUpdate` of ours has not left yet; it answers further requests of the peer as well.
     key_update_queued: bool,
     finished: bool,
@@ -82,6 +86,7 @@ impl<'a, E: Events> TlsWire<'a, E> {
             keys,
             records_per_key,
             rekey: offload.rekey,
+            splice: offload.splice,
             key_update_queued: false,
             finished: false,
             events,
@@ -106,8 +111,10 @@ impl<'a, E: Events> TlsWire<'a, E> {
         if let Tx::Userspace(sealing) = &mut self.tx
             && let Some((slot, key)) = sealing.give_away()?
         {
+            let splicing = SpliceWatch::new(self.splice, sealing.is_bulk());
             let tx = slot.install(wire, &key).map_err(RelayEnd::KernelTls)?;
-            self.tx = Tx::Kernel(KernelSending::new(tx, &key, self.records_per_key));
+            let age = KeyUse::new(key.sequence(), self.records_per_key);
+            self.tx = Tx::Kernel(KernelSending::new(tx, age, splicing));
             self.events.taken_over(Flow::Sent);
         }
         Ok(())
@@ -118,8 +125,9 @@ impl<'a, E: Events> TlsWire<'a, E> {
         if let Rx::Userspace(opening) = &mut self.rx
             && let Some((slot, key, rules)) = opening.give_away()?
         {
+            let splicing = SpliceWatch::new(self.splice, opening.is_bulk());
             let rx = slot.install(wire, &key).map_err(RelayEnd::KernelTls)?;
-            self.rx = Rx::Kernel(KernelReceiving::new(rx, rules));
+            self.rx = Rx::Kernel(KernelReceiving::new(rx, rules, splicing));
             self.events.taken_over(Flow::Received);
         }
         Ok(())
@@ -225,7 +233,15 @@ impl<E: Events> Wire for TlsWire<'_, E> {
             0 => Tail::Finished,
             _ => Tail::Open,
         };
-        Poll::Ready(Ok(Fetched { plaintext, tail }))
+        let spliced = match &self.tx {
+            Tx::Userspace(_) => false,
+            Tx::Kernel(sending) => sending.has_spliced(),
+        };
+        Poll::Ready(Ok(Fetched {
+            plaintext,
+            spliced,
+            tail,
+        }))
     }
 
     fn poll_fetch_inbound(
@@ -233,6 +249,7 @@ impl<E: Events> Wire for TlsWire<'_, E> {
         cx: &mut Context<'_>,
         wire: &mut TcpStream,
         batch: &mut Batch,
+        to_app: &mut ToApp,
     ) -> Poll<Result<Fetched, RelayEnd>> {
         self.take_over_rx(wire)?;
         match &mut self.rx {
@@ -241,13 +258,26 @@ impl<E: Events> Wire for TlsWire<'_, E> {
                 Poll::Ready(Ok(self.open(wire, batch, filled)))
             }
             Rx::Kernel(receiving) => {
-                let opened = ready!(receiving.poll_fetch(cx, wire, batch))?;
+                let brought = ready!(receiving.poll_fetch(cx, wire, batch, to_app))?;
+                let opened = match brought {
+                    Brought::Spliced(plaintext) => {
+                        return Poll::Ready(Ok(Fetched {
+                            plaintext,
+                            spliced: true,
+                            tail: Tail::Open,
+                        }));
+                    }
+                    Brought::Copied(opened) => opened,
+                };
                 let plaintext = match &opened {
                     Opened::Data(data) => data.len(),
                     _ => 0,
                 };
-                let tail = self.follow(&opened, wire);
-                Poll::Ready(Ok(Fetched { plaintext, tail }))
+                Poll::Ready(Ok(Fetched {
+                    plaintext,
+                    spliced: false,
+                    tail: self.follow(&opened, wire),
+                }))
             }
         }
     }
@@ -355,27 +385,6 @@ impl From<RecordError> for RelayEnd {
 impl From<SocketError> for RelayEnd {
     fn from(error: SocketError) -> Self {
         Self::KernelTls(error)
-    }
-}
-
-/// Does `work` when the socket is ready for it. Unlike tokio's own calls it takes a short read or
-/// write for nothing special: with the kernel's TLS it says nothing about what waits behind.
-fn poll_io<R>(
-    cx: &mut Context<'_>,
-    socket: &TcpStream,
-    interest: Interest,
-    mut work: impl FnMut() -> io::Result<R>,
-) -> Poll<io::Result<R>> {
-    loop {
-        ready!(if interest.is_readable() {
-            socket.poll_read_ready(cx)
-        } else {
-            socket.poll_write_ready(cx)
-        })?;
-        match socket.try_io(interest, &mut work) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            done => return Poll::Ready(done),
-        }
     }
 }
 

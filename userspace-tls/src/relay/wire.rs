@@ -7,12 +7,13 @@ use tokio::net::TcpStream;
 
 use super::RelayEnd;
 use super::batch::Batch;
+use super::to_app::ToApp;
 
 /// A format of the bytes on the wire, with what the wire's socket has not taken yet. Everything that
 /// goes to the wire goes through it: nothing else knows in which form the socket wants its bytes.
 pub(super) trait Wire {
-    /// Reads from `app` once and puts into `batch` what is to be written to the wire. Called only
-    /// when everything before was flushed.
+    /// Reads from `app` once and puts into `batch`, or keeps in a pipe, what is to be written to the
+    /// wire. Called only when everything before was flushed.
     fn poll_fetch_outbound(
         &mut self,
         cx: &mut Context<'_>,
@@ -21,12 +22,14 @@ pub(super) trait Wire {
         batch: &mut Batch,
     ) -> Poll<Result<Fetched, RelayEnd>>;
 
-    /// Reads from `wire` once and puts into `batch` what is to be written to the program.
+    /// Reads from `wire` once and puts into `batch`, or splices to `to_app`, what is to be written to
+    /// the program. Called only when everything before was flushed.
     fn poll_fetch_inbound(
         &mut self,
         cx: &mut Context<'_>,
         wire: &mut TcpStream,
         batch: &mut Batch,
+        to_app: &mut ToApp,
     ) -> Poll<Result<Fetched, RelayEnd>>;
 
     /// Writes once what [`Self::poll_fetch_outbound`] has put into `batch`, and keeps the rest.
@@ -60,6 +63,8 @@ pub(super) trait Wire {
 pub(super) struct Fetched {
     /// Bytes of plaintext.
     pub(super) plaintext: usize,
+    /// Whether they were spliced.
+    pub(super) spliced: bool,
     /// What follows them.
     pub(super) tail: Tail,
 }

@@ -27,8 +27,12 @@ pub(super) fn offloaded(stream: TcpStream, tx: Takeover, rx: Takeover) -> WireSo
     let mut wire = WireSocket::from(stream);
     if (tx, rx) != (Takeover::Never, Takeover::Never) {
         wire.attach_kernel_tls().unwrap();
-        let rekey = capabilities().rekey().is_ok();
-        wire.offload(Offload { tx, rx, rekey });
+        wire.offload(Offload {
+            tx,
+            rx,
+            rekey: capabilities().rekey().is_ok(),
+            splice: capabilities().splice().is_ok(),
+        });
     }
     wire
 }
@@ -114,12 +118,13 @@ pub(super) async fn a_used_up_key_ends_the_connection([mut near, far]: [Secured;
 /// Leaves a test that the kernel's TLS is needed for, and says so aloud.
 macro_rules! require_kernel_tls {
     () => {
-        if let Err(why) = capabilities().ulp() {
-            skip(why);
+        if let Err(why) = $crate::relay::tests::kernel::capabilities().ulp() {
+            $crate::relay::tests::kernel::skip(why);
             return;
         }
     };
 }
+pub(super) use require_kernel_tls;
 
 #[tokio::test]
 async fn a_direction_that_shows_itself_to_be_bulk_changes_hands_in_full_flow() {
@@ -325,10 +330,10 @@ async fn what_may_not_come_is_refused_as_it_is_in_userspace() {
 
 /// What a relay told.
 #[derive(Default)]
-struct Seen(std::sync::Mutex<Vec<String>>);
+pub(super) struct Seen(std::sync::Mutex<Vec<String>>);
 
 impl Seen {
-    fn count(&self, event: &str) -> usize {
+    pub(super) fn count(&self, event: &str) -> usize {
         let seen = self.0.lock().unwrap();
         seen.iter().filter(|it| *it == event).count()
     }
@@ -348,16 +353,25 @@ impl Events for Seen {
     }
 }
 
-fn start(app: TcpStream, secured: Secured, seen: &Arc<Seen>) -> JoinHandle<RelayEnd> {
-    let seen = Arc::clone(seen);
+pub(super) fn start(app: TcpStream, secured: Secured, seen: &Arc<Seen>) -> JoinHandle<RelayEnd> {
+    counted(app, secured, seen, &Arc::default())
+}
+
+/// The same, and counts.
+pub(super) fn counted(
+    app: TcpStream,
+    secured: Secured,
+    seen: &Arc<Seen>,
+    traffic: &Arc<Traffic>,
+) -> JoinHandle<RelayEnd> {
+    let (seen, traffic) = (Arc::clone(seen), Arc::clone(traffic));
     tokio::spawn(async move {
-        let (traffic, never) = (Traffic::default(), never());
         let Secured { stream, session } = secured;
-        relay(app, stream, session, &traffic, &never, &*seen).await
+        relay(app, stream, session, &traffic, &never(), &*seen).await
     })
 }
 
-async fn kernel_pair(tx: Takeover, rx: Takeover) -> [Secured; 2] {
+pub(super) async fn kernel_pair(tx: Takeover, rx: Takeover) -> [Secured; 2] {
     let ca = Ca::new("mesh");
     let (client, server) = (
         ca.mesh_tls(&Leaf::workload("a")),
@@ -376,7 +390,7 @@ async fn kernel_pair(tx: Takeover, rx: Takeover) -> [Secured; 2] {
 }
 
 /// As the tests of the testbed do.
-fn skip(why: &kernel_tls::Why) {
+pub(super) fn skip(why: &kernel_tls::Why) {
     use std::io::Write as _;
     let thread = std::thread::current();
     let line = format!("SKIPPED {}: {why}", thread.name().unwrap_or("a test"));

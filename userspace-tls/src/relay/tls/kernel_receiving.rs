@@ -1,31 +1,49 @@
 //! The receiving direction once the kernel has its key: records on the wire, plaintext out.
 
-use std::io;
 use std::task::{Context, Poll, ready};
+use std::{io, mem};
 
-use kernel_tls::{Received, Rx, TrafficKey};
+use kernel_tls::{Pipe, Received, Rx, Spliced, TrafficKey};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use super::super::batch::Batch;
+use super::super::ready::poll_io;
+use super::super::to_app::ToApp;
 use super::super::{RelayEnd, wire_error};
-use super::poll_io;
 use crate::content::ContentRules;
-use crate::records::{DATA, Opened, RecordError};
+use crate::offload::SpliceWatch;
+use crate::records::{DATA, MAX_PLAINTEXT_LEN, Opened, RecordError};
 
 pub(super) struct KernelReceiving {
     rx: Rx,
     rules: ContentRules,
+    splicing: SpliceWatch,
     /// The event for what has arrived may have been used up before the kernel got its key.
     is_new: bool,
+    /// What came behind data that is on its way: the kernel tells of an error once.
+    failed: Option<RelayEnd>,
+    /// The kernel has something that can't be spliced.
+    is_other_next: bool,
+}
+
+/// What one fetch brought.
+pub(super) enum Brought {
+    /// What was copied; data is in the batch.
+    Copied(Opened),
+    /// So many bytes of data, which are on their way to the program.
+    Spliced(usize),
 }
 
 impl KernelReceiving {
-    pub(super) fn new(rx: Rx, rules: ContentRules) -> Self {
+    pub(super) fn new(rx: Rx, rules: ContentRules, splicing: SpliceWatch) -> Self {
         Self {
             rx,
             rules,
+            splicing,
             is_new: true,
+            failed: None,
+            is_other_next: false,
         }
     }
 
@@ -37,35 +55,136 @@ impl KernelReceiving {
         Ok(self.rx.replace_key(wire, key)?)
     }
 
-    /// Receives once. Data is put into `batch` as well.
+    /// Receives once, or splices several records.
     pub(super) fn poll_fetch(
         &mut self,
         cx: &mut Context<'_>,
         wire: &TcpStream,
         batch: &mut Batch,
-    ) -> Poll<Result<Opened, RelayEnd>> {
-        let Self { rx, rules, is_new } = self;
-        let mut receive = || rx.receive(wire, batch.buffer());
-        let received = match std::mem::take(is_new).then(&mut receive) {
-            Some(Ok(received)) => {
-                // Perhaps more: only EAGAIN would have said that there is none.
-                *is_new = true;
-                Ok(received)
-            }
-            Some(Err(error)) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
-            _ => ready!(poll_io(cx, wire, Interest::READABLE, receive)),
-        };
-        let (content_type, len) = match received.map_err(receive_error)? {
-            Received::Data(len) => (DATA, len),
-            Received::Other { record_type, len } => (record_type, len),
-            Received::End => return Poll::Ready(Err(RelayEnd::WireTruncated)),
-        };
-        let opened = rules.judge(content_type, &batch.buffer()[..len])?;
+        to_app: &mut ToApp,
+    ) -> Poll<Result<Brought, RelayEnd>> {
+        if let Some(end) = self.failed.take() {
+            return Poll::Ready(Err(end));
+        }
+        // Without a pipe, everything is copied.
+        if self.splicing.is_splicing()
+            && !self.is_other_next
+            && let Ok(pipe) = Pipe::take()
+            && let Some(len) = ready!(self.poll_splice(cx, wire, pipe, to_app))?
+        {
+            self.splicing.saw(len);
+            return Poll::Ready(Ok(Brought::Spliced(len)));
+        }
+        let opened = ready!(self.poll_receive(cx, wire, batch))?;
         if let Opened::Data(data) = &opened {
+            self.splicing.saw(data.len());
             batch.push(data.clone());
         }
-        Poll::Ready(Ok(opened))
+        Poll::Ready(Ok(Brought::Copied(opened)))
     }
+
+    /// Splices what there is, up to what a pipe holds: how much, `None` where something is next that
+    /// can't be spliced.
+    fn poll_splice(
+        &mut self,
+        cx: &mut Context<'_>,
+        wire: &TcpStream,
+        mut pipe: Pipe,
+        to_app: &mut ToApp,
+    ) -> Poll<Result<Option<usize>, RelayEnd>> {
+        let Self {
+            rx, rules, is_new, ..
+        } = self;
+        let first = poll_readable(is_new, cx, wire, || rx.splice(wire, &mut pipe));
+        let judged = match first {
+            Poll::Pending => {
+                pipe.give_back();
+                return Poll::Pending;
+            }
+            Poll::Ready(Ok(Spliced::Data(_))) => rules.judge_spliced().map_err(RelayEnd::from),
+            Poll::Ready(Ok(nothing)) => {
+                self.is_other_next = nothing == Spliced::Other;
+                pipe.give_back();
+                return Poll::Ready(Ok(None));
+            }
+            Poll::Ready(Err(error)) => Err(receive_error(error)),
+        };
+        judged?;
+        while pipe.held() < ENOUGH {
+            match rx.splice(wire, &mut pipe) {
+                Ok(Spliced::Data(_)) => {}
+                // A pipe with a piece in each of its places says the same as an empty socket. Only
+                // a first try knows.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Ok(nothing) => {
+                    self.is_other_next = nothing == Spliced::Other;
+                    break;
+                }
+                Err(error) => {
+                    self.failed = Some(receive_error(error));
+                    break;
+                }
+            }
+        }
+        let len = pipe.held();
+        to_app.splice(pipe);
+        Poll::Ready(Ok(Some(len)))
+    }
+
+    fn poll_receive(
+        &mut self,
+        cx: &mut Context<'_>,
+        wire: &TcpStream,
+        batch: &mut Batch,
+    ) -> Poll<Result<Opened, RelayEnd>> {
+        let Self {
+            rx,
+            rules,
+            is_new,
+            is_other_next,
+            ..
+        } = self;
+        let mut receive = || rx.receive(wire, batch.buffer());
+        if mem::take(is_other_next) {
+            let other = receive().map_err(|error| match error.kind() {
+                io::ErrorKind::WouldBlock => RecordError::Header.into(),
+                _ => receive_error(error),
+            })?;
+            return Poll::Ready(judge(rules, other, batch));
+        }
+        let received = ready!(poll_readable(is_new, cx, wire, receive));
+        Poll::Ready(judge(rules, received.map_err(receive_error)?, batch))
+    }
+}
+
+fn judge(
+    rules: &mut ContentRules,
+    received: Received,
+    batch: &mut Batch,
+) -> Result<Opened, RelayEnd> {
+    let (content_type, len) = match received {
+        Received::Data(len) => (DATA, len),
+        Received::Other { record_type, len } => (record_type, len),
+        Received::End => return Err(RelayEnd::WireTruncated),
+    };
+    Ok(rules.judge(content_type, &batch.buffer()[..len])?)
+}
+
+/// Does `work` when there may be something to read.
+fn poll_readable<R>(
+    is_new: &mut bool,
+    cx: &mut Context<'_>,
+    wire: &TcpStream,
+    mut work: impl FnMut() -> io::Result<R>,
+) -> Poll<io::Result<R>> {
+    if *is_new {
+        // Again and again: only EAGAIN says that there is nothing more.
+        match work() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => *is_new = false,
+            done => return Poll::Ready(done),
+        }
+    }
+    poll_io(cx, wire, Interest::READABLE, work)
 }
 
 /// The kernel has few words for what a peer does wrong.
@@ -77,3 +196,6 @@ fn receive_error(error: io::Error) -> RelayEnd {
         _ => wire_error(error),
     }
 }
+
+/// A pipe is passed on when it has this much, in bytes: so that one more record fits.
+const ENOUGH: usize = Pipe::CAPACITY - MAX_PLAINTEXT_LEN;

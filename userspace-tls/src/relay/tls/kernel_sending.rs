@@ -7,23 +7,29 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use kernel_tls::{Drained, RecordType, TrafficKey, Tx};
+use kernel_tls::{Drained, Pipe, RecordType, TrafficKey, Tx};
 use tokio::io::{AsyncWrite as _, Interest};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
 use super::super::batch::Batch;
+use super::super::ready::poll_io;
 use super::super::{RelayEnd, app_error, wire_error};
-use super::{fatal, poll_io};
+use super::fatal;
+use super::key_use::{KeyAge, KeyUse};
 use crate::alert::Alert;
-use crate::records::{ContentType, MAX_PLAINTEXT_LEN, last_batch_at};
+use crate::offload::SpliceWatch;
+use crate::records::{ContentType, MAX_PLAINTEXT_LEN};
 
 pub(super) struct KernelSending {
     tx: Tx,
-    /// What the kernel has not taken, in order. Plaintext: it can be here only because `tx` is.
+    /// What was spliced from the program and the kernel has not taken. Before all that is queued.
+    pipe: Option<Pipe>,
+    /// What else the kernel has not taken, in order. Plaintext: it can be here only because `tx` is.
     queue: VecDeque<Queued>,
     /// The last read from the program filled a record: more is probably waiting.
     bulk: bool,
+    splicing: SpliceWatch,
     age: KeyUse,
     /// While the kernel still holds records that TCP has no room for.
     draining: Option<Draining>,
@@ -43,12 +49,14 @@ enum Queued {
 }
 
 impl KernelSending {
-    pub(super) fn new(tx: Tx, key: &TrafficKey, records_per_key: u64) -> Self {
+    pub(super) fn new(tx: Tx, age: KeyUse, splicing: SpliceWatch) -> Self {
         Self {
             tx,
+            pipe: None,
             queue: VecDeque::new(),
             bulk: true,
-            age: KeyUse::new(key.sequence(), records_per_key),
+            splicing,
+            age,
             draining: None,
         }
     }
@@ -60,15 +68,13 @@ impl KernelSending {
             Queued::Record { content, .. } => content.capacity(),
             Queued::Key(_) => 0,
         });
-        queued.sum()
+        queued.sum::<usize>() + self.pipe.as_ref().map_or(0, Pipe::held)
     }
 
     /// How much of what one key may protect has been used.
     pub(super) fn key_age(&mut self, wire: &TcpStream) -> Result<KeyAge, RelayEnd> {
-        if self.age.needs_a_look() {
-            self.age.records = self.tx.sequence(wire)?;
-        }
-        Ok(self.age.judge())
+        let Self { tx, age, .. } = self;
+        Ok(age.age(|| tx.sequence(wire))?)
     }
 
     /// Reads from the program once; how much came.
@@ -78,17 +84,60 @@ impl KernelSending {
         app: &mut TcpStream,
         batch: &mut Batch,
     ) -> Poll<Result<usize, RelayEnd>> {
+        let plaintext = match self.take_pipe() {
+            Some(pipe) => ready!(self.poll_splice(cx, app, pipe)),
+            None => ready!(self.poll_read(cx, app, batch)),
+        }
+        .map_err(app_error)?;
+        self.bulk = plaintext >= MAX_PLAINTEXT_LEN;
+        self.splicing.saw(plaintext);
+        Poll::Ready(Ok(plaintext))
+    }
+
+    /// Without a pipe, everything is copied.
+    fn take_pipe(&self) -> Option<Pipe> {
+        self.splicing
+            .is_splicing()
+            .then(Pipe::take)
+            .and_then(Result::ok)
+    }
+
+    fn poll_splice(
+        &mut self,
+        cx: &mut Context<'_>,
+        app: &TcpStream,
+        mut pipe: Pipe,
+    ) -> Poll<io::Result<usize>> {
+        let filled = poll_io(cx, app, Interest::READABLE, || pipe.fill(app));
+        if pipe.held() > 0 {
+            self.pipe = Some(pipe);
+        } else {
+            pipe.give_back();
+        }
+        filled
+    }
+
+    fn poll_read(
+        &self,
+        cx: &mut Context<'_>,
+        app: &mut TcpStream,
+        batch: &mut Batch,
+    ) -> Poll<io::Result<usize>> {
         let room = if self.bulk {
             BYTES_PER_BATCH
         } else {
             MAX_PLAINTEXT_LEN
         };
-        let plaintext = ready!(batch.poll_read(cx, app, 0..room)).map_err(app_error)?;
-        self.bulk = plaintext >= MAX_PLAINTEXT_LEN;
+        let plaintext = ready!(batch.poll_read(cx, app, 0..room))?;
         if plaintext > 0 {
             batch.push(0..plaintext);
         }
         Poll::Ready(Ok(plaintext))
+    }
+
+    /// Whether the last read was a splice, and brought something.
+    pub(super) fn has_spliced(&self) -> bool {
+        self.pipe.is_some()
     }
 
     pub(super) fn queue_record(&mut self, content_type: ContentType, content: &[u8]) {
@@ -112,6 +161,9 @@ impl KernelSending {
         wire: &mut TcpStream,
         batch: &mut Batch,
     ) -> Result<(), RelayEnd> {
+        if let Poll::Ready(flushed) = self.poll_flush_pipe(cx, wire) {
+            flushed.map_err(wire_error)?;
+        }
         let Some(data) = batch.take_only_part() else {
             return Ok(());
         };
@@ -137,6 +189,7 @@ impl KernelSending {
         cx: &mut Context<'_>,
         wire: &mut TcpStream,
     ) -> Poll<Result<(), RelayEnd>> {
+        ready!(self.poll_flush_pipe(cx, wire)).map_err(wire_error)?;
         let Self { tx, queue, age, .. } = self;
         while let Some(first) = queue.front_mut() {
             match first {
@@ -164,12 +217,28 @@ impl KernelSending {
                 }
                 Queued::Key(key) => {
                     tx.replace_key(wire, key)?;
-                    *age = KeyUse::new(0, age.records_per_key);
+                    age.begin_again();
                 }
             }
             queue.pop_front();
         }
         *queue = VecDeque::new();
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_flush_pipe(&mut self, cx: &mut Context<'_>, wire: &TcpStream) -> Poll<io::Result<()>> {
+        let Self { tx, pipe, age, .. } = self;
+        if let Some(pipe) = pipe {
+            while pipe.held() > 0 {
+                let sent = ready!(poll_io(cx, wire, Interest::WRITABLE, || {
+                    tx.splice(wire, pipe)
+                }))?;
+                age.spliced(sent);
+            }
+        }
+        if let Some(pipe) = pipe.take() {
+            pipe.give_back();
+        }
         Poll::Ready(Ok(()))
     }
 
@@ -210,128 +279,9 @@ struct Draining {
     length: Duration,
 }
 
-/// How much of what one key may protect has been used (RFC 8446 section 5.5).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum KeyAge {
-    Young,
-    /// Told once: when [`OLD_PART`] of its records are left.
-    Old,
-    UsedUp,
-}
-
-/// Counts the records of a key. The kernel says how many there were, but a question for every write
-/// would cost as much as the write: so an upper bound is kept, and the kernel asked near the ends.
-#[derive(Debug)]
-struct KeyUse {
-    records_per_key: u64,
-    /// Records sealed, or more.
-    records: u64,
-    told: bool,
-}
-
-impl KeyUse {
-    fn new(records: u64, records_per_key: u64) -> Self {
-        Self {
-            records_per_key,
-            records,
-            told: false,
-        }
-    }
-
-    /// A write of so many bytes was accepted. It may end in the middle of a record.
-    fn sent(&mut self, bytes: usize) {
-        self.records += (bytes / MAX_PLAINTEXT_LEN) as u64 + 1;
-    }
-
-    fn used_up_at(&self) -> u64 {
-        last_batch_at(self.records_per_key)
-    }
-
-    fn old_at(&self) -> u64 {
-        self.used_up_at() - self.used_up_at() / OLD_PART
-    }
-
-    fn needs_a_look(&self) -> bool {
-        let next = if self.told {
-            self.used_up_at()
-        } else {
-            self.old_at()
-        };
-        self.records >= next
-    }
-
-    fn judge(&mut self) -> KeyAge {
-        if self.records >= self.used_up_at() {
-            KeyAge::UsedUp
-        } else if self.records >= self.old_at() && !self.told {
-            self.told = true;
-            KeyAge::Old
-        } else {
-            KeyAge::Young
-        }
-    }
-}
-
-/// One sixteenth: of AES-GCM's 2^24 records that is a million, 16 GiB in full ones.
-const OLD_PART: u64 = 16;
-
 /// As many full records as userspace seals in one go.
 const BYTES_PER_BATCH: usize = 16 * MAX_PLAINTEXT_LEN;
 
 /// The kernel holds one record at most; a peer that reads makes room within a round trip.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_key_is_old_once_and_then_used_up() {
-        let mut age = KeyUse::new(0, 1064);
-        let mut seen = Vec::new();
-        while age.judge() != KeyAge::UsedUp {
-            seen.push(age.judge());
-            age.sent(MAX_PLAINTEXT_LEN - 1);
-        }
-        assert_eq!(age.records, 1000);
-        assert_eq!(seen.iter().filter(|age| **age == KeyAge::Old).count(), 0);
-        let mut age = KeyUse::new(0, 1064);
-        let told: Vec<u64> = (0..1000)
-            .filter(|_| {
-                let old = age.judge() == KeyAge::Old;
-                age.sent(1);
-                old
-            })
-            .collect();
-        assert_eq!(told, [938]);
-    }
-
-    #[test]
-    fn what_a_write_can_have_sealed_is_never_counted_low() {
-        for (bytes, records) in [
-            (1, 1),
-            (MAX_PLAINTEXT_LEN, 2),
-            (3 * MAX_PLAINTEXT_LEN + 1, 4),
-        ] {
-            let mut age = KeyUse::new(0, 1 << 24);
-            age.sent(bytes);
-            assert_eq!(age.records, records);
-        }
-    }
-
-    #[test]
-    fn the_kernel_is_asked_only_near_the_ends() {
-        let mut age = KeyUse::new(0, 1064);
-        assert!(!age.needs_a_look());
-        age.records = 938;
-        assert!(age.needs_a_look());
-        assert_eq!(age.judge(), KeyAge::Old);
-        assert!(!age.needs_a_look());
-        age.records = 1000;
-        assert!(age.needs_a_look());
-        // A cipher without a limit.
-        let age = KeyUse::new(1 << 60, u64::MAX);
-        assert!(!age.needs_a_look());
-    }
-}

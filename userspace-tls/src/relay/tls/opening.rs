@@ -65,6 +65,11 @@ impl Opening {
         Ok(Some((slot, key, rules)))
     }
 
+    /// Whether the direction has shown itself to be bulk.
+    pub(super) fn is_bulk(&self) -> bool {
+        self.watch.is_bulk()
+    }
+
     pub(super) fn replace_key(
         &mut self,
         secrets: ConnectionTrafficSecrets,

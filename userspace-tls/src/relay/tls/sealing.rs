@@ -71,6 +71,11 @@ impl Sealing {
         Ok(Some((slot, key)))
     }
 
+    /// Whether the direction has shown itself to be bulk.
+    pub(super) fn is_bulk(&self) -> bool {
+        self.watch.is_bulk()
+    }
+
     pub(super) fn wants_key_update(&self) -> bool {
         self.sealer.wants_key_update()
     }
