@@ -1,6 +1,8 @@
 //! Two hosts whose programs talk through Sealwire, an agent for each, and a third host without.
 
-use anyhow::Result;
+use std::env;
+
+use anyhow::{Result, ensure};
 
 use crate::agent::{Agent, AgentConfig, WorkloadConfig};
 use crate::coordinator::Coordinator;
@@ -81,12 +83,28 @@ impl Pair {
 
     /// The client sends `up` bytes and the server `down`: every byte arrives, none in clear.
     pub fn assert_exact(&self, up: u64, down: u64, client: &str, server: &str) -> Result<()> {
-        assert_exact(&self.bed, up, down, client, server)
+        assert_exact(&self.bed, up, down, client, server)?;
+        self.assert_datapath()
+    }
+
+    /// Where `SEALWIRE_TEST_DATAPATH` names the datapath that a run of the tests is about, both
+    /// agents have used it.
+    fn assert_datapath(&self) -> Result<()> {
+        let Ok(expected) = env::var("SEALWIRE_TEST_DATAPATH") else {
+            return Ok(());
+        };
+        for agent in [&self.client_agent, &self.server_agent] {
+            let metrics = agent.metrics()?;
+            let used = metrics.sum("sealwire_datapaths_total", &[("datapath", &expected)]);
+            ensure!(used > 0, "no connection went by the datapath {expected}");
+        }
+        Ok(())
     }
 
     /// A short conversation works, protected.
     pub fn assert_served(&self) -> Result<()> {
-        assert_served(&self.bed)
+        assert_served(&self.bed)?;
+        self.assert_datapath()
     }
 }
 

@@ -26,7 +26,7 @@ use crate::site::{Setting, Sides, Site};
 use crate::statistics::Rounds;
 use exchange::{Exchanged, Load};
 use report::{Environment, Figure, Report};
-use route::Route;
+use route::{Datapath, Route};
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -46,7 +46,7 @@ pub(crate) struct Options {
     rounds: u32,
 
     /// Requests a round
-    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     requests: u32,
 
     /// MiB a round
@@ -134,6 +134,7 @@ fn site(route: Route) -> Result<Site> {
     let setting = match (route, route.agents()) {
         (_, Some(agents)) => Setting {
             offload: Some(agents.offload),
+            splice: Some(agents.splice),
             ..Setting::default()
         },
         (Route::Plaintext, None) => {
@@ -161,31 +162,33 @@ fn exchange(site: &Site, route: Route, load: Load) -> Result<f64> {
     };
     let client = client.with_stdin().spawn()?;
     let said = client.wait_for(LIMIT, |line| serde_json::from_str::<Exchanged>(line).ok())?;
-    check_datapath(site, route)?;
+    check_datapath(site, route.datapaths(load))?;
     finish(client)?;
     Ok(said.nanoseconds)
 }
 
 /// What the agents say of the connection while it is open.
-fn check_datapath(site: &Site, route: Route) -> Result<()> {
-    let Some(agents) = route.agents() else {
+fn check_datapath(site: &Site, expected: Option<[Datapath; 2]>) -> Result<()> {
+    let Some(expected) = expected else {
         return Ok(());
     };
-    for host in [site.client(), site.server()] {
+    for (host, expected) in [site.client(), site.server()].into_iter().zip(expected) {
         let connections = Site::connections(host)?;
         let lines = connections.as_array().into_iter().flatten();
         let mut found = lines.filter_map(|line| {
             let why = line["datapath_why"].as_str()?;
-            Some(match line["datapath"].as_str()? {
+            let datapath = match line["datapath"].as_str()? {
                 "kernel" => format!("kernel:{why}"),
                 other => other.to_owned(),
-            })
+            };
+            Some((datapath, line["spliced"].as_u64()? > 0))
         });
         ensure!(
-            found.any(|datapath| datapath == agents.datapath),
-            "the agent of {} did not carry it by {}: {connections}",
+            found.any(|(datapath, spliced)| {
+                (datapath.as_str(), spliced) == (expected.datapath, expected.spliced)
+            }),
+            "the agent of {} did not carry it as {expected:?}: {connections}",
             host.name(),
-            agents.datapath
         );
     }
     Ok(())

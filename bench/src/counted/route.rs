@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::exchange::Load;
+
 /// One way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -19,42 +21,82 @@ pub(crate) enum Route {
     KernelRx,
     /// As before; the kernel does both.
     KernelBoth,
+    /// As before; and bulk is spliced.
+    KernelSplice,
+    /// What `offload = "auto"` makes of it: requests in user space, bulk in the kernel, spliced.
+    Auto,
 }
 
 /// The options of the agents on a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Agents {
-    /// Of the agent's `--offload`.
+    /// The key `offload`.
     pub(crate) offload: &'static str,
-    /// The datapath that each of them must report of the connection.
-    pub(crate) datapath: &'static str,
+    /// The key `splice`.
+    pub(crate) splice: &'static str,
 }
 
 impl Route {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Direct,
         Self::Plaintext,
         Self::Userspace,
         Self::KernelTx,
         Self::KernelRx,
         Self::KernelBoth,
+        Self::KernelSplice,
+        Self::Auto,
     ];
 
     /// How the agents are started; none where no agent encrypts.
     pub(crate) fn agents(self) -> Option<Agents> {
-        let (offload, datapath) = match self {
+        let (offload, splice) = match self {
             Self::Direct | Self::Plaintext => return None,
-            Self::Userspace => ("off", "userspace"),
-            Self::KernelTx => ("tx", "kernel:tx"),
-            Self::KernelRx => ("rx", "kernel:rx"),
-            Self::KernelBoth => ("both", "kernel:both"),
+            Self::Userspace => ("off", "off"),
+            Self::KernelTx => ("tx", "off"),
+            Self::KernelRx => ("rx", "off"),
+            Self::KernelBoth => ("both", "off"),
+            Self::KernelSplice => ("both", "auto"),
+            Self::Auto => ("auto", "auto"),
         };
-        Some(Agents { offload, datapath })
+        Some(Agents { offload, splice })
+    }
+
+    /// What the agents must report of a connection that bore this load: the client's and the
+    /// server's.
+    pub(crate) fn datapaths(self, load: Load) -> Option<[Datapath; 2]> {
+        let copied = |datapath| Datapath {
+            datapath,
+            spliced: false,
+        };
+        let both = |datapath| Some([copied(datapath); 2]);
+        let spliced = |datapaths: [_; 2]| {
+            Some(datapaths.map(|datapath| Datapath {
+                datapath,
+                spliced: true,
+            }))
+        };
+        match (self, load) {
+            (Self::Direct | Self::Plaintext, _) => None,
+            (Self::Userspace, _) | (Self::Auto, Load::Requests(_)) => both("userspace"),
+            (Self::KernelTx, _) => both("kernel:tx"),
+            (Self::KernelRx, _) => both("kernel:rx"),
+            (Self::KernelBoth, _) | (Self::KernelSplice, Load::Requests(_)) => both("kernel:both"),
+            (Self::KernelSplice, Load::Mebibytes(_)) => spliced(["kernel:both"; 2]),
+            (Self::Auto, Load::Mebibytes(_)) => spliced(["kernel:tx", "kernel:rx"]),
+        }
     }
 
     /// Whether it takes a kernel that does TLS.
     pub(crate) fn takes_kernel_tls(self) -> bool {
-        matches!(self, Self::KernelTx | Self::KernelRx | Self::KernelBoth)
+        match self {
+            Self::Direct | Self::Plaintext | Self::Userspace => false,
+            Self::KernelTx
+            | Self::KernelRx
+            | Self::KernelBoth
+            | Self::KernelSplice
+            | Self::Auto => true,
+        }
     }
 
     pub(crate) fn name(self) -> &'static str {
@@ -65,6 +107,16 @@ impl Route {
             Self::KernelTx => "kernel:tx",
             Self::KernelRx => "kernel:rx",
             Self::KernelBoth => "kernel:both",
+            Self::KernelSplice => "kernel:both, spliced",
+            Self::Auto => "auto",
         }
     }
+}
+
+/// What an agent reports of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Datapath {
+    pub(crate) datapath: &'static str,
+    /// Whether bytes were spliced.
+    pub(crate) spliced: bool,
 }

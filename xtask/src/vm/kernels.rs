@@ -8,7 +8,7 @@ use super::apt::{self, Fetched};
 use crate::process::PlatformLacks;
 
 /// A series of releases.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Line {
     /// Debian 12's.
     V6_1,

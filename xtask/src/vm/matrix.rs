@@ -2,12 +2,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    panic::resume_unwind,
     path::PathBuf,
     process::Command,
+    thread,
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Error, Result, ensure};
 
 use super::{
     Age, Fetched, Kernel, Line, Machine, Outcome, run,
@@ -28,8 +30,8 @@ struct Suite {
     target: &'static str,
     /// Of the test harness: which tests.
     arguments: &'static [&'static str],
-    /// A variable, as `NAME=VALUE`.
-    environment: Option<&'static str>,
+    /// Variables, as `NAME=VALUE`.
+    environment: &'static [&'static str],
     on: On,
 }
 
@@ -42,40 +44,48 @@ enum On {
     Newest,
 }
 
-const SUITES: [Suite; 9] = [
+const SUITES: [Suite; 11] = [
     // What the kernel's TLS does, and what the agent's probe makes of it.
     Suite {
         package: "kernel-tls",
         target: "kernel",
         arguments: &[],
-        environment: None,
+        environment: &[],
         on: On::Every,
     },
     // The relay with the kernel's TLS in place of ours, in each way that there is.
-    relay("SEALWIRE_TEST_OFFLOAD=tx"),
-    relay("SEALWIRE_TEST_OFFLOAD=rx"),
-    relay("SEALWIRE_TEST_OFFLOAD=both"),
-    relay("SEALWIRE_TEST_OFFLOAD=bulk"),
+    relay(&["SEALWIRE_TEST_OFFLOAD=tx"], USERSPACE_TOO),
+    relay(&["SEALWIRE_TEST_OFFLOAD=rx"], USERSPACE_TOO),
+    relay(&["SEALWIRE_TEST_OFFLOAD=both"], USERSPACE_TOO),
+    relay(&["SEALWIRE_TEST_OFFLOAD=bulk"], &["relay::"]),
     // No way around the agent.
     testbed("leaks", &[]),
     testbed("devices", &[]),
-    // A worker waits 50 ms for a connection that is late, and emulation is later than that.
-    testbed(
-        "bytes_exact",
-        &[
-            "--skip",
-            "one_worker_keeps_connections_in_the_order_in_which_they_were_made",
-        ],
-    ),
-    testbed("fail_closed", &[]),
+    // The agents with the kernel's TLS in place of ours.
+    kernel_datapath("bytes_exact", &["--skip", IN_ORDER]),
+    kernel_datapath("fail_closed", &[]),
+    kernel_datapath("rotation", &[]),
+    kernel_datapath("scale", &["--skip", "for_a_minute", "--skip", "a_gibibyte"]),
 ];
 
-const fn relay(environment: &'static str) -> Suite {
+/// A worker waits 50 ms for a connection that is late, and emulation is later than that.
+const IN_ORDER: &str = "one_worker_keeps_connections_in_the_order_in_which_they_were_made";
+
+/// The tests that choose for themselves what the kernel does need to run once.
+const USERSPACE_TOO: &[&str] = &[
+    "relay::",
+    "--skip",
+    "tests::kernel::",
+    "--skip",
+    "tests::splice::",
+];
+
+const fn relay(environment: &'static [&'static str], arguments: &'static [&'static str]) -> Suite {
     Suite {
         package: "userspace-tls",
         target: "lib",
-        arguments: &["relay::"],
-        environment: Some(environment),
+        arguments,
+        environment,
         on: On::Newest,
     }
 }
@@ -85,12 +95,19 @@ const fn testbed(target: &'static str, arguments: &'static [&'static str]) -> Su
         package: tests::TESTBED,
         target,
         arguments,
-        environment: None,
+        environment: &[],
         on: On::Newest,
     }
 }
 
-/// Runs them on the newest and the older release of every line.
+const fn kernel_datapath(target: &'static str, arguments: &'static [&'static str]) -> Suite {
+    Suite {
+        environment: &["SEALWIRE_OFFLOAD=both", "SEALWIRE_TEST_DATAPATH=kernel"],
+        ..testbed(target, arguments)
+    }
+}
+
+/// Runs them on the newest and the older release of every line, the lines beside each other.
 pub(crate) fn matrix(log: &Log) -> Result<Report> {
     let programs = match tests::prepare().and_then(|()| build()) {
         Ok(programs) => programs,
@@ -98,11 +115,12 @@ pub(crate) fn matrix(log: &Log) -> Result<Report> {
             return Ok(Report::failed(format!("tests on other kernels: {error:#}")));
         }
     };
+    let mut kernels = BTreeMap::<_, Vec<_>>::new();
     let mut report = Report::default();
     for line in Line::ALL {
         for age in [Age::Newest, Age::Older] {
-            match on_kernel(line, age, &programs, log) {
-                Ok(tests) => report += tests,
+            match Kernel::pinned(line, age).fetch() {
+                Ok(kernel) => kernels.entry(line).or_default().push((age, kernel)),
                 Err(error) if error.is::<PlatformLacks>() => {
                     log.note(format!("every test on Linux {line}"), format!("{error:#}"))?;
                     report.tally += Tally::skipped(1);
@@ -111,7 +129,29 @@ pub(crate) fn matrix(log: &Log) -> Result<Report> {
             }
         }
     }
-    Ok(report)
+    if let Some((_, kernel)) = kernels.values().flatten().next() {
+        report += control(kernel);
+    }
+    thread::scope(|scope| {
+        let programs = &programs;
+        let lines: Vec<_> = kernels
+            .values()
+            .map(|kernels| {
+                scope.spawn(move || {
+                    kernels
+                        .iter()
+                        .try_fold(Report::default(), |mut report, (age, kernel)| {
+                            report += on_kernel(*age, kernel, programs, log)?;
+                            Ok::<_, Error>(report)
+                        })
+                })
+            })
+            .collect();
+        for line in lines {
+            report += line.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+        }
+        Ok(report)
+    })
 }
 
 /// Test programs by package and target.
@@ -146,12 +186,7 @@ fn build() -> Result<Programs> {
     Ok(programs)
 }
 
-fn on_kernel(line: Line, age: Age, programs: &Programs, log: &Log) -> Result<Report> {
-    let kernel = Kernel::pinned(line, age).fetch()?;
-    let mut report = Report::default();
-    if (line, age) == (Line::ALL[0], Age::Newest) {
-        report += control(&kernel);
-    }
+fn on_kernel(age: Age, kernel: &Fetched, programs: &Programs, log: &Log) -> Result<Report> {
     let runs: Vec<_> = SUITES
         .iter()
         .filter(|suite| suite.on == On::Every || age == Age::Newest)
@@ -163,10 +198,9 @@ fn on_kernel(line: Line, age: Age, programs: &Programs, log: &Log) -> Result<Rep
             })
         })
         .collect();
-    let mut machine = Machine::new(&kernel);
+    let mut machine = Machine::new(kernel);
     machine.memory(MEMORY_MIB).timeout(TIMEOUT);
-    report += tests::run_on(machine, &kernel, &runs, log)?;
-    Ok(report)
+    tests::run_on(machine, kernel, &runs, log)
 }
 
 /// What every other result here rests on: the machine tells the truth of a command, and of a kernel

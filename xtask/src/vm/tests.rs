@@ -57,7 +57,7 @@ pub(super) fn run(
         .into_iter()
         .map(|program| TestRun {
             program: program.path,
-            environment: None,
+            environment: &[],
             arguments: arguments.to_vec(),
         })
         .collect();
@@ -85,8 +85,8 @@ pub(super) fn prepare() -> Result<()> {
 /// A test program, and what it is called with.
 pub(super) struct TestRun {
     pub(super) program: PathBuf,
-    /// A variable, as `NAME=VALUE`.
-    pub(super) environment: Option<&'static str>,
+    /// Variables, as `NAME=VALUE`.
+    pub(super) environment: &'static [&'static str],
     pub(super) arguments: Vec<OsString>,
 }
 
@@ -129,7 +129,7 @@ pub(super) fn run_on(
             if let Some(line) = line.strip_prefix(SKIP_MARK) {
                 skipped.push(line.to_owned());
             } else {
-                println!("{line}");
+                println!("{}: {line}", kernel.release);
                 report.line(line);
             }
         },
@@ -165,7 +165,7 @@ pub(super) fn run_on(
 fn script(runs: &[TestRun]) -> OsString {
     let mut script = OsString::from("worst=0\n");
     for run in runs {
-        let environment = run.environment.map(OsStr::new);
+        let environment = run.environment.iter().map(OsStr::new);
         let words = [OsStr::new("env")]
             .into_iter()
             .chain(environment)
@@ -267,8 +267,8 @@ mod unit {
             arguments: arguments.iter().map(OsString::from).collect(),
         };
         let script = script(&[
-            run("/t/leaks", None, &["a b", "--exact"]),
-            run("/t/bytes", Some("A=b"), &[]),
+            run("/t/leaks", &[], &["a b", "--exact"]),
+            run("/t/bytes", &["A=b"], &[]),
         ]);
         assert_eq!(
             script.to_str().unwrap(),
