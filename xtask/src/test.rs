@@ -171,7 +171,7 @@ impl std::ops::AddAssign for Report {
 const SERVICES: [&str; 4] = ["etcd-server", "opensc", "openssl", "softhsm2"];
 
 /// The unmodified programs that the tests run through Sealwire, and what they run beside it.
-pub(crate) const PROGRAMS: [&str; 11] = [
+pub(crate) const PROGRAMS: [&str; 12] = [
     "nginx-light",
     "etcd-server",
     "faketime",
@@ -182,6 +182,7 @@ pub(crate) const PROGRAMS: [&str; 11] = [
     "redis-tools",
     "postgresql",
     "openssl",
+    "gnutls-bin",
     "nodejs",
 ];
 

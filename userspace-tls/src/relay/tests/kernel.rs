@@ -9,7 +9,6 @@ use kernel_tls::Capabilities;
 
 use super::*;
 use crate::offload::{Flow, Offload, Takeover};
-use crate::records::MAX_PLAINTEXT_LEN;
 
 /// A socket whose cryptography the kernel takes over as the environment says.
 pub(super) fn by_environment(stream: TcpStream) -> WireSocket {
@@ -115,7 +114,7 @@ pub(super) async fn a_used_up_key_ends_the_connection([mut near, far]: [Secured;
 macro_rules! require_kernel_tls {
     () => {
         if let Err(why) = capabilities().ulp() {
-            skip(why);
+            skip(&why);
             return;
         }
     };
@@ -325,10 +324,10 @@ async fn what_may_not_come_is_refused_as_it_is_in_userspace() {
 
 /// What a relay told.
 #[derive(Default)]
-struct Seen(std::sync::Mutex<Vec<String>>);
+pub(super) struct Seen(std::sync::Mutex<Vec<String>>);
 
 impl Seen {
-    fn count(&self, event: &str) -> usize {
+    pub(super) fn count(&self, event: &str) -> usize {
         let seen = self.0.lock().unwrap();
         seen.iter().filter(|it| *it == event).count()
     }
@@ -348,7 +347,7 @@ impl Events for Seen {
     }
 }
 
-fn start(app: TcpStream, secured: Secured, seen: &Arc<Seen>) -> JoinHandle<RelayEnd> {
+pub(super) fn start(app: TcpStream, secured: Secured, seen: &Arc<Seen>) -> JoinHandle<RelayEnd> {
     let seen = Arc::clone(seen);
     tokio::spawn(async move {
         let (traffic, never) = (Traffic::default(), never());
@@ -376,7 +375,7 @@ async fn kernel_pair(tx: Takeover, rx: Takeover) -> [Secured; 2] {
 }
 
 /// As the tests of the testbed do.
-fn skip(why: &kernel_tls::Why) {
+pub(super) fn skip(why: &dyn fmt::Display) {
     use std::io::Write as _;
     let thread = std::thread::current();
     let line = format!("SKIPPED {}: {why}", thread.name().unwrap_or("a test"));
