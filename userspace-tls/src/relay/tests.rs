@@ -19,6 +19,7 @@ use crate::testing::{Ca, Leaf};
 use crate::{ClientAuth, Offer};
 
 mod gnutls;
+mod hostile;
 mod kernel;
 mod openssl;
 mod program;

@@ -15,9 +15,9 @@ use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-use super::RelayEnd;
 use super::batch::Batch;
 use super::wire::{Fetched, Tail, Wire};
+use super::{RelayEnd, wire_error};
 use crate::alert::{Alert, FATAL};
 use crate::offload::{Events, Flow, Offload};
 use crate::records::{ContentType, KEY_UPDATE_MESSAGE, Opened, RecordError, Role};
@@ -119,7 +119,8 @@ impl<'a, E: Events> TlsWire<'a, E> {
             && let Some((slot, key, rules)) = opening.give_away()?
         {
             let rx = slot.install(wire, &key).map_err(RelayEnd::KernelTls)?;
-            self.rx = Rx::Kernel(KernelReceiving::new(rx, rules));
+            let receiving = KernelReceiving::new(wire, rx, rules).map_err(wire_error)?;
+            self.rx = Rx::Kernel(receiving);
             self.events.taken_over(Flow::Received);
         }
         Ok(())
