@@ -24,6 +24,7 @@ mod kernel;
 mod openssl;
 mod program;
 mod stopping;
+mod talk;
 mod truncated;
 
 #[tokio::test]

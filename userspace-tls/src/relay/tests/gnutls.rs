@@ -1,9 +1,10 @@
-//! Against GnuTLS' command-line peers in both roles: tickets, key updates, renegotiation, small
+//! Against the command-line peers of `GnuTLS` in both roles: tickets, key updates, renegotiation, small
 //! records, bulk.
 
 use std::process::Command;
 
-use super::program::{self, STDERR, Talk, is_here, lines_with};
+use super::program::{self, STDERR, is_here, lines_with};
+use super::talk::{self, Talk};
 use super::*;
 
 #[tokio::test]
@@ -36,7 +37,7 @@ async fn gnutls_as_client_may_update_keys_and_asks_in_vain_for_renegotiation() {
     talk.program.types(b"^renegotiate^\n").await;
     exchanges_messages(&mut talk, 5).await;
     talk.program.types(b"").await;
-    let mut program = talk.is_left().await;
+    let mut program = talk.leaves_second().await;
     program.ends().await;
     // No message comes of a renegotiation in TLS 1.3.
     let told = program.file(LOG);
@@ -64,12 +65,12 @@ async fn gnutls_as_server_sends_tickets_and_key_updates() {
     assert_eq!(lines_with(&told, "NEW SESSION TICKET was queued"), 2);
     for number in 1..=3 {
         // A command of the server's, that comes over the connection. Its answer is under the new key.
-        program::send(&mut talk.app, b"**REHANDSHAKE**\n").await;
+        talk::send(&mut talk.app, b"**REHANDSHAKE**\n").await;
         if kernel::rx_is_stuck_with_its_key() {
             return is_ended_at_the_server(talk).await;
         }
         let answer = b"Successfully executed command\n";
-        assert_eq!(program::receive(&mut talk.app, answer.len()).await, answer);
+        assert_eq!(talk::receive(&mut talk.app, answer.len()).await, answer);
         is_echoed(&mut talk, b"after\n").await;
         let told = talk.program.file(STDERR);
         assert_eq!(lines_with(&told, "sending key update (1)"), number);
@@ -96,7 +97,7 @@ async fn gnutls_as_server_may_not_authenticate_again_and_says_so() {
     }
     let mut talk = Talk::with_server(gnutls_serv(&["--echo"])).await;
     is_echoed(&mut talk, b"before\n").await;
-    program::send(&mut talk.app, b"**REAUTH**\n").await;
+    talk::send(&mut talk.app, b"**REAUTH**\n").await;
     let (rest, end, _) = talk.breaks().await;
     let internal_error = RelayEnd::PeerAlert(Alert::INTERNAL_ERROR);
     assert_eq!((rest.as_slice(), end), (&b""[..], internal_error));
@@ -117,11 +118,11 @@ async fn bytes_of_gnutls_as_client_are_exact_in_records_of_each_size() {
         talk.exchanges(1 << 19, message).await;
         for byte in program::speech(100).chunks(1) {
             talk.hears(byte, 1).await;
-            program::send(&mut talk.app, byte).await;
+            talk::send(&mut talk.app, byte).await;
             assert_eq!(talk.program.prints(1).await, byte);
         }
         talk.program.types(b"").await;
-        talk.is_left().await.ends().await;
+        talk.leaves_second().await.ends().await;
     }
 }
 
@@ -154,25 +155,25 @@ async fn bytes_of_gnutls_as_server_are_exact() {
     std::fs::write(file.path(), &body).unwrap();
     let path = file.path().to_str().unwrap();
     let mut talk = Talk::with_server(gnutls_serv(&["--http", "--httpdata", path])).await;
-    program::send(&mut talk.app, b"GET / HTTP/1.0\r\n\r\n").await;
+    talk::send(&mut talk.app, b"GET / HTTP/1.0\r\n\r\n").await;
     let mut answer = Vec::new();
     let end = talk.app.read_to_end(&mut answer);
     program::within("the whole answer", end).await.unwrap();
     assert!(answer.ends_with(&body));
-    talk.is_left().await;
+    talk.leaves_second().await;
 }
 
 async fn exchanges_messages(talk: &mut Talk, number: usize) {
     talk.hears(format!("from there {number}\n").as_bytes(), CLIENT_READ)
         .await;
     let message = format!("from here {number}\n");
-    program::send(&mut talk.app, message.as_bytes()).await;
+    talk::send(&mut talk.app, message.as_bytes()).await;
     assert_eq!(talk.program.prints(message.len()).await, message.as_bytes());
 }
 
 async fn is_echoed(talk: &mut Talk, line: &[u8]) {
-    program::send(&mut talk.app, line).await;
-    let echo = program::receive(&mut talk.app, line.len()).await;
+    talk::send(&mut talk.app, line).await;
+    let echo = talk::receive(&mut talk.app, line.len()).await;
     assert!(echo == line, "an echo of other bytes");
 }
 

@@ -3,7 +3,8 @@
 
 use std::process::Command;
 
-use super::program::{self, STDERR, Talk, is_here, lines_with};
+use super::program::{self, STDERR, is_here, lines_with};
+use super::talk::{self, Talk};
 use super::*;
 
 #[tokio::test]
@@ -105,7 +106,7 @@ async fn openssl_as_client_finds_no_renegotiation() {
     let mut talk = Talk::with_client(s_client(&["-quiet", "-no_ign_eof"])).await;
     talk.exchanges_lines(0).await;
     talk.program.types(b"R\n").await;
-    let program = talk.is_left().await;
+    let program = talk.leaves_second().await;
     program.logs(STDERR, "wrong ssl version", 1).await;
 }
 
@@ -135,7 +136,7 @@ async fn openssl_as_client_may_leave_first() {
     let mut talk = Talk::with_client(s_client(&["-quiet", "-no_ign_eof"])).await;
     talk.exchanges_lines(0).await;
     talk.program.types(b"Q\n").await;
-    talk.is_left().await.ends().await;
+    talk.leaves_second().await.ends().await;
 }
 
 /// `Q` closes the socket and nothing else.
@@ -181,7 +182,7 @@ async fn records_of_one_byte_pass_in_both_directions() {
         let text = program::speech(300);
         for byte in text.chunks(1) {
             talk.hears(byte, 1).await;
-            program::send(&mut talk.app, byte).await;
+            talk::send(&mut talk.app, byte).await;
             assert_eq!(talk.program.prints(1).await, byte);
         }
         let messages = talk.program.file(MESSAGES);

@@ -3,7 +3,8 @@
 
 use std::io::Write as _;
 
-use super::program::{Talk, is_here, speech};
+use super::program::{is_here, speech};
+use super::talk::{self, Talk};
 use super::*;
 
 #[tokio::test]
@@ -47,9 +48,9 @@ async fn a_killed_gnutls_server_ends_no_stream() {
     let path = body.path().to_str().unwrap();
     let command = gnutls::gnutls_serv(&["--http", "--httpdata", path]);
     let mut talk = Talk::with_server(&command).await;
-    program::send(&mut talk.app, b"GET / HTTP/1.0\r\n\r\n").await;
+    talk::send(&mut talk.app, b"GET / HTTP/1.0\r\n\r\n").await;
     // The header's length is not of interest.
-    let begin = program::receive(&mut talk.app, SENT / 4).await;
+    let begin = talk::receive(&mut talk.app, SENT / 4).await;
     let body_at = begin.windows(4).position(|it| it == b"\r\n\r\n").unwrap() + 4;
     let got = begin.len() - body_at;
     assert!(begin[body_at..] == text[..got]);
@@ -82,7 +83,7 @@ async fn is_killed(mut talk: Talk, follows: &[u8]) {
 /// It is sent more than it will ever read.
 async fn is_killed_receiving(mut talk: Talk) {
     let sent = speech(SENT);
-    program::send(&mut talk.app, &sent[..SENT / 2]).await;
+    talk::send(&mut talk.app, &sent[..SENT / 2]).await;
     talk.program.kill();
     let reset = program::within("the reset of what is sent", async {
         loop {
