@@ -14,7 +14,7 @@ use super::super::batch::Batch;
 use super::super::{RelayEnd, wire_error};
 use super::poll_io;
 use crate::content::ContentRules;
-use crate::records::{DATA, Opened, RecordError};
+use crate::records::{DATA, Opened};
 
 pub(super) struct KernelReceiving {
     rx: Rx,
@@ -78,7 +78,7 @@ impl KernelReceiving {
                 Poll::Ready(received) => received,
             },
         };
-        let (content_type, len) = match received.map_err(receive_error)? {
+        let (content_type, len) = match received.map_err(wire_error)? {
             Received::Data(len) => (DATA, len),
             Received::Other { record_type, len } => (record_type, len),
             Received::End => return Poll::Ready(Err(RelayEnd::WireTruncated)),
@@ -113,15 +113,5 @@ impl Faults {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.0.as_mut().poll(cx)
-    }
-}
-
-/// The kernel has few words for what a peer does wrong.
-fn receive_error(error: io::Error) -> RelayEnd {
-    match error.raw_os_error() {
-        Some(libc::EBADMSG) => RecordError::Undecryptable.into(),
-        Some(libc::EMSGSIZE) => RecordError::TooLong.into(),
-        Some(libc::EINVAL) => RecordError::Header.into(),
-        _ => wire_error(error),
     }
 }
