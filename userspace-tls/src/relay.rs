@@ -359,8 +359,21 @@ fn app_error(error: io::Error) -> RelayEnd {
 fn wire_error(error: io::Error) -> RelayEnd {
     if is_reset(&error) {
         RelayEnd::WireReset
+    } else if let Some(wrong) = kernels_verdict(&error) {
+        RelayEnd::BadRecord(wrong)
     } else {
         RelayEnd::WireError(error.kind())
+    }
+}
+
+/// What the kernel's TLS finds wrong with a record of the peer. It leaves it on the socket, where a
+/// write may come upon it first; TCP has none of these of its own once it is connected.
+fn kernels_verdict(error: &io::Error) -> Option<RecordError> {
+    match error.raw_os_error() {
+        Some(libc::EBADMSG) => Some(RecordError::Undecryptable),
+        Some(libc::EMSGSIZE) => Some(RecordError::TooLong),
+        Some(libc::EINVAL) => Some(RecordError::Header),
+        _ => None,
     }
 }
 

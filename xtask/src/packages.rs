@@ -77,7 +77,7 @@ fn dpkg_has(package: &str) -> bool {
 
 /// The program that each package is installed for. One that came otherwise is as good, and some
 /// packages would replace a variant that someone has chosen (nginx-light, nginx-full).
-const PROGRAMS: [(&str, &str); 21] = [
+const PROGRAMS: [(&str, &str); 22] = [
     ("binutils", "strip"),
     ("busybox-static", "busybox"),
     ("cpio", "cpio"),
@@ -86,6 +86,7 @@ const PROGRAMS: [(&str, &str); 21] = [
     ("faketime", "faketime"),
     ("g++", "g++"),
     ("gcc", "cc"),
+    ("gnutls-bin", "gnutls-serv"),
     ("iperf3", "iperf3"),
     ("iproute2", "ip"),
     ("kmod", "depmod"),

@@ -168,10 +168,10 @@ impl std::ops::AddAssign for Report {
 
 /// What tests of single crates run: a store, and a hardware module's stand-in. Each test that misses
 /// its program skips itself, by name.
-const SERVICES: [&str; 4] = ["etcd-server", "opensc", "openssl", "softhsm2"];
+const SERVICES: [&str; 5] = ["etcd-server", "gnutls-bin", "opensc", "openssl", "softhsm2"];
 
 /// The unmodified programs that the tests run through Sealwire, and what they run beside it.
-pub(crate) const PROGRAMS: [&str; 11] = [
+pub(crate) const PROGRAMS: [&str; 12] = [
     "nginx-light",
     "etcd-server",
     "faketime",
@@ -182,6 +182,7 @@ pub(crate) const PROGRAMS: [&str; 11] = [
     "redis-tools",
     "postgresql",
     "openssl",
+    "gnutls-bin",
     "nodejs",
 ];
 

@@ -11,16 +11,22 @@ use kernel::by_environment;
 use super::*;
 use crate::handshake::{accept, connect};
 use crate::records::{
-    ContentType, HEADER_LEN, MAX_CIPHERTEXT_LEN, OVERHEAD, Opened, Opener, Role, Sealer,
+    ContentType, HEADER_LEN, MAX_CIPHERTEXT_LEN, MAX_PLAINTEXT_LEN, OVERHEAD, Opened, Opener, Role,
+    Sealer,
 };
 use crate::session::KeySchedule;
 use crate::testing::{Ca, Leaf};
 use crate::{ClientAuth, Offer};
 
+mod gnutls;
+mod hostile;
 mod kernel;
 mod openssl;
+mod program;
 mod splice;
 mod stopping;
+mod talk;
+mod truncated;
 
 #[tokio::test]
 async fn every_byte_arrives_in_order_both_ways() {

@@ -5,6 +5,7 @@ mod kernel_receiving;
 mod kernel_sending;
 mod key_use;
 mod opening;
+mod readable;
 mod sealing;
 
 use std::io;
@@ -15,10 +16,10 @@ use rustls::ConnectionTrafficSecrets;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
-use super::RelayEnd;
 use super::batch::Batch;
 use super::to_app::ToApp;
 use super::wire::{Fetched, Tail, Wire};
+use super::{RelayEnd, wire_error};
 use crate::alert::{Alert, FATAL};
 use crate::offload::{Events, Flow, Offload, SpliceWatch};
 use crate::records::{ContentType, KEY_UPDATE_MESSAGE, Opened, RecordError, Role};
@@ -127,7 +128,8 @@ impl<'a, E: Events> TlsWire<'a, E> {
         {
             let splicing = SpliceWatch::new(self.splice, opening.is_bulk());
             let rx = slot.install(wire, &key).map_err(RelayEnd::KernelTls)?;
-            self.rx = Rx::Kernel(KernelReceiving::new(rx, rules, splicing));
+            let receiving = KernelReceiving::new(wire, rx, rules, splicing).map_err(wire_error)?;
+            self.rx = Rx::Kernel(receiving);
             self.events.taken_over(Flow::Received);
         }
         Ok(())

@@ -235,7 +235,14 @@ pub(super) const TESTBED: &str = "testbed";
 const BINARIES: [&str; 3] = ["sealwire-agent", "sealwire", "sealwire-coordinator"];
 
 /// Unmodified programs that the tests run, where this machine has them.
-const GUEST_PROGRAMS: [&str; 4] = ["curl", "openssl", "setpriv", "unshare"];
+const GUEST_PROGRAMS: [&str; 6] = [
+    "curl",
+    "gnutls-cli",
+    "gnutls-serv",
+    "openssl",
+    "setpriv",
+    "unshare",
+];
 
 const SKIP_LOG: &str = "/tmp/skipped.log";
 

@@ -9,7 +9,6 @@ use kernel_tls::Capabilities;
 
 use super::*;
 use crate::offload::{Flow, Offload, Takeover};
-use crate::records::MAX_PLAINTEXT_LEN;
 
 /// A socket whose cryptography the kernel takes over as the environment says.
 pub(super) fn by_environment(stream: TcpStream) -> WireSocket {
@@ -390,7 +389,7 @@ pub(super) async fn kernel_pair(tx: Takeover, rx: Takeover) -> [Secured; 2] {
 }
 
 /// As the tests of the testbed do.
-pub(super) fn skip(why: &kernel_tls::Why) {
+pub(super) fn skip(why: &dyn fmt::Display) {
     use std::io::Write as _;
     let thread = std::thread::current();
     let line = format!("SKIPPED {}: {why}", thread.name().unwrap_or("a test"));

@@ -4,13 +4,12 @@ use std::task::{Context, Poll, ready};
 use std::{io, mem};
 
 use kernel_tls::{Pipe, Received, Rx, Spliced, TrafficKey};
-use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use super::super::batch::Batch;
-use super::super::ready::poll_io;
 use super::super::to_app::ToApp;
 use super::super::{RelayEnd, wire_error};
+use super::readable::Readable;
 use crate::content::ContentRules;
 use crate::offload::SpliceWatch;
 use crate::records::{DATA, MAX_PLAINTEXT_LEN, Opened, RecordError};
@@ -19,8 +18,7 @@ pub(super) struct KernelReceiving {
     rx: Rx,
     rules: ContentRules,
     splicing: SpliceWatch,
-    /// The event for what has arrived may have been used up before the kernel got its key.
-    is_new: bool,
+    readable: Readable,
     /// What came behind data that is on its way: the kernel tells of an error once.
     failed: Option<RelayEnd>,
     /// The kernel has something that can't be spliced.
@@ -36,15 +34,20 @@ pub(super) enum Brought {
 }
 
 impl KernelReceiving {
-    pub(super) fn new(rx: Rx, rules: ContentRules, splicing: SpliceWatch) -> Self {
-        Self {
+    pub(super) fn new(
+        wire: &TcpStream,
+        rx: Rx,
+        rules: ContentRules,
+        splicing: SpliceWatch,
+    ) -> io::Result<Self> {
+        Ok(Self {
             rx,
             rules,
             splicing,
-            is_new: true,
+            readable: Readable::new(wire)?,
             failed: None,
             is_other_next: false,
-        }
+        })
     }
 
     pub(super) fn replace_key(
@@ -93,9 +96,12 @@ impl KernelReceiving {
         to_app: &mut ToApp,
     ) -> Poll<Result<Option<usize>, RelayEnd>> {
         let Self {
-            rx, rules, is_new, ..
+            rx,
+            rules,
+            readable,
+            ..
         } = self;
-        let first = poll_readable(is_new, cx, wire, || rx.splice(wire, &mut pipe));
+        let first = readable.poll(cx, wire, || rx.splice(wire, &mut pipe));
         let judged = match first {
             Poll::Pending => {
                 pipe.give_back();
@@ -107,7 +113,7 @@ impl KernelReceiving {
                 pipe.give_back();
                 return Poll::Ready(Ok(None));
             }
-            Poll::Ready(Err(error)) => Err(receive_error(error)),
+            Poll::Ready(Err(error)) => Err(wire_error(error)),
         };
         judged?;
         while pipe.held() < ENOUGH {
@@ -121,7 +127,7 @@ impl KernelReceiving {
                     break;
                 }
                 Err(error) => {
-                    self.failed = Some(receive_error(error));
+                    self.failed = Some(wire_error(error));
                     break;
                 }
             }
@@ -140,7 +146,7 @@ impl KernelReceiving {
         let Self {
             rx,
             rules,
-            is_new,
+            readable,
             is_other_next,
             ..
         } = self;
@@ -148,12 +154,12 @@ impl KernelReceiving {
         if mem::take(is_other_next) {
             let other = receive().map_err(|error| match error.kind() {
                 io::ErrorKind::WouldBlock => RecordError::Header.into(),
-                _ => receive_error(error),
+                _ => wire_error(error),
             })?;
             return Poll::Ready(judge(rules, other, batch));
         }
-        let received = ready!(poll_readable(is_new, cx, wire, receive));
-        Poll::Ready(judge(rules, received.map_err(receive_error)?, batch))
+        let received = ready!(readable.poll(cx, wire, receive));
+        Poll::Ready(judge(rules, received.map_err(wire_error)?, batch))
     }
 }
 
@@ -168,33 +174,6 @@ fn judge(
         Received::End => return Err(RelayEnd::WireTruncated),
     };
     Ok(rules.judge(content_type, &batch.buffer()[..len])?)
-}
-
-/// Does `work` when there may be something to read.
-fn poll_readable<R>(
-    is_new: &mut bool,
-    cx: &mut Context<'_>,
-    wire: &TcpStream,
-    mut work: impl FnMut() -> io::Result<R>,
-) -> Poll<io::Result<R>> {
-    if *is_new {
-        // Again and again: only EAGAIN says that there is nothing more.
-        match work() {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => *is_new = false,
-            done => return Poll::Ready(done),
-        }
-    }
-    poll_io(cx, wire, Interest::READABLE, work)
-}
-
-/// The kernel has few words for what a peer does wrong.
-fn receive_error(error: io::Error) -> RelayEnd {
-    match error.raw_os_error() {
-        Some(libc::EBADMSG) => RecordError::Undecryptable.into(),
-        Some(libc::EMSGSIZE) => RecordError::TooLong.into(),
-        Some(libc::EINVAL) => RecordError::Header.into(),
-        _ => wire_error(error),
-    }
 }
 
 /// A pipe is passed on when it has this much, in bytes: so that one more record fits.
