@@ -9,8 +9,8 @@ use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::{
-    cargo_tool::CargoTool, ebpf, fuzz, packages, process, skipped::Log, tally::Tally, test,
-    workspace,
+    cargo_tool::CargoTool, counted, ebpf, fuzz, packages, process, skipped::Log, tally::Tally,
+    test, workspace,
 };
 
 #[derive(Args)]
@@ -90,7 +90,7 @@ impl Step {
     }
 }
 
-const STEPS: [Step; 9] = [
+const STEPS: [Step; 10] = [
     Step {
         name: "fmt",
         run: |_| {
@@ -144,6 +144,10 @@ const STEPS: [Step; 9] = [
     Step {
         name: "fuzz",
         run: |log| fuzz::check(log).map(Outcome::Counted),
+    },
+    Step {
+        name: "counted",
+        run: |log| counted::check(log).map(|()| Outcome::Checked),
     },
     Step {
         name: "test",

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 
-use crate::{kernel, packages, process, release, skipped, tally::Tally, workspace};
+use crate::{kernel, packages, process, release, skipped, tally::Tally, vm, workspace};
 
 #[derive(Args, Default)]
 pub(crate) struct Options {
@@ -37,6 +37,10 @@ pub(crate) fn tally(options: &Options, log: &skipped::Log) -> Result<Tally> {
     } else {
         log.note("every test on the testbed", lacking.join("; "))?;
         report.tally += Tally::skipped(1);
+    }
+    // Emulation is for whole runs: a filter is somebody's haste.
+    if options.filter.is_none() {
+        report += vm::matrix(vm::Scope::Core, log)?;
     }
     for name in &report.failures {
         println!("FAILED {name}");

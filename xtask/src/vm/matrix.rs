@@ -1,7 +1,8 @@
-//! Which tests run on which kernel in `cargo xtask test`.
+//! Which tests run on which kernel.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ffi::OsString,
     panic::resume_unwind,
     path::PathBuf,
     process::Command,
@@ -28,11 +29,45 @@ struct Suite {
     package: &'static str,
     /// The name of its file in `tests`, or `lib` for a crate's own.
     target: &'static str,
-    /// Of the test harness: which tests.
-    arguments: &'static [&'static str],
+    /// The tests with one of these in their names alone; all where there is none.
+    only: &'static [&'static str],
+    /// Without those that have one of these in theirs.
+    without: &'static [&'static str],
     /// Variables, as `NAME=VALUE`.
-    environment: &'static [&'static str],
+    environment: [Option<&'static str>; 2],
+    /// Lines of the shell that make the surroundings, and unmake them.
+    around: Option<[&'static str; 2]>,
     on: On,
+    scope: Scope,
+}
+
+/// How much is run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// What `cargo xtask test` has the time for.
+    Core,
+    /// All.
+    Whole,
+}
+
+impl Suite {
+    const fn in_core(self) -> Self {
+        Self {
+            scope: Scope::Core,
+            ..self
+        }
+    }
+
+    /// Of the test harness.
+    fn arguments(&self) -> Vec<OsString> {
+        let without = self.without.iter().flat_map(|name| ["--skip", *name]);
+        self.only
+            .iter()
+            .copied()
+            .chain(without)
+            .map(Into::into)
+            .collect()
+    }
 }
 
 /// The kernels that a suite runs on.
@@ -44,71 +79,114 @@ enum On {
     Newest,
 }
 
-const SUITES: [Suite; 11] = [
+const SUITES: [Suite; 13] = [
     // What the kernel's TLS does, and what the agent's probe makes of it.
     Suite {
         package: "kernel-tls",
         target: "kernel",
-        arguments: &[],
-        environment: &[],
+        only: &[],
+        without: &[],
+        environment: [None; 2],
+        around: None,
         on: On::Every,
+        scope: Scope::Core,
     },
     // The relay with the kernel's TLS in place of ours, in each way that there is.
-    relay(&["SEALWIRE_TEST_OFFLOAD=tx"], USERSPACE_TOO),
-    relay(&["SEALWIRE_TEST_OFFLOAD=rx"], USERSPACE_TOO),
-    relay(&["SEALWIRE_TEST_OFFLOAD=both"], USERSPACE_TOO),
-    relay(&["SEALWIRE_TEST_OFFLOAD=bulk"], &["relay::"]),
+    relay(
+        "SEALWIRE_TEST_OFFLOAD=both",
+        &[KERNEL, SPLICE, OPENSSL, GNUTLS, TRUNCATED],
+    )
+    .in_core(),
+    relay("SEALWIRE_TEST_OFFLOAD=bulk", &[OPENSSL, GNUTLS, TRUNCATED]).in_core(),
+    relay(
+        "SEALWIRE_TEST_OFFLOAD=tx",
+        &[KERNEL, SPLICE, OPENSSL, GNUTLS, TRUNCATED],
+    ),
+    relay(
+        "SEALWIRE_TEST_OFFLOAD=rx",
+        &[KERNEL, SPLICE, OPENSSL, GNUTLS, TRUNCATED],
+    ),
+    // Other programs at the other end.
+    Suite {
+        only: &[OPENSSL, GNUTLS, TRUNCATED],
+        ..relay("SEALWIRE_TEST_OFFLOAD=both", &[])
+    },
+    // A wire that loses, delays and reorders.
+    Suite {
+        only: &BULK,
+        around: Some([
+            "/usr/sbin/tc qdisc add dev lo root netem delay 2ms 1ms loss 1% reorder 5%",
+            "/usr/sbin/tc qdisc del dev lo root",
+        ]),
+        ..relay("SEALWIRE_TEST_OFFLOAD=bulk", &[])
+    },
     // No way around the agent.
-    testbed("leaks", &[]),
-    testbed("devices", &[]),
+    testbed("leaks", &[]).in_core(),
+    testbed("devices", &[]).in_core(),
     // The agents with the kernel's TLS in place of ours.
-    kernel_datapath("bytes_exact", &["--skip", IN_ORDER]),
+    kernel_datapath("bytes_exact", &[IN_ORDER]).in_core(),
     kernel_datapath("fail_closed", &[]),
     kernel_datapath("rotation", &[]),
-    kernel_datapath("scale", &["--skip", "for_a_minute", "--skip", "a_gibibyte"]),
+    kernel_datapath("scale", &["for_a_minute", "a_gibibyte"]),
 ];
 
 /// A worker waits 50 ms for a connection that is late, and emulation is later than that.
 const IN_ORDER: &str = "one_worker_keeps_connections_in_the_order_in_which_they_were_made";
 
-/// The tests that choose for themselves what the kernel does need to run once.
-const USERSPACE_TOO: &[&str] = &[
-    "relay::",
-    "--skip",
-    "tests::kernel::",
-    "--skip",
-    "tests::splice::",
+// Modules of the relay's tests.
+const KERNEL: &str = "tests::kernel::";
+const SPLICE: &str = "tests::splice::";
+const OPENSSL: &str = "tests::openssl::";
+const GNUTLS: &str = "tests::gnutls::";
+const TRUNCATED: &str = "tests::truncated::";
+
+/// Those that move much, or to readers that are slow, but not for ever.
+const BULK: [&str; 5] = [
+    "every_byte_arrives_through_tiny",
+    "changes_hands_in_full_flow",
+    "what_was_sent_last_arrives",
+    "no_byte_is_lost_when_buffers_are_tiny",
+    "control_records_between_spliced_data",
 ];
 
-const fn relay(environment: &'static [&'static str], arguments: &'static [&'static str]) -> Suite {
+const fn relay(offload: &'static str, without: &'static [&'static str]) -> Suite {
     Suite {
         package: "userspace-tls",
         target: "lib",
-        arguments,
-        environment,
+        only: &["relay::"],
+        without,
+        environment: [Some(offload), None],
+        around: None,
         on: On::Newest,
+        scope: Scope::Whole,
     }
 }
 
-const fn testbed(target: &'static str, arguments: &'static [&'static str]) -> Suite {
+const fn testbed(target: &'static str, without: &'static [&'static str]) -> Suite {
     Suite {
         package: tests::TESTBED,
         target,
-        arguments,
-        environment: &[],
+        only: &[],
+        without,
+        environment: [None; 2],
+        around: None,
         on: On::Newest,
+        scope: Scope::Whole,
     }
 }
 
-const fn kernel_datapath(target: &'static str, arguments: &'static [&'static str]) -> Suite {
+const fn kernel_datapath(target: &'static str, without: &'static [&'static str]) -> Suite {
     Suite {
-        environment: &["SEALWIRE_OFFLOAD=both", "SEALWIRE_TEST_DATAPATH=kernel"],
-        ..testbed(target, arguments)
+        environment: [
+            Some("SEALWIRE_OFFLOAD=both"),
+            Some("SEALWIRE_TEST_DATAPATH=kernel"),
+        ],
+        ..testbed(target, without)
     }
 }
 
 /// Runs them on the newest and the older release of every line, the lines beside each other.
-pub(crate) fn matrix(log: &Log) -> Result<Report> {
+pub(crate) fn matrix(scope: Scope, log: &Log) -> Result<Report> {
     let programs = match tests::prepare().and_then(|()| build()) {
         Ok(programs) => programs,
         Err(error) => {
@@ -132,16 +210,16 @@ pub(crate) fn matrix(log: &Log) -> Result<Report> {
     if let Some((_, kernel)) = kernels.values().flatten().next() {
         report += control(kernel);
     }
-    thread::scope(|scope| {
+    thread::scope(|threads| {
         let programs = &programs;
         let lines: Vec<_> = kernels
             .values()
             .map(|kernels| {
-                scope.spawn(move || {
+                threads.spawn(move || {
                     kernels
                         .iter()
                         .try_fold(Report::default(), |mut report, (age, kernel)| {
-                            report += on_kernel(*age, kernel, programs, log)?;
+                            report += on_kernel(*age, scope, kernel, programs, log)?;
                             Ok::<_, Error>(report)
                         })
                 })
@@ -186,15 +264,23 @@ fn build() -> Result<Programs> {
     Ok(programs)
 }
 
-fn on_kernel(age: Age, kernel: &Fetched, programs: &Programs, log: &Log) -> Result<Report> {
+fn on_kernel(
+    age: Age,
+    scope: Scope,
+    kernel: &Fetched,
+    programs: &Programs,
+    log: &Log,
+) -> Result<Report> {
     let runs: Vec<_> = SUITES
         .iter()
+        .filter(|suite| scope == Scope::Whole || suite.scope == Scope::Core)
         .filter(|suite| suite.on == On::Every || age == Age::Newest)
         .filter_map(|suite| {
             Some(TestRun {
                 program: programs.get(&(suite.package, suite.target))?.clone(),
-                environment: suite.environment,
-                arguments: suite.arguments.iter().map(Into::into).collect(),
+                environment: suite.environment.into_iter().flatten().collect(),
+                arguments: suite.arguments(),
+                around: suite.around,
             })
         })
         .collect();

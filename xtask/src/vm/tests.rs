@@ -57,8 +57,9 @@ pub(super) fn run(
         .into_iter()
         .map(|program| TestRun {
             program: program.path,
-            environment: &[],
+            environment: Vec::new(),
             arguments: arguments.to_vec(),
+            around: None,
         })
         .collect();
     conclude(&run_on(machine, kernel, &runs, &log)?)
@@ -86,8 +87,10 @@ pub(super) fn prepare() -> Result<()> {
 pub(super) struct TestRun {
     pub(super) program: PathBuf,
     /// Variables, as `NAME=VALUE`.
-    pub(super) environment: &'static [&'static str],
+    pub(super) environment: Vec<&'static str>,
     pub(super) arguments: Vec<OsString>,
+    /// Lines of the shell that make the surroundings, and unmake them.
+    pub(super) around: Option<[&'static str; 2]>,
 }
 
 /// Runs test programs in a machine, and counts what they say.
@@ -171,8 +174,11 @@ fn script(runs: &[TestRun]) -> OsString {
             .chain(environment)
             .chain([run.program.as_os_str()])
             .chain(run.arguments.iter().map(|word| &**word));
-        script.push(guest::line_of(words));
-        script.push(" || worst=1\n");
+        let [before, after] = run.around.unwrap_or(["true"; 2]);
+        for line in [OsString::from(before), guest::line_of(words), after.into()] {
+            script.push(line);
+            script.push(" || worst=1\n");
+        }
     }
     script.push(format!(
         "sed 's/^SKIPPED /{SKIP_MARK}/' {SKIP_LOG} 2>/dev/null\nexit $worst\n"
@@ -268,20 +274,25 @@ mod unit {
 
     #[test]
     fn every_program_runs_and_the_worst_counts() {
-        let run = |program: &str, environment, arguments: &[&str]| TestRun {
+        let run = |program: &str, environment, arguments: &[&str], around| TestRun {
             program: program.into(),
             environment,
             arguments: arguments.iter().map(OsString::from).collect(),
+            around,
         };
         let script = script(&[
-            run("/t/leaks", &[], &["a b", "--exact"]),
-            run("/t/bytes", &["A=b"], &[]),
+            run("/t/leaks", vec![], &["a b", "--exact"], None),
+            run("/t/bytes", vec!["A=b"], &[], Some(["before", "after"])),
         ]);
         assert_eq!(
             script.to_str().unwrap(),
             "worst=0\n\
+             true || worst=1\n\
              'env' '/t/leaks' 'a b' '--exact' || worst=1\n\
+             true || worst=1\n\
+             before || worst=1\n\
              'env' 'A=b' '/t/bytes' || worst=1\n\
+             after || worst=1\n\
              sed 's/^SKIPPED /SKIPPED-IN-THE-GUEST /' /tmp/skipped.log 2>/dev/null\n\
              exit $worst\n"
         );

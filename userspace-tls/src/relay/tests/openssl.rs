@@ -70,19 +70,18 @@ async fn openssl_may_update_keys_after_bulk() {
     }
 }
 
+/// Whether OpenSSL reads our alert depends on whether it can still write what goes behind its message;
+/// that the alert is sent, [`kernel::a_key_update_ends_the_connection`] shows.
 async fn is_ended_by_a_key_update(talk: Talk, behind: &[u8]) {
     if !behind.is_empty() {
         talk.program.types(behind).await;
     }
     let (rest, end, program) = talk.breaks().await;
     assert_eq!((rest.as_slice(), end), (&b""[..], RelayEnd::KeyUpdate));
-    program
-        .logs(
-            MESSAGES,
-            "<<< TLS 1.3, Alert [length 0002], fatal internal_error",
-            1,
-        )
-        .await;
+    if behind.is_empty() {
+        let alert = "<<< TLS 1.3, Alert [length 0002], fatal internal_error";
+        program.logs(MESSAGES, alert, 1).await;
+    }
 }
 
 #[tokio::test]
