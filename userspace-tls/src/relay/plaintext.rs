@@ -11,6 +11,7 @@ use super::backlog::Backlog;
 use super::batch::{BATCH_LEN, Batch};
 use super::wire::{Fetched, Tail, Wire};
 use super::{RelayEnd, app_error, wire_error};
+use crate::queues::Queues;
 
 /// No format at all.
 #[derive(Default)]
@@ -26,7 +27,7 @@ impl Wire for PlaintextWire {
         _wire: &mut TcpStream,
         batch: &mut Batch,
     ) -> Poll<Result<Fetched, RelayEnd>> {
-        let len = ready!(batch.poll_read(cx, app, 0..BATCH_LEN)).map_err(app_error)?;
+        let len = ready!(batch.poll_read(cx, app, Queues::Tcp, 0..BATCH_LEN)).map_err(app_error)?;
         Poll::Ready(Ok(fetched(batch, len)))
     }
 
@@ -36,7 +37,8 @@ impl Wire for PlaintextWire {
         wire: &mut TcpStream,
         batch: &mut Batch,
     ) -> Poll<Result<Fetched, RelayEnd>> {
-        let len = ready!(batch.poll_read(cx, wire, 0..BATCH_LEN)).map_err(wire_error)?;
+        let len =
+            ready!(batch.poll_read(cx, wire, Queues::Tcp, 0..BATCH_LEN)).map_err(wire_error)?;
         Poll::Ready(Ok(fetched(batch, len)))
     }
 

@@ -20,6 +20,7 @@ use super::batch::Batch;
 use super::wire::{Fetched, Tail, Wire};
 use crate::alert::{Alert, FATAL};
 use crate::offload::{Events, Flow, Offload};
+use crate::queues::{ChatWatch, Queues};
 use crate::records::{ContentType, KEY_UPDATE_MESSAGE, Opened, RecordError, Role};
 use crate::session::{KeySchedule, Session};
 use kernel_receiving::KernelReceiving;
@@ -38,6 +39,9 @@ pub(super) struct TlsWire<'a, E> {
     /// A `KeyUpdate` of ours has not left yet; it answers further requests of the peer as well.
     key_update_queued: bool,
     finished: bool,
+    chat: ChatWatch,
+    /// Where the program's bytes wait.
+    queues: Queues,
     events: &'a E,
 }
 
@@ -84,6 +88,8 @@ impl<'a, E: Events> TlsWire<'a, E> {
             rekey: offload.rekey,
             key_update_queued: false,
             finished: false,
+            chat: ChatWatch::default(),
+            queues: Queues::Tcp,
             events,
         })
     }
@@ -218,13 +224,16 @@ impl<E: Events> Wire for TlsWire<'_, E> {
             return Poll::Ready(Ok(Fetched::default()));
         }
         let plaintext = ready!(match &mut self.tx {
-            Tx::Userspace(sealing) => sealing.poll_fetch(cx, app, batch),
-            Tx::Kernel(sending) => sending.poll_fetch(cx, app, batch),
+            Tx::Userspace(sealing) => sealing.poll_fetch(cx, app, self.queues, batch),
+            Tx::Kernel(sending) => sending.poll_fetch(cx, app, self.queues, batch),
         })?;
         let tail = match plaintext {
             0 => Tail::Finished,
             _ => Tail::Open,
         };
+        if plaintext > 0 && self.chat.saw(plaintext) {
+            self.queues = self.events.chatty(app);
+        }
         Poll::Ready(Ok(Fetched { plaintext, tail }))
     }
 

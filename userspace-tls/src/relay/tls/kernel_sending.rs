@@ -16,6 +16,7 @@ use super::super::batch::Batch;
 use super::super::{RelayEnd, app_error, wire_error};
 use super::{fatal, poll_io};
 use crate::alert::Alert;
+use crate::queues::Queues;
 use crate::records::{ContentType, MAX_PLAINTEXT_LEN, last_batch_at};
 
 pub(super) struct KernelSending {
@@ -76,6 +77,7 @@ impl KernelSending {
         &mut self,
         cx: &mut Context<'_>,
         app: &mut TcpStream,
+        queues: Queues,
         batch: &mut Batch,
     ) -> Poll<Result<usize, RelayEnd>> {
         let room = if self.bulk {
@@ -83,7 +85,7 @@ impl KernelSending {
         } else {
             MAX_PLAINTEXT_LEN
         };
-        let plaintext = ready!(batch.poll_read(cx, app, 0..room)).map_err(app_error)?;
+        let plaintext = ready!(batch.poll_read(cx, app, queues, 0..room)).map_err(app_error)?;
         self.bulk = plaintext >= MAX_PLAINTEXT_LEN;
         if plaintext > 0 {
             batch.push(0..plaintext);
