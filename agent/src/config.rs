@@ -25,13 +25,14 @@ use serde::Serialize;
 use crate::access_log::{LogFormat, LogLevel};
 use crate::flags::{Environment, Flags};
 use crate::kernel_tls::OffloadChoice;
+use crate::local_acceleration::LocalAcceleration;
 use crate::policy::{EgressPolicy, IngressPolicy, WorkloadName};
 use check::Checker;
 use coordinator::CertificatesFrom;
 use file::{Given, Origin};
 use layers::{
-    ADMIN_PORT, CONFIG, CONTRAST_ADMIN_PORT, INSTANCE, LOG_FORMAT, LOG_LEVEL, Layers, OFFLOAD,
-    RunMode, WORKERS,
+    ADMIN_PORT, CONFIG, CONTRAST_ADMIN_PORT, INSTANCE, LOCAL_ACCELERATION, LOG_FORMAT, LOG_LEVEL,
+    Layers, OFFLOAD, RunMode, WORKERS,
 };
 
 pub use address::{AddressError, CoordinatorAddress};
@@ -53,6 +54,8 @@ pub struct Config {
     pub ebpf_debug: bool,
     /// Which directions of a connection the kernel's TLS may protect.
     pub offload: OffloadChoice,
+    /// Whether messages from programs to the agent pass the loopback's TCP by.
+    pub local_acceleration: LocalAcceleration,
     /// How many worker threads serve connections.
     pub workers: NonZeroUsize,
     /// How many connections may be on their way to the agent at once; `None` is the eBPF object's
@@ -202,6 +205,13 @@ pub fn effective(
         &OffloadChoice::ALL,
         OffloadChoice::as_str,
     );
+    let local_acceleration = checker.word(
+        "local_acceleration",
+        given.option(LOCAL_ACCELERATION).or(keys.local_acceleration),
+        LocalAcceleration::default(),
+        &LocalAcceleration::ALL,
+        LocalAcceleration::as_str,
+    );
     let workers = match given.option(WORKERS) {
         Some(workers) => checker.workers(workers),
         None => cores(),
@@ -239,6 +249,7 @@ pub fn effective(
         log_level,
         ebpf_debug,
         offload,
+        local_acceleration,
         workers,
         flow_table_entries,
         pins,

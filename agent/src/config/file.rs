@@ -92,6 +92,9 @@ pub(super) struct FileKeys {
     /// Which directions of a connection the kernel's TLS may protect: `auto`, `off` (default),
     /// `tx`, `rx` or `both`.
     pub(super) offload: Option<Given<String>>,
+    /// Whether small messages from programs to the agent pass the loopback's TCP by: `off` (default)
+    /// or `sk-msg`.
+    pub(super) local_acceleration: Option<Given<String>>,
     /// How many connections may be on their way to the agent at once; default: 65536. A new value
     /// takes effect after `--detach`.
     pub(super) flow_table_entries: Option<Given<Scalar>>,
