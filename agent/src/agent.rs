@@ -41,6 +41,7 @@ use crate::{
     kernel_reports,
     kernel_tls::KernelTls,
     listen::Listeners,
+    local_acceleration::LocalAcceleration,
     policy::{IngressMode, WorkloadName},
     readiness::ReadinessBoard,
     registry::Registry,
@@ -223,6 +224,7 @@ impl Parts<'_> {
         let options = Options {
             debug: config.ebpf_debug,
             flow_table_entries: config.flow_table_entries.map(NonZeroU32::get),
+            local_acceleration: config.local_acceleration == LocalAcceleration::SkMsg,
         };
         let steering = Steering::new(pins, options)?;
         let pins = steering.pins();
@@ -292,7 +294,7 @@ impl Parts<'_> {
             let start = Start {
                 index,
                 workers,
-                maps: ConnectionMaps::open(pins)?,
+                maps: ConnectionMaps::open(pins, steering.acceleration())?,
                 listeners,
                 registry: registry.clone(),
                 telemetry: telemetry.clone(),

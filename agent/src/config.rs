@@ -25,13 +25,14 @@ use serde::Serialize;
 use crate::access_log::{LogFormat, LogLevel};
 use crate::flags::{Environment, Flags};
 use crate::kernel_tls::{OffloadChoice, SpliceChoice};
+use crate::local_acceleration::LocalAcceleration;
 use crate::policy::{EgressPolicy, IngressPolicy, WorkloadName};
 use check::Checker;
 use coordinator::CertificatesFrom;
 use file::{Given, Origin};
 use layers::{
-    ADMIN_PORT, CONFIG, CONTRAST_ADMIN_PORT, INSTANCE, LOG_FORMAT, LOG_LEVEL, Layers, OFFLOAD,
-    RunMode, SPLICE, WORKERS,
+    ADMIN_PORT, CONFIG, CONTRAST_ADMIN_PORT, INSTANCE, LOCAL_ACCELERATION, LOG_FORMAT, LOG_LEVEL,
+    Layers, OFFLOAD, RunMode, SPLICE, WORKERS,
 };
 
 pub use address::{AddressError, CoordinatorAddress};
@@ -55,6 +56,8 @@ pub struct Config {
     pub offload: OffloadChoice,
     /// Whether bulk that the kernel protects is moved by splice(2).
     pub splice: SpliceChoice,
+    /// Whether messages from programs to the agent pass the loopback's TCP by.
+    pub local_acceleration: LocalAcceleration,
     /// How many worker threads serve connections.
     pub workers: NonZeroUsize,
     /// How many connections may be on their way to the agent at once; `None` is the eBPF object's
@@ -211,6 +214,13 @@ pub fn effective(
         &SpliceChoice::ALL,
         SpliceChoice::as_str,
     );
+    let local_acceleration = checker.word(
+        "local_acceleration",
+        given.option(LOCAL_ACCELERATION).or(keys.local_acceleration),
+        LocalAcceleration::default(),
+        &LocalAcceleration::ALL,
+        LocalAcceleration::as_str,
+    );
     let workers = match given.option(WORKERS) {
         Some(workers) => checker.workers(workers),
         None => cores(),
@@ -249,6 +259,7 @@ pub fn effective(
         ebpf_debug,
         offload,
         splice,
+        local_acceleration,
         workers,
         flow_table_entries,
         pins,

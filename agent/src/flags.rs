@@ -74,6 +74,11 @@ pub struct Flags {
     #[arg(long, value_name = "WHEN", help_heading = KERNEL)]
     pub splice: Option<String>,
 
+    /// Whether small messages from programs to the agent pass the loopback's TCP by: off or sk-msg
+    /// [default: off]
+    #[arg(long, value_name = "HOW", help_heading = KERNEL)]
+    pub local_acceleration: Option<String>,
+
     /// Worker threads [default: one per core]
     #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = KERNEL)]
     pub workers: Option<String>,

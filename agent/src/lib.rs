@@ -20,6 +20,7 @@ mod interfaces;
 mod listen;
 
 pub mod kernel_tls;
+pub mod local_acceleration;
 
 mod admission;
 mod connection;

@@ -22,6 +22,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
+use crate::local_acceleration::LocalHop;
 use crate::policy::{Direction, Mode, WorkloadName};
 use crate::registry::Datapath;
 
@@ -43,7 +44,9 @@ pub(crate) struct Metrics {
     map_entries: Family<MapLabel, Gauge>,
     map_capacity: Family<MapLabel, Gauge>,
     udp_datagrams: Counter,
+    redirected: Counter,
     datapaths: Family<DatapathLabels, Counter>,
+    local_hops: Family<LocalHopLabels, Counter>,
     key_limits: Family<LaneLabels, Counter>,
     kernel_tls: Family<CapabilityLabels, Gauge>,
     nic: NicGauges,
@@ -69,7 +72,9 @@ impl Metrics {
             map_entries: Family::default(),
             map_capacity: Family::default(),
             udp_datagrams: Counter::default(),
+            redirected: Counter::default(),
             datapaths: Family::default(),
+            local_hops: Family::default(),
             key_limits: Family::default(),
             kernel_tls: Family::default(),
             nic: NicGauges::default(),
@@ -138,6 +143,11 @@ impl Metrics {
         self.udp_datagrams.inner().store(total, Ordering::Relaxed);
     }
 
+    /// How many messages of programs the eBPF programs have handed to the agent past TCP so far.
+    pub(crate) fn set_redirected(&self, total: u64) {
+        self.redirected.inner().store(total, Ordering::Relaxed);
+    }
+
     /// How full an eBPF map is. A full map refuses connections.
     pub(crate) fn set_map(&self, map: &'static str, entries: u64, capacity: u64) {
         for (family, value) in [(&self.map_entries, entries), (&self.map_capacity, capacity)] {
@@ -196,6 +206,7 @@ impl Metrics {
             connections: self.connections.clone(),
             refusals: self.refusals.clone(),
             datapaths: self.datapaths.clone(),
+            local_hops: self.local_hops.clone(),
             key_limits: self.key_limits.clone(),
         }
     }
@@ -217,7 +228,9 @@ impl Metrics {
             map_entries,
             map_capacity,
             udp_datagrams,
+            redirected,
             datapaths,
+            local_hops,
             key_limits,
             kernel_tls,
             nic,
@@ -286,9 +299,19 @@ impl Metrics {
             udp_datagrams.clone(),
         );
         exposition.register(
+            "redirected_messages",
+            "Messages from programs to the agent that passed the loopback's TCP by",
+            redirected.clone(),
+        );
+        exposition.register(
             "datapaths",
             "Times that a connection began to use a datapath, by the reason for it",
             datapaths.clone(),
+        );
+        exposition.register(
+            "local_hops",
+            "Times that bytes began to pass this way between a program and the agent, by the reason for it",
+            local_hops.clone(),
         );
         exposition.register(
             "key_limits_near",
@@ -475,6 +498,7 @@ pub(crate) struct LaneMetrics {
     connections: Family<EndedLabels, Counter>,
     refusals: Family<RefusalLabels, Counter>,
     datapaths: Family<DatapathLabels, Counter>,
+    local_hops: Family<LocalHopLabels, Counter>,
     key_limits: Family<LaneLabels, Counter>,
 }
 
@@ -542,6 +566,22 @@ impl LaneMetrics {
             .inc();
     }
 
+    /// Bytes began to pass this way between a connection's program and the agent.
+    pub(crate) fn local_hop(&self, hop: LocalHop) {
+        let LaneLabels {
+            workload,
+            direction,
+        } = self.labels.clone();
+        self.local_hops
+            .get_or_create(&LocalHopLabels {
+                workload,
+                direction,
+                hop: hop.name(),
+                why: hop.why(),
+            })
+            .inc();
+    }
+
     /// A connection has nearly used up a key that the kernel can't replace.
     pub(crate) fn key_limit_near(&self) {
         self.key_limits.get_or_create(&self.labels).inc();
@@ -600,6 +640,14 @@ struct DatapathLabels {
     workload: Arc<str>,
     direction: Direction,
     datapath: &'static str,
+    why: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LocalHopLabels {
+    workload: Arc<str>,
+    direction: Direction,
+    hop: &'static str,
     why: &'static str,
 }
 
@@ -697,6 +745,7 @@ const HANDSHAKE_BUCKETS: [f64; 14] = [
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bpf::WhyTcp;
 
     fn web(metrics: &Metrics) -> WorkloadMetrics {
         metrics.workload(&"web".parse().unwrap())
@@ -717,7 +766,9 @@ mod tests {
         metrics.set_kernel_refusals("no-agent", 3);
         metrics.set_kernel_refusals("no-agent", 4);
         metrics.set_udp_datagrams(9);
+        metrics.set_redirected(7);
         metrics.set_map("orig_dst", 10, 65_536);
+        lane.local_hop(LocalHop::Tcp(WhyTcp::ProgramBlocks));
         lane.entered(Datapath {
             name: "kernel",
             why: "both",
@@ -755,8 +806,10 @@ mod tests {
             r#"sealwire_map_entries{map="orig_dst"} 10"#,
             r#"sealwire_map_capacity{map="orig_dst"} 65536"#,
             "sealwire_udp_datagrams_total 9",
+            "sealwire_redirected_messages_total 7",
             r#"sealwire_datapaths_total{workload="web",direction="ingress",datapath="kernel",why="both"} 1"#,
             r#"sealwire_spliced_bytes_total{workload="web",direction="ingress"} 6"#,
+            r#"sealwire_local_hops_total{workload="web",direction="ingress",hop="tcp",why="program-blocks"} 1"#,
             r#"sealwire_key_limits_near_total{workload="web",direction="ingress"} 1"#,
             r#"sealwire_kernel_tls_nic_open{flow="sent"} 1"#,
             r#"sealwire_kernel_tls_nic_total{flow="received"} 4"#,

@@ -98,6 +98,17 @@ impl Netns {
     /// Meant for worker threads, which do nothing that depends on the namespace they are in: it
     /// spares the switch where a worker serves one workload.
     pub fn tcp_socket(&self, address: &IpAddr) -> io::Result<Socket> {
+        self.stay()?;
+        let domain = if address.is_ipv4() {
+            Domain::IPV4
+        } else {
+            Domain::IPV6
+        };
+        Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))
+    }
+
+    /// Moves this thread into the namespace, if it is not there already; see [`Self::tcp_socket`].
+    pub(crate) fn stay(&self) -> io::Result<()> {
         thread_local! {
             static CURRENT: Cell<*const Handle> = const { Cell::new(std::ptr::null()) };
         }
@@ -106,12 +117,7 @@ impl Netns {
             setns(self.as_fd(), CloneFlags::CLONE_NEWNET)?;
             CURRENT.set(this);
         }
-        let domain = if address.is_ipv4() {
-            Domain::IPV4
-        } else {
-            Domain::IPV6
-        };
-        Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))
+        Ok(())
     }
 }
 

@@ -18,6 +18,7 @@ use serde::Serialize;
 use userspace_tls::{StopSignal, Traffic};
 
 use crate::connection::CloseCause;
+use crate::local_acceleration::LocalHop;
 use crate::metrics::LaneMetrics;
 use crate::policy::{Direction, Mode};
 
@@ -59,6 +60,7 @@ impl Registry {
             opened,
             traffic,
             established: OnceLock::new(),
+            local_hop: Mutex::new(None),
             datapath: Mutex::new(None),
             counted_sent: AtomicU64::new(0),
             counted_received: AtomicU64::new(0),
@@ -167,6 +169,7 @@ pub(crate) struct Connection {
     opened: Instant,
     traffic: Arc<Traffic>,
     established: OnceLock<Established>,
+    local_hop: Mutex<Option<LocalHop>>,
     datapath: Mutex<Option<Datapath>>,
     counted_sent: AtomicU64,
     counted_received: AtomicU64,
@@ -236,6 +239,20 @@ impl Connection {
         *self.datapath.lock().unwrap_or_else(PoisonError::into_inner) = Some(datapath);
     }
 
+    /// How bytes pass between program and agent, from now on.
+    pub(crate) fn set_local_hop(&self, hop: LocalHop) {
+        let before = {
+            let mut local_hop = self
+                .local_hop
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            local_hop.replace(hop)
+        };
+        if before != Some(hop) {
+            self.lane.local_hop(hop);
+        }
+    }
+
     /// Its sending key is nearly used up, and the kernel can't replace it.
     pub(crate) fn key_limit_near(&self) {
         self.lane.key_limit_near();
@@ -245,6 +262,10 @@ impl Connection {
     pub(crate) fn view(&self, now: Instant) -> ConnectionView<'_> {
         let established = self.established();
         let datapath = self.datapath();
+        let local_hop = *self
+            .local_hop
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         ConnectionView {
             id: self.id(),
             workload: self.workload(),
@@ -258,6 +279,8 @@ impl Connection {
                 .map(SpiffeId::as_str),
             datapath: datapath.map(|it| it.name),
             datapath_why: datapath.map(|it| it.why),
+            local_hop: local_hop.map(LocalHop::name),
+            local_hop_why: local_hop.map(LocalHop::why),
             key_exchange: established.map(|it| it.key_exchange),
             cipher: established.map(|it| it.cipher),
             alpn: established.and_then(|it| it.alpn),
@@ -345,6 +368,8 @@ pub(crate) struct ConnectionView<'a> {
     pub peer: Option<&'a str>,
     pub datapath: Option<&'static str>,
     pub datapath_why: Option<&'static str>,
+    pub local_hop: Option<&'static str>,
+    pub local_hop_why: Option<&'static str>,
     pub key_exchange: Option<&'static str>,
     pub cipher: Option<&'static str>,
     pub alpn: Option<&'static str>,
@@ -436,6 +461,7 @@ mod tests {
             name: "userspace",
             why: "few bytes so far",
         });
+        connection.set_local_hop(LocalHop::SkMsg);
         connection.traffic().sent.store(5, Ordering::Relaxed);
         assert_eq!(
             serde_json::to_value(connection.view(now)).unwrap(),
@@ -444,7 +470,8 @@ mod tests {
                 "from": "10.0.0.1:40000", "to": "[fd00::1]:80",
                 "identity": "spiffe://mesh.local/ns/default/sa/web",
                 "peer": "spiffe://mesh.local/ns/default/sa/db", "datapath": "userspace",
-                "datapath_why": "few bytes so far", "key_exchange": "X25519MLKEM768",
+                "datapath_why": "few bytes so far", "local_hop": "sk-msg",
+                "local_hop_why": "program-never-blocks", "key_exchange": "X25519MLKEM768",
                 "cipher": "TLS13_AES_128_GCM_SHA256", "alpn": "sealwire/1", "sent": 5,
                 "received": 0, "spliced": 0, "age_ms": 250, "state": "open",
             })

@@ -70,6 +70,8 @@ impl Telemetry {
         }
         self.metrics
             .set_udp_datagrams(reports.counter(Counter::UdpDatagrams));
+        self.metrics
+            .set_redirected(reports.counter(Counter::Redirected));
         for table in reports.tables() {
             self.metrics
                 .set_map(table.name, table.entries, table.capacity);

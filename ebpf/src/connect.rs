@@ -21,6 +21,7 @@ use crate::{
         IPPROTO_MPTCP, IPPROTO_TCP, SOCK_STREAM, endpoint_v4, endpoint_v6, read, set_endpoint_v4,
         set_endpoint_v6,
     },
+    local_hop,
     maps::{ADDRESSES, ORIGINALS, REFUSED},
     object::workload,
     refuse::{admit, count, now, record},
@@ -97,12 +98,17 @@ fn steer(ctx: &SockAddrContext, destination: Endpoint) -> Steered {
     let source = Endpoint::v6(known.map_or([0; 4], |entry| entry.source), 0);
     // SAFETY: the program's context.
     let netns = unsafe { bpf_get_netns_cookie(ctx.sock_addr.cast()) };
+    let hop = local_hop::name(ctx.sock_addr);
     match turn(
         sk.cast(),
         netns,
         bound_device(ctx.sock_addr),
-        destination,
-        source,
+        OriginalDestination {
+            workload: workload(),
+            destination,
+            source,
+            hop,
+        },
     ) {
         Ok(listener) => {
             debug!(
@@ -146,9 +152,9 @@ fn turn(
     sk: *mut core::ffi::c_void,
     netns: u64,
     bound_device: u32,
-    destination: Endpoint,
-    source: Endpoint,
+    original: OriginalDestination,
 ) -> Result<Endpoint, KernelRefusal> {
+    let destination = original.destination;
     let state = admit()?;
     // SAFETY: the map's value, which stays in place while the program runs.
     if netns != unsafe { (*state).netns } {
@@ -191,11 +197,6 @@ fn turn(
     if listener.port == 0 {
         return Err(KernelRefusal::NoListener);
     }
-    let original = OriginalDestination {
-        workload: workload(),
-        destination,
-        source,
-    };
     if !ORIGINALS.set(sk, &original) {
         return Err(KernelRefusal::FlowTableFull);
     }

@@ -13,6 +13,8 @@ mod context;
 #[cfg(target_arch = "bpf")]
 mod guard;
 #[cfg(target_arch = "bpf")]
+mod local_hop;
+#[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
 mod names;
@@ -23,11 +25,13 @@ mod refuse;
 #[cfg(target_arch = "bpf")]
 mod sk_lookup;
 #[cfg(target_arch = "bpf")]
+mod sk_msg;
+#[cfg(target_arch = "bpf")]
 mod sockops;
 
 #[cfg(target_arch = "bpf")]
 mod object {
-    use ebpf_abi::WorkloadId;
+    use ebpf_abi::{SocketLayout, WorkloadId};
 
     /// The workload this instance serves, set before the object is loaded.
     ///
@@ -42,6 +46,33 @@ mod object {
         // SAFETY: a read of a static of ours. Volatile, since the loader changes the value after
         // the compiler has seen a constant zero.
         WorkloadId(unsafe { core::ptr::read_volatile(&raw const WORKLOAD) })
+    }
+
+    /// Where the kernel keeps what local acceleration must know of a socket; all zero where there
+    /// is none. Set before the object is loaded.
+    #[unsafe(no_mangle)]
+    static SOCKET_LAYOUT: SocketLayout = SocketLayout {
+        write_seq: 0,
+        snd_una: 0,
+        rcv_nxt: 0,
+        copied_seq: 0,
+        ulp: 0,
+        flags: 0,
+        socket: 0,
+        user_data: 0,
+        unread: 0,
+        file: 0,
+        file_flags: 0,
+        zero_copy_bit: 0,
+    };
+
+    /// The layout of sockets, `None` where nothing is accelerated: to the verifier a constant, so
+    /// that it drops what depends on it.
+    #[inline(always)]
+    pub(crate) fn socket_layout() -> Option<SocketLayout> {
+        // SAFETY: as above.
+        let layout = unsafe { core::ptr::read_volatile(&raw const SOCKET_LAYOUT) };
+        (layout.write_seq != 0).then_some(layout)
     }
 
     #[unsafe(no_mangle)]

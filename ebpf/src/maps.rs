@@ -9,8 +9,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SockHash},
 };
 use ebpf_abi::{
-    AddressEntry, AddressKey, Counter, DestinationKey, Endpoint, FlowKey, ListenerKey,
-    OriginalDestination, PortKey, Workload, WorkloadId,
+    AddressEntry, AddressKey, Counter, DestinationKey, Endpoint, FlowKey, HopId, ListenerKey,
+    LocalHop, OriginalDestination, PortKey, Workload, WorkloadId,
 };
 
 /// When the agent last said that it is alive: `CLOCK_MONOTONIC` nanoseconds.
@@ -49,6 +49,20 @@ pub(crate) static CLIENTS: HashMap<FlowKey, Endpoint> =
 /// A cache: losing an entry costs a reset in place of an ECONNREFUSED.
 #[map]
 pub(crate) static REFUSED: LruHashMap<DestinationKey, u64> = LruHashMap::with_max_entries(8192, 0);
+
+/// The programs' ends of connections that may be accelerated: what they send, `sk_msg` sees. Like
+/// the two maps below it has this size only where local acceleration is on.
+#[map]
+pub(crate) static PROGRAM_ENDS: SockHash<HopId> = SockHash::with_max_entries(65536, 0);
+
+/// The agent's ends of those that are accelerated: where redirected messages go. No program is
+/// attached to this map, so what the agent sends takes its usual way.
+#[map]
+pub(crate) static AGENT_ENDS: SockHash<HopId> = SockHash::with_max_entries(65536, 0);
+
+/// What is known of them. A cache: a connection that is not in it is not accelerated.
+#[map]
+pub(crate) static LOCAL_HOPS: LruHashMap<HopId, LocalHop> = LruHashMap::with_max_entries(65536, 0);
 
 /// [`Counter`]s.
 #[map]

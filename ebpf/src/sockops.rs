@@ -11,7 +11,7 @@
 use aya_ebpf::{
     bindings::{
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
-        BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, bpf_sock_ops,
+        BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, BPF_TCP_FIN_WAIT1, bpf_sock_ops,
     },
     helpers::generated::bpf_setsockopt,
     macros::sock_ops,
@@ -21,6 +21,7 @@ use ebpf_abi::{Direction, KernelRefusal};
 
 use crate::{
     context::{IPPROTO_TCP, own_flow, peers_flow, read},
+    local_hop,
     maps::{ACCEPTED, CLIENTS, FLOWS, ORIGINALS, PERMITTED, TRUE_PEERS},
     ports::is_plaintext,
     refuse::record,
@@ -36,11 +37,14 @@ fn sockops_workload(ctx: SockOpsContext) -> u32 {
         BPF_SOCK_OPS_STATE_CB => {
             // SAFETY: the program's context; for this operation the new state is the second
             // argument.
-            unsafe {
-                if read!((*ops).__bindgen_anon_1.args[1]) == BPF_TCP_CLOSE {
+            match unsafe { read!((*ops).__bindgen_anon_1.args[1]) } {
+                BPF_TCP_CLOSE => {
                     // Usually gone already: here for a connection that was never accepted.
-                    let _ = FLOWS.remove(own_flow(ops));
+                    // SAFETY: the program's context.
+                    let _ = FLOWS.remove(unsafe { own_flow(ops) });
                 }
+                BPF_TCP_FIN_WAIT1 => local_hop::half_closed(ops),
+                _ => {}
             }
         }
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => name_client(ops),

@@ -304,6 +304,8 @@ pub struct AgentConfig {
     admin_port: u16,
     log_format: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
+    local_acceleration: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     coordinator: Option<CoordinatorConfig>,
     workload: Vec<WorkloadConfig>,
     #[serde(skip)]
@@ -318,6 +320,7 @@ impl AgentConfig {
         Ok(Self {
             admin_port: free_port()?,
             log_format: "json",
+            local_acceleration: None,
             coordinator: None,
             workload: workloads,
             workers: None,
@@ -330,6 +333,15 @@ impl AgentConfig {
     pub fn enrolled(self, coordinator: CoordinatorConfig) -> Self {
         Self {
             coordinator: Some(coordinator),
+            ..self
+        }
+    }
+
+    /// With `local_acceleration = "sk-msg"`.
+    #[must_use]
+    pub fn with_local_acceleration(self) -> Self {
+        Self {
+            local_acceleration: Some("sk-msg"),
             ..self
         }
     }

@@ -43,6 +43,11 @@ impl Pair {
         Self::build(|_, _| {}, |config| config.with_workers(1))
     }
 
+    /// With `local_acceleration = "sk-msg"`.
+    pub fn start_accelerated() -> Result<Self> {
+        Self::build(|_, _| {}, AgentConfig::with_local_acceleration)
+    }
+
     fn build(
         change: impl FnOnce(&mut WorkloadConfig, &mut WorkloadConfig),
         tune: impl Fn(AgentConfig) -> AgentConfig,

@@ -2,6 +2,10 @@
 
 use std::fmt;
 
+use tokio::net::TcpStream;
+
+use crate::queues::Queues;
+
 /// What the kernel is to do for one connection. Who decides has asked
 /// [`kernel_tls::Capabilities`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,6 +49,12 @@ pub trait Events {
     /// The sending key is nearly used up and can't be replaced: the connection will be ended with
     /// [`crate::RelayEnd::KeyLimit`], so that its program had better open another.
     fn key_limit_near(&self);
+
+    /// The last [`crate::CHATTY_READS`] reads from the program's socket `app` were small. Told once;
+    /// whoever lets further messages come past TCP says so, for good.
+    fn chatty(&self, _app: &TcpStream) -> Queues {
+        Queues::Tcp
+    }
 }
 
 /// Nobody listens.

@@ -82,6 +82,7 @@ pub(super) fn load(program: &mut Program) -> Result<(), ProgramError> {
         Program::CgroupSockAddr(program) => program.load(),
         Program::SchedClassifier(program) => program.load(),
         Program::SkLookup(program) => program.load(),
+        Program::SkMsg(program) => program.load(),
         Program::SockOps(program) => program.load(),
         _ => Ok(()),
     };

@@ -16,8 +16,12 @@ use ebpf_abi::{
     OriginalDestination, PortKey, RefusalEvent, Workload, WorkloadId,
 };
 use nix::time::{ClockId, clock_gettime};
+use tokio::net::TcpStream;
 
-use super::{BpfError, Pins};
+use super::{
+    BpfError, Pins,
+    local_hops::{Acceleration, LocalHops, WhyTcp},
+};
 
 /// The maps that a worker touches for each connection.
 #[derive(Debug)]
@@ -26,12 +30,22 @@ pub struct ConnectionMaps {
     permitted: SkStorage<MapData, u32>,
     clients: HashMap<MapData, FlowKey, Endpoint>,
     refused: HashMap<MapData, DestinationKey, u64>,
+    local_hops: Result<LocalHops, WhyTcp>,
 }
 
 impl ConnectionMaps {
-    /// Opens the maps that [`super::Steering`] has pinned.
-    pub fn open(pins: &Pins) -> Result<Self, BpfError> {
+    /// Opens the maps that [`super::Steering`] has pinned, those of local acceleration as well where
+    /// there is any.
+    pub fn open(
+        pins: &Pins,
+        acceleration: Result<&Acceleration, WhyTcp>,
+    ) -> Result<Self, BpfError> {
+        let local_hops = match acceleration {
+            Ok(acceleration) => Ok(LocalHops::open(pins, acceleration)?),
+            Err(why) => Err(why),
+        };
         Ok(Self {
+            local_hops,
             accepted: open(pins, "ACCEPTED")?,
             permitted: open(pins, "PERMITTED")?,
             clients: open(pins, "CLIENTS")?,
@@ -43,6 +57,27 @@ impl ConnectionMaps {
     /// connection that the connect hook has not turned here.
     pub fn original_destination(&self, socket: &impl AsRawFd) -> Option<OriginalDestination> {
         self.accepted.get(socket, 0).ok()
+    }
+
+    /// Whether local hops are accelerated at all.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn acceleration(&self) -> Result<(), WhyTcp> {
+        self.local_hops.as_ref().map(|_| ()).map_err(|why| *why)
+    }
+
+    /// Lets the kernel hand what the program on the other end of this accepted socket sends straight
+    /// to it, past the loopback's TCP. To be called on a thread in their namespace.
+    ///
+    /// # Errors
+    /// Why everything goes through TCP instead.
+    pub fn accelerate(&mut self, socket: &TcpStream) -> Result<(), WhyTcp> {
+        let original = self.original_destination(socket);
+        match &mut self.local_hops {
+            Ok(hops) => hops.accelerate(socket, original.ok_or(WhyTcp::NotLocal)?.hop),
+            Err(why) => Err(*why),
+        }
     }
 
     /// Lets the segments of this socket leave its namespace.
@@ -347,7 +382,7 @@ pub fn monotonic_ns() -> u64 {
     clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |time| Duration::from(time).as_nanos() as u64)
 }
 
-fn open<T>(pins: &Pins, name: &'static str) -> Result<T, BpfError>
+pub(super) fn open<T>(pins: &Pins, name: &'static str) -> Result<T, BpfError>
 where
     T: TryFrom<aya::maps::Map, Error = MapError>,
 {

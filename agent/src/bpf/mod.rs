@@ -6,6 +6,8 @@
 mod attach;
 mod clsact;
 mod device;
+mod layout;
+mod local_hops;
 mod maps;
 mod pins;
 mod rtnetlink;
@@ -19,15 +21,17 @@ use std::{
 
 use aya::{Btf, Ebpf, EbpfError, EbpfLoader, maps::MapError};
 use aya_log::EbpfLogger;
-use ebpf_abi::WorkloadId;
+use ebpf_abi::{SocketLayout, WorkloadId};
 use thiserror::Error;
-use tracing::info;
+use tracing::{info, warn};
 
 use attach::{Target, attach};
 
 pub use attach::AttachError;
 pub use clsact::ClsactError;
 pub use device::{Device, DeviceHook};
+pub use layout::LayoutError;
+pub use local_hops::{Acceleration, LocalHopError, WhyTcp};
 pub use maps::{
     AddressPrefix, ConnectionMaps, ControlMaps, Heartbeat, KernelReports, monotonic_ns,
 };
@@ -44,6 +48,7 @@ pub struct Steering {
     btf: Btf,
     device_hook: DeviceHook,
     options: Options,
+    acceleration: Result<Acceleration, WhyTcp>,
 }
 
 /// What an operator may set of the kernel side.
@@ -53,6 +58,8 @@ pub struct Options {
     pub debug: bool,
     /// How many flows may be on their way to a listener at once; `None` for the object's own size.
     pub flow_table_entries: Option<u32>,
+    /// Whether messages may pass the loopback's TCP by, where the kernel can do it.
+    pub local_acceleration: bool,
 }
 
 /// The programs of one workload, attached. They stay attached when this is dropped.
@@ -146,16 +153,40 @@ impl Steering {
     /// # Errors
     /// [`BpfError::NoBtf`] and [`BpfError::Load`] on a kernel that can't run the object.
     pub fn new(pins: Pins, options: Options) -> Result<Self, BpfError> {
-        let steering = Self {
+        let mut steering = Self {
             pins,
             btf: Btf::from_sys_fs().map_err(BpfError::NoBtf)?,
             device_hook: DeviceHook::of_kernel()?,
             options,
+            acceleration: Err(WhyTcp::Off),
         };
         info!(hook = %steering.device_hook, "devices are guarded");
+        if options.local_acceleration {
+            steering.acceleration = steering.prepare_acceleration().map_err(|error| {
+                let error = crate::causes::with_causes(&error);
+                warn!(%error, "this kernel can't do what `local_acceleration` asks for");
+                WhyTcp::Kernel
+            });
+        }
+        if steering.acceleration.is_err() {
+            local_hops::remove(&steering.pins)?;
+        }
         // Creates and pins the maps, so that they can be filled before anything is attached.
         steering.load(WorkloadId(0))?;
         Ok(steering)
+    }
+
+    fn prepare_acceleration(&self) -> Result<Acceleration, LocalHopError> {
+        let layout = layout::of_kernel()?;
+        Acceleration::prepare(&mut self.load_with(WorkloadId(0), Some(layout))?, layout)
+    }
+
+    /// Whether connections may be accelerated.
+    ///
+    /// # Errors
+    /// Why none is.
+    pub fn acceleration(&self) -> Result<&Acceleration, WhyTcp> {
+        self.acceleration.as_ref().map_err(|why| *why)
     }
 
     /// The instance's pins.
@@ -228,6 +259,17 @@ impl Steering {
     }
 
     fn load(&self, workload: WorkloadId) -> Result<Ebpf, BpfError> {
+        let layout = self.acceleration().map(|acceleration| acceleration.layout);
+        self.load_with(workload, layout.ok())
+    }
+
+    fn load_with(
+        &self,
+        workload: WorkloadId,
+        layout: Option<SocketLayout>,
+    ) -> Result<Ebpf, BpfError> {
+        let is_accelerated = layout.is_some();
+        let layout = layout.unwrap_or_default();
         let level = if self.options.debug {
             LOG_ALL
         } else {
@@ -237,9 +279,18 @@ impl Steering {
         loader
             .btf(Some(&self.btf))
             .override_global("WORKLOAD", &workload.0, true)
+            .override_global("SOCKET_LAYOUT", &layout, true)
             .override_global(aya_log::LEVEL, &level, true);
         for name in MAPS {
             loader.map_pin_path(name, self.pins.map(name));
+        }
+        for name in local_hops::MAPS {
+            if is_accelerated {
+                loader.map_pin_path(name, self.pins.map(name));
+            } else {
+                // Not used; the object names them all the same.
+                loader.map_max_entries(name, 1);
+            }
         }
         if let Some(entries) = self.options.flow_table_entries {
             loader.map_max_entries("FLOWS", entries);
@@ -303,7 +354,7 @@ const ON_CGROUP: [&str; 8] = [
 /// The directory of the agent's own links: a workload's has numbers after its name.
 const AGENT: &str = "agent";
 
-/// Every map that the workloads of an instance share.
+/// Every map that the workloads of an instance share in any case.
 const MAPS: [&str; 14] = [
     "ACCEPTED",
     "ADDRESSES",

@@ -59,6 +59,96 @@ pub(super) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
     unsafe { bpf(BPF_LINK_UPDATE, &attributes) }.map(drop)
 }
 
+/// Attaches `program` to a socket map, for as long as the map exists: sockets that enter it later
+/// send by the program. Replaces an earlier one.
+///
+/// Minimum kernel version: 4.17 (`BPF_SK_MSG_VERDICT`).
+pub(super) fn attach_sk_msg(program: &impl AsFd, map: &impl AsFd) -> io::Result<()> {
+    #[repr(C)]
+    struct Attributes {
+        target_fd: RawFd,
+        program_fd: RawFd,
+        attach_type: u32,
+        flags: u32,
+    }
+    const BPF_SK_MSG_VERDICT: u32 = 7;
+    let attributes = Attributes {
+        target_fd: map.as_fd().as_raw_fd(),
+        program_fd: program.as_fd().as_raw_fd(),
+        attach_type: BPF_SK_MSG_VERDICT,
+        flags: 0,
+    };
+    // SAFETY: BPF_PROG_ATTACH reads the attributes only; both descriptors are borrowed and open.
+    unsafe { bpf(BPF_PROG_ATTACH, &attributes) }.map(drop)
+}
+
+/// Runs `program`, of the kind of traffic control, once on this thread and in its network namespace,
+/// with `packet` as its packet; what it returns.
+///
+/// Minimum kernel version: 4.12 (`BPF_PROG_TEST_RUN`).
+pub(super) fn run_on_packet<T: aya::Pod>(program: &impl AsFd, packet: &T) -> io::Result<u32> {
+    #[repr(C)]
+    struct Attributes {
+        program_fd: RawFd,
+        returned: u32,
+        packet_length: u32,
+        result_length: u32,
+        packet: u64,
+        result: u64,
+        repeat: u32,
+        nanoseconds: u32,
+    }
+    let mut attributes = Attributes {
+        program_fd: program.as_fd().as_raw_fd(),
+        returned: 0,
+        packet_length: size_of::<T>() as u32,
+        result_length: 0,
+        packet: std::ptr::from_ref(packet) as u64,
+        result: 0,
+        repeat: 1,
+        nanoseconds: 0,
+    };
+    // SAFETY: BPF_PROG_TEST_RUN reads the packet, which is alive here and plain bytes, and writes to
+    // the attributes, which nothing else looks at meanwhile; without `result` it writes nothing else.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_PROG_TEST_RUN,
+            &raw mut attributes,
+            size_of::<Attributes>(),
+        )
+    };
+    if done < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(attributes.returned)
+    }
+}
+
+/// Whether something has taken over the protocol of a TCP socket: TLS in the kernel, say.
+///
+/// Minimum kernel version: 4.13 (`TCP_ULP`).
+pub(super) fn has_upper_layer(socket: &impl AsFd) -> io::Result<bool> {
+    // `TCP_ULP_NAME_MAX` of the kernel.
+    let mut name = [0_u8; 16];
+    let mut length = name.len() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes into `name`, which has that many.
+    let failed = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_ULP,
+            name.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    if failed == 0 {
+        Ok(length > 0)
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// The cookie of the network namespace that `socket` belongs to.
 ///
 /// Minimum kernel version: 5.14 (`SO_NETNS_COOKIE`).
@@ -84,6 +174,8 @@ pub fn netns_cookie(socket: &impl AsFd) -> io::Result<u64> {
 }
 
 const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_PROG_ATTACH: libc::c_long = 8;
+const BPF_PROG_TEST_RUN: libc::c_long = 10;
 const BPF_LINK_UPDATE: libc::c_long = 29;
 
 /// # Safety

@@ -94,6 +94,9 @@ pub(super) struct FileKeys {
     pub(super) offload: Option<Given<String>>,
     /// Whether bulk that the kernel protects is moved by splice(2): `auto` (default) or `off`.
     pub(super) splice: Option<Given<String>>,
+    /// Whether small messages from programs to the agent pass the loopback's TCP by: `off` (default)
+    /// or `sk-msg`.
+    pub(super) local_acceleration: Option<Given<String>>,
     /// How many connections may be on their way to the agent at once; default: 65536. A new value
     /// takes effect after `--detach`.
     pub(super) flow_table_entries: Option<Given<Scalar>>,

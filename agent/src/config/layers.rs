@@ -183,6 +183,11 @@ pub(super) const LOG_FORMAT: Named = named!("--log-format", "SEALWIRE_LOG_FORMAT
 pub(super) const LOG_LEVEL: Named = named!("--log-level", "SEALWIRE_LOG_LEVEL", log_level);
 pub(super) const OFFLOAD: Named = named!("--offload", "SEALWIRE_OFFLOAD", offload);
 pub(super) const SPLICE: Named = named!("--splice", "SEALWIRE_SPLICE", splice);
+pub(super) const LOCAL_ACCELERATION: Named = named!(
+    "--local-acceleration",
+    "SEALWIRE_LOCAL_ACCELERATION",
+    local_acceleration
+);
 pub(super) const WORKERS: Named = named!("--workers", "SEALWIRE_WORKERS", workers);
 pub(super) const INSTANCE: Named = named!("--instance", "SEALWIRE_INSTANCE", instance);
 const BPFFS: Named = named!("--bpffs", "SEALWIRE_BPFFS", bpffs);

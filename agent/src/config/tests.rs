@@ -24,7 +24,7 @@ const BAD: &[(&str, &str)] = &[
     ),
     (
         "admin_prt = 1",
-        "agent.toml:1:1: unknown field `admin_prt`, expected one of `admin_port`, `log_format`, `log_level`, `offload`, `splice`, `flow_table_entries`, `coordinator`, `workload`",
+        "agent.toml:1:1: unknown field `admin_prt`, expected one of `admin_port`, `log_format`, `log_level`, `offload`, `splice`, `local_acceleration`, `flow_table_entries`, `coordinator`, `workload`",
     ),
     (
         "admin_port = 0
@@ -561,7 +561,7 @@ fn the_effective_configuration_is_json() {
     assert_eq!(
         serde_json::to_value(&config).unwrap(),
         serde_json::json!({
-            "admin_port": null, "log_format": "text", "log_level": "info", "ebpf_debug": false, "offload": "off", "splice": "auto", "flow_table_entries": null,
+            "admin_port": null, "log_format": "text", "log_level": "info", "ebpf_debug": false, "offload": "off", "splice": "auto", "local_acceleration": "off", "flow_table_entries": null,
             "workers": 2, "pins": { "bpffs": "/sys/fs/bpf", "instance": "default" },
             "coordinator": null,
             "workloads": [{

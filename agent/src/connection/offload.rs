@@ -1,12 +1,16 @@
 use std::cell::Cell;
 
 use kernel_tls::Cipher;
+use tokio::net::TcpStream;
 use tracing::warn;
-use userspace_tls::{Events, Flow, Offload};
+use userspace_tls::{Events, Flow, Offload, Queues};
 
 use super::{Door, handshake::Established};
 use crate::{
+    bpf::WhyTcp,
     kernel_tls::{PeerKind, Plan, WhyUserspace},
+    local_acceleration::LocalHop,
+    policy::Direction,
     registry::{self, Registration},
 };
 
@@ -100,15 +104,39 @@ impl Established {
 pub(super) struct Follower<'a> {
     entry: &'a Registration,
     kind: Cell<DatapathKind>,
+    door: &'a Door,
 }
 
 impl<'a> Follower<'a> {
-    pub(super) fn new(entry: &'a Registration, kind: DatapathKind) -> Self {
-        entry.set_datapath(kind.into());
-        Self {
+    pub(super) fn new(entry: &'a Registration, kind: DatapathKind, door: &'a Door) -> Self {
+        let this = Self {
             entry,
             kind: Cell::new(kind),
+            door,
+        };
+        entry.set_datapath(kind.into());
+        let why = this.may_accelerate().err().unwrap_or(WhyTcp::FewMessages);
+        entry.set_local_hop(LocalHop::Tcp(why));
+        this
+    }
+
+    /// Whether the program's messages may come past the loopback's TCP once there are enough.
+    fn may_accelerate(&self) -> Result<(), WhyTcp> {
+        self.door.worker.maps.borrow().acceleration()?;
+        match (self.door.direction, self.kind.get()) {
+            (Direction::Ingress, _) => Err(WhyTcp::Ingress),
+            (_, DatapathKind::Plaintext) => Err(WhyTcp::Plaintext),
+            (Direction::Egress, _) => Ok(()),
         }
+    }
+
+    fn accelerate(&self, app: &TcpStream) -> Result<(), WhyTcp> {
+        self.may_accelerate()?;
+        let Door {
+            worker, workload, ..
+        } = self.door;
+        workload.netns.stay().map_err(|_| WhyTcp::NotTaken)?;
+        worker.maps.borrow_mut().accelerate(app)
     }
 }
 
@@ -129,6 +157,19 @@ impl Events for Follower<'_> {
             "a connection has nearly used up its key, and this kernel can't replace it: the connection \
              will be reset; let the program open another"
         );
+    }
+
+    fn chatty(&self, app: &TcpStream) -> Queues {
+        match self.accelerate(app) {
+            Ok(()) => {
+                self.entry.set_local_hop(LocalHop::SkMsg);
+                Queues::TcpAndRedirected
+            }
+            Err(why) => {
+                self.entry.set_local_hop(LocalHop::Tcp(why));
+                Queues::Tcp
+            }
+        }
     }
 }
 

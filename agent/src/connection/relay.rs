@@ -20,7 +20,7 @@ impl Datapath {
             rule,
             entry,
         } = established;
-        let follower = Follower::new(&entry, kind);
+        let follower = Follower::new(&entry, kind, door);
         let mut end = End {
             door,
             rule,

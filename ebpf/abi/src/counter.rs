@@ -11,11 +11,13 @@ pub enum Counter {
     IngressSteered,
     /// UDP datagrams that left the namespace, which Sealwire does not protect.
     UdpDatagrams,
+    /// Messages of programs that passed the loopback's TCP by.
+    Redirected,
 }
 
 impl Counter {
     /// How many counters there are.
-    pub const COUNT: u32 = KernelRefusal::ALL.len() as u32 + 3;
+    pub const COUNT: u32 = KernelRefusal::ALL.len() as u32 + 4;
 
     /// The counter's place.
     #[inline(always)]
@@ -26,6 +28,7 @@ impl Counter {
             Self::EgressSteered => AFTER,
             Self::IngressSteered => AFTER + 1,
             Self::UdpDatagrams => AFTER + 2,
+            Self::Redirected => AFTER + 3,
         }
     }
 }

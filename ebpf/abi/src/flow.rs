@@ -1,4 +1,4 @@
-use crate::{Endpoint, WorkloadId, pod};
+use crate::{Endpoint, HopId, WorkloadId, pod};
 
 /// A connection between a program and the agent, seen from the side that opened it; unique while
 /// that connection lives.
@@ -43,7 +43,9 @@ pub struct OriginalDestination {
     /// The address the program would have had as its own; the port is the one its socket has.
     /// The address is unspecified where the namespace has none that reaches the destination.
     pub source: Endpoint,
+    /// What the maps of local acceleration call the connection.
+    pub hop: HopId,
 }
 
 pod!(OriginalDestination);
-const _: () = assert!(size_of::<OriginalDestination>() == 48);
+const _: () = assert!(size_of::<OriginalDestination>() == 64);

@@ -12,12 +12,16 @@
 mod counter;
 mod endpoint;
 mod flow;
+mod local_hop;
 mod refusal;
 mod workload;
 
 pub use counter::Counter;
 pub use endpoint::Endpoint;
 pub use flow::{FlowKey, OriginalDestination};
+pub use local_hop::{
+    HopId, HopState, JoinRequest, LONGEST_REDIRECTED, LocalHop, MOST_UNREAD, SocketLayout,
+};
 pub use refusal::{Direction, KernelRefusal, RefusalEvent};
 pub use workload::{
     AddressEntry, AddressKey, DestinationKey, IPV4, IPV6, ListenerKey, MAX_WORKERS, PortKey,

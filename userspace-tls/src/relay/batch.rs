@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead as _, AsyncWrite as _, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::backlog::Backlog;
+use crate::queues::Queues;
 use crate::records::{HEADER_LEN, MAX_PLAINTEXT_LEN, OVERHEAD};
 
 /// Runs `work` with this worker's batch, which is empty then.
@@ -57,9 +58,22 @@ impl Batch {
         &mut self,
         cx: &mut Context<'_>,
         source: &mut TcpStream,
+        queues: Queues,
         at: Range<usize>,
     ) -> Poll<io::Result<usize>> {
-        let mut buffer = ReadBuf::new(&mut self.buffer[at]);
+        let part = &mut self.buffer[at];
+        if queues == Queues::TcpAndRedirected {
+            // Unlike tokio's own call it takes a short read for nothing special.
+            loop {
+                ready!(source.poll_read_ready(cx))?;
+                let read = || (&*SockRef::from(&*source)).read(part);
+                match source.try_io(Interest::READABLE, read) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    read => return Poll::Ready(read),
+                }
+            }
+        }
+        let mut buffer = ReadBuf::new(part);
         ready!(Pin::new(source).poll_read(cx, &mut buffer))?;
         Poll::Ready(Ok(buffer.filled().len()))
     }
@@ -69,6 +83,7 @@ impl Batch {
         &mut self,
         cx: &mut Context<'_>,
         source: &mut TcpStream,
+        queues: Queues,
     ) -> Poll<io::Result<usize>> {
         loop {
             ready!(source.poll_read_ready(cx))?;
@@ -82,7 +97,8 @@ impl Batch {
                 let len = (&*SockRef::from(&*source)).read_vectored(&mut payloads)?;
                 taken = Some(len);
                 // A short read has emptied the socket: saying so here spares the next attempt.
-                if len > 0 && len < SLOTS * MAX_PLAINTEXT_LEN {
+                let is_short = len > 0 && len < SLOTS * MAX_PLAINTEXT_LEN;
+                if is_short && queues == Queues::Tcp {
                     return Err(io::ErrorKind::WouldBlock.into());
                 }
                 Ok(())

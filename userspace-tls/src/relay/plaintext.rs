@@ -12,6 +12,7 @@ use super::batch::{BATCH_LEN, Batch};
 use super::to_app::ToApp;
 use super::wire::{Fetched, Tail, Wire};
 use super::{RelayEnd, app_error, wire_error};
+use crate::queues::Queues;
 
 /// No format at all.
 #[derive(Default)]
@@ -27,7 +28,7 @@ impl Wire for PlaintextWire {
         _wire: &mut TcpStream,
         batch: &mut Batch,
     ) -> Poll<Result<Fetched, RelayEnd>> {
-        let len = ready!(batch.poll_read(cx, app, 0..BATCH_LEN)).map_err(app_error)?;
+        let len = ready!(batch.poll_read(cx, app, Queues::Tcp, 0..BATCH_LEN)).map_err(app_error)?;
         Poll::Ready(Ok(fetched(batch, len)))
     }
 
@@ -38,7 +39,8 @@ impl Wire for PlaintextWire {
         batch: &mut Batch,
         _to_app: &mut ToApp,
     ) -> Poll<Result<Fetched, RelayEnd>> {
-        let len = ready!(batch.poll_read(cx, wire, 0..BATCH_LEN)).map_err(wire_error)?;
+        let len =
+            ready!(batch.poll_read(cx, wire, Queues::Tcp, 0..BATCH_LEN)).map_err(wire_error)?;
         Poll::Ready(Ok(fetched(batch, len)))
     }
 

@@ -22,6 +22,7 @@ use super::wire::{Fetched, Tail, Wire};
 use super::{RelayEnd, wire_error};
 use crate::alert::{Alert, FATAL};
 use crate::offload::{Events, Flow, Offload, SpliceWatch};
+use crate::queues::{ChatWatch, Queues};
 use crate::records::{ContentType, KEY_UPDATE_MESSAGE, Opened, RecordError, Role};
 use crate::session::{KeySchedule, Session};
 use kernel_receiving::{Brought, KernelReceiving};
@@ -43,6 +44,9 @@ pub(super) struct TlsWire<'a, E> {
     /// A `KeyUpdate` of ours has not left yet; it answers further requests of the peer as well.
     key_update_queued: bool,
     finished: bool,
+    chat: ChatWatch,
+    /// Where the program's bytes wait.
+    queues: Queues,
     events: &'a E,
 }
 
@@ -90,6 +94,8 @@ impl<'a, E: Events> TlsWire<'a, E> {
             splice: offload.splice,
             key_update_queued: false,
             finished: false,
+            chat: ChatWatch::default(),
+            queues: Queues::Tcp,
             events,
         })
     }
@@ -228,8 +234,8 @@ impl<E: Events> Wire for TlsWire<'_, E> {
             return Poll::Ready(Ok(Fetched::default()));
         }
         let plaintext = ready!(match &mut self.tx {
-            Tx::Userspace(sealing) => sealing.poll_fetch(cx, app, batch),
-            Tx::Kernel(sending) => sending.poll_fetch(cx, app, batch),
+            Tx::Userspace(sealing) => sealing.poll_fetch(cx, app, self.queues, batch),
+            Tx::Kernel(sending) => sending.poll_fetch(cx, app, self.queues, batch),
         })?;
         let tail = match plaintext {
             0 => Tail::Finished,
@@ -239,6 +245,9 @@ impl<E: Events> Wire for TlsWire<'_, E> {
             Tx::Userspace(_) => false,
             Tx::Kernel(sending) => sending.has_spliced(),
         };
+        if plaintext > 0 && self.chat.saw(plaintext) {
+            self.queues = self.events.chatty(app);
+        }
         Poll::Ready(Ok(Fetched {
             plaintext,
             spliced,

@@ -41,6 +41,9 @@ pub(crate) struct Connect {
     /// Connect a non-blocking socket, and wait in poll.
     #[arg(long)]
     nonblocking: bool,
+    /// Never let it block, and wait in poll for everything.
+    #[arg(long)]
+    never_blocking: bool,
     /// Milliseconds to wait for the connection.
     #[arg(long, default_value_t = 10_000)]
     patience: u16,
@@ -119,9 +122,11 @@ impl Connect {
         let to = self.destination().into();
         if self.tcp_fastopen {
             let first = self.conversation.first_bytes(IN_A_SYN);
-            return Ok(socket.send_to_with_flags(&first, &to, libc::MSG_FASTOPEN)? as u64);
+            let sent = socket.send_to_with_flags(&first, &to, libc::MSG_FASTOPEN)?;
+            socket.set_nonblocking(self.never_blocking)?;
+            return Ok(sent as u64);
         }
-        if !self.nonblocking {
+        if !self.nonblocking && !self.never_blocking {
             // Not blocking for minutes where SYNs are dropped, but otherwise a plain connect.
             socket.set_write_timeout(Some(Duration::from_millis(self.patience.into())))?;
             socket.connect(&to)?;
@@ -138,7 +143,7 @@ impl Connect {
             }
             done => done?,
         }
-        socket.set_nonblocking(false)?;
+        socket.set_nonblocking(self.never_blocking)?;
         Ok(0)
     }
 

@@ -2,11 +2,14 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsFd;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use testbed::peer::Ends;
 use testbed::stream::{Random, Stream};
 use testbed::{Closed, End};
@@ -34,6 +37,12 @@ pub(crate) struct Conversation {
     /// The most bytes in one write; each has a random size up to it.
     #[arg(long, default_value_t = 64 << 10)]
     chunk: usize,
+    /// Begin with so many writes of at most 100 bytes, a millisecond before each.
+    #[arg(long, default_value_t = 0)]
+    small_first: u64,
+    /// Milliseconds after which a socket that never blocks is given up on.
+    #[arg(long, default_value_t = 60_000)]
+    patience_in_poll: u16,
     /// Microseconds to wait before each write.
     #[arg(long, default_value_t = 0)]
     write_pause: u64,
@@ -129,12 +138,22 @@ impl Conversation {
         stream.fill(&mut vec![0; already as usize]);
         let mut sizes = Random::new(self.seed);
         let mut buffer = vec![0; self.chunk];
+        let mut small = self.small_first;
         while spoken.sent < self.send {
             pause(self.write_pause);
-            let size = 1 + (sizes.next() % self.chunk as u64).min(self.send - spoken.sent - 1);
+            let mut most = self.chunk;
+            if small > 0 {
+                small -= 1;
+                most = most.min(SMALL);
+                pause(1000);
+            }
+            let size = 1 + (sizes.next() % most as u64).min(self.send - spoken.sent - 1);
             let chunk = &mut buffer[..size as usize];
             stream.fill(chunk);
-            if let Err(error) = write_all(connection, chunk, &mut spoken.sent) {
+            if let Err(error) = self.write_all(connection, chunk, &mut spoken.sent) {
+                if error.raw_os_error() == Some(libc::ETIMEDOUT) {
+                    let _ = connection.shutdown(Shutdown::Both); // unblocks the listener
+                }
                 spoken.error = Some(error);
                 return spoken;
             }
@@ -146,7 +165,7 @@ impl Conversation {
         spoken
     }
 
-    fn listen(&self, mut connection: &TcpStream, cue: &Sender<Cue>) -> Heard {
+    fn listen(&self, connection: &TcpStream, cue: &Sender<Cue>) -> Heard {
         let mut expected = Stream::new(self.expect_seed.unwrap_or(self.seed));
         let mut heard = Heard {
             received: 0,
@@ -156,7 +175,7 @@ impl Conversation {
         let mut buffer = vec![0; self.read_size];
         loop {
             pause(self.read_pause);
-            match connection.read(&mut buffer) {
+            match self.read(connection, &mut buffer) {
                 Ok(0) => {
                     let _ = cue.send(Cue::End);
                     return heard;
@@ -180,7 +199,7 @@ impl Conversation {
         }
     }
 
-    fn echo(&self, mut connection: &TcpStream) -> (Heard, Spoken) {
+    fn echo(&self, connection: &TcpStream) -> (Heard, Spoken) {
         let mut heard = Heard {
             received: 0,
             difference: None,
@@ -190,14 +209,16 @@ impl Conversation {
         let mut buffer = vec![0; self.read_size];
         loop {
             pause(self.read_pause);
-            match connection.read(&mut buffer) {
+            match self.read(connection, &mut buffer) {
                 Ok(0) => {
                     spoken.error = connection.shutdown(Shutdown::Write).err();
                     return (heard, spoken);
                 }
                 Ok(length) => {
                     heard.received += length as u64;
-                    if let Err(error) = write_all(connection, &buffer[..length], &mut spoken.sent) {
+                    if let Err(error) =
+                        self.write_all(connection, &buffer[..length], &mut spoken.sent)
+                    {
                         spoken.error = Some(error);
                         return (heard, spoken);
                     }
@@ -206,6 +227,48 @@ impl Conversation {
                     heard.end = end_of(&error);
                     return (heard, spoken);
                 }
+            }
+        }
+    }
+
+    fn write_all(
+        &self,
+        mut connection: &TcpStream,
+        mut bytes: &[u8],
+        sent: &mut u64,
+    ) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let written =
+                self.when_ready(connection, PollFlags::POLLOUT, || connection.write(bytes))?;
+            *sent += written as u64;
+            bytes = &bytes[written..];
+        }
+        Ok(())
+    }
+
+    fn read(&self, mut connection: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+        self.when_ready(connection, PollFlags::POLLIN, || connection.read(buffer))
+    }
+
+    /// Does `work` again as soon as the socket is ready, if the socket is one that never blocks. An
+    /// EAGAIN of one that does is what it seems.
+    fn when_ready(
+        &self,
+        connection: &TcpStream,
+        events: PollFlags,
+        mut work: impl FnMut() -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        loop {
+            match work() {
+                Err(error)
+                    if error.kind() == io::ErrorKind::WouldBlock && never_blocks(connection) =>
+                {
+                    let mut ready = [PollFd::new(connection.as_fd(), events)];
+                    if poll(&mut ready, PollTimeout::from(self.patience_in_poll))? == 0 {
+                        return Err(io::Error::from_raw_os_error(libc::ETIMEDOUT));
+                    }
+                }
+                done => return done,
             }
         }
     }
@@ -229,13 +292,9 @@ struct Heard {
     end: End,
 }
 
-fn write_all(mut connection: &TcpStream, mut bytes: &[u8], sent: &mut u64) -> io::Result<()> {
-    while !bytes.is_empty() {
-        let written = connection.write(bytes)?;
-        *sent += written as u64;
-        bytes = &bytes[written..];
-    }
-    Ok(())
+fn never_blocks(connection: &TcpStream) -> bool {
+    fcntl(connection, FcntlArg::F_GETFL)
+        .is_ok_and(|flags| OFlag::from_bits_retain(flags).contains(OFlag::O_NONBLOCK))
 }
 
 fn end_of(error: &io::Error) -> End {
@@ -253,3 +312,5 @@ fn pause(microseconds: u64) {
 }
 
 const SILENCE: Duration = Duration::from_mins(1);
+/// The most bytes of a write that `--small-first` asks for.
+const SMALL: usize = 100;

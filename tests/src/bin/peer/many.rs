@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use clap::Args;
+use clap::{Args, ValueEnum};
+use nix::poll::{PollFd, PollFlags, poll};
+use socket2::{Domain, Socket, Type};
 use testbed::Report;
 use testbed::peer::Many;
 use testbed::stream::Stream;
@@ -30,9 +33,29 @@ pub(crate) struct ManyConnections {
     /// Make them one after the other, and say from which ports.
     #[arg(long, conflicts_with = "churn")]
     in_order: bool,
+    /// Only so many of them at once: each is ended before the next is made.
+    #[arg(long, conflicts_with_all = ["churn", "in_order"])]
+    in_turn: Option<u64>,
+    /// Begin with so many messages of 64 bytes each, and wait for each to come back.
+    #[arg(long, default_value_t = 0)]
+    ping_pong: u64,
+    /// When the sockets block.
+    #[arg(long, value_enum, default_value_t = Blocking::Always)]
+    blocking: Blocking,
     /// Bytes to send on each.
     #[arg(long, default_value_t = 1024)]
     send: usize,
+}
+
+/// When a socket blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Blocking {
+    /// From the beginning.
+    Always,
+    /// Once it is connected.
+    Connected,
+    /// After the messages that are waited for.
+    Quiet,
 }
 
 impl ManyConnections {
@@ -44,12 +67,15 @@ impl ManyConnections {
         let tally = Tally::default();
         thread::scope(|scope| {
             let tally = &tally;
-            for number in 0..self.connections {
-                let work = move || match self.churn {
-                    None => self.together(number, tally),
-                    Some(seconds) => {
+            for number in 0..self.in_turn.unwrap_or(self.connections) {
+                let work = move || match (self.churn, self.in_turn) {
+                    (Some(seconds), _) => {
                         self.one_by_one(number, started + Duration::from_secs(seconds), tally);
                     }
+                    (None, Some(threads)) => (number..self.connections)
+                        .step_by(threads.max(1) as usize)
+                        .for_each(|seed| tally.count(self.one(seed, || {}))),
+                    (None, None) => self.together(number, tally),
                 };
                 thread::Builder::new()
                     .stack_size(STACK)
@@ -126,9 +152,56 @@ impl ManyConnections {
 
     /// Connects, sends, and reads all of it back.
     fn one(&self, seed: u64, connected: impl FnOnce()) -> Result<(), String> {
-        let connection = TcpStream::connect(self.to).map_err(named("connect"))?;
+        let connection = self.connect().map_err(named("connect"))?;
         connected();
+        self.ping_pong(&connection).map_err(named("ping-pong"))?;
+        connection
+            .set_nonblocking(false)
+            .map_err(named("blocking"))?;
         self.talk(connection, seed)
+    }
+
+    fn connect(&self) -> io::Result<TcpStream> {
+        if self.blocking == Blocking::Always {
+            return TcpStream::connect(self.to);
+        }
+        let socket = Socket::new(Domain::for_address(self.to), Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        match socket.connect(&self.to.into()) {
+            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {
+                wait_for(&socket, PollFlags::POLLOUT)?;
+                socket.take_error()?.map_or(Ok(()), Err)?;
+            }
+            done => done?,
+        }
+        socket.set_nonblocking(self.blocking == Blocking::Quiet)?;
+        Ok(socket.into())
+    }
+
+    fn ping_pong(&self, mut connection: &TcpStream) -> io::Result<()> {
+        let mut back = [0; 64];
+        for number in 0..self.ping_pong {
+            let message = [number as u8; 64];
+            connection.write_all(&message)?;
+            let mut received = 0;
+            while received < back.len() {
+                match connection.read(&mut back[received..]) {
+                    Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                    Ok(length) => received += length,
+                    Err(error)
+                        if error.kind() == io::ErrorKind::WouldBlock
+                            && self.blocking == Blocking::Quiet =>
+                    {
+                        wait_for(connection, PollFlags::POLLIN)?;
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            if back != message {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+        }
+        Ok(())
     }
 
     fn talk(&self, mut connection: TcpStream, seed: u64) -> Result<(), String> {
@@ -154,6 +227,14 @@ impl ManyConnections {
                 sent.len()
             ))
         }
+    }
+}
+
+fn wait_for(socket: &impl AsFd, events: PollFlags) -> io::Result<()> {
+    let mut ready = [PollFd::new(socket.as_fd(), events)];
+    match poll(&mut ready, SILENCE_IN_POLL)? {
+        0 => Err(io::Error::from_raw_os_error(libc::ETIMEDOUT)),
+        _ => Ok(()),
     }
 }
 
@@ -206,3 +287,4 @@ impl Tally {
 
 const STACK: usize = 64 << 10;
 const SILENCE: Duration = Duration::from_secs(30);
+const SILENCE_IN_POLL: u16 = 30_000;

@@ -19,6 +19,7 @@ use super::fatal;
 use super::key_use::{KeyAge, KeyUse};
 use crate::alert::Alert;
 use crate::offload::SpliceWatch;
+use crate::queues::Queues;
 use crate::records::{ContentType, MAX_PLAINTEXT_LEN};
 
 pub(super) struct KernelSending {
@@ -82,11 +83,12 @@ impl KernelSending {
         &mut self,
         cx: &mut Context<'_>,
         app: &mut TcpStream,
+        queues: Queues,
         batch: &mut Batch,
     ) -> Poll<Result<usize, RelayEnd>> {
-        let plaintext = match self.take_pipe() {
+        let plaintext = match self.take_pipe(queues) {
             Some(pipe) => ready!(self.poll_splice(cx, app, pipe)),
-            None => ready!(self.poll_read(cx, app, batch)),
+            None => ready!(self.poll_read(cx, app, queues, batch)),
         }
         .map_err(app_error)?;
         self.bulk = plaintext >= MAX_PLAINTEXT_LEN;
@@ -95,9 +97,8 @@ impl KernelSending {
     }
 
     /// Without a pipe, everything is copied.
-    fn take_pipe(&self) -> Option<Pipe> {
-        self.splicing
-            .is_splicing()
+    fn take_pipe(&self, queues: Queues) -> Option<Pipe> {
+        (self.splicing.is_splicing() && queues == Queues::Tcp)
             .then(Pipe::take)
             .and_then(Result::ok)
     }
@@ -121,6 +122,7 @@ impl KernelSending {
         &self,
         cx: &mut Context<'_>,
         app: &mut TcpStream,
+        queues: Queues,
         batch: &mut Batch,
     ) -> Poll<io::Result<usize>> {
         let room = if self.bulk {
@@ -128,7 +130,7 @@ impl KernelSending {
         } else {
             MAX_PLAINTEXT_LEN
         };
-        let plaintext = ready!(batch.poll_read(cx, app, 0..room))?;
+        let plaintext = ready!(batch.poll_read(cx, app, queues, 0..room))?;
         if plaintext > 0 {
             batch.push(0..plaintext);
         }

@@ -11,6 +11,7 @@ use super::super::batch::{BATCH_LEN, Batch};
 use super::super::{RelayEnd, wire_error};
 use crate::content::ContentRules;
 use crate::offload::{BulkWatch, Takeover};
+use crate::queues::Queues;
 use crate::records::{HEADER_LEN, Opened, Opener, RecordError, Role, record_len};
 
 pub(super) struct Opening {
@@ -89,7 +90,8 @@ impl Opening {
         batch: &mut Batch,
     ) -> Poll<Result<usize, RelayEnd>> {
         let held = self.held.len();
-        let len = ready!(batch.poll_read(cx, wire, held..self.limit())).map_err(wire_error)?;
+        let len = ready!(batch.poll_read(cx, wire, Queues::Tcp, held..self.limit()))
+            .map_err(wire_error)?;
         if len == 0 {
             return Poll::Ready(Err(RelayEnd::WireTruncated));
         }

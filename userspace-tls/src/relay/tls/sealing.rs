@@ -15,6 +15,7 @@ use super::super::{RelayEnd, app_error, wire_error};
 use super::fatal;
 use crate::alert::Alert;
 use crate::offload::{BulkWatch, Takeover};
+use crate::queues::Queues;
 use crate::records::{
     ContentType, HEADER_LEN, KEY_UPDATE_MESSAGE, MAX_PLAINTEXT_LEN, OVERHEAD, RecordError, Sealer,
 };
@@ -96,12 +97,13 @@ impl Sealing {
         &mut self,
         cx: &mut Context<'_>,
         app: &mut TcpStream,
+        queues: Queues,
         batch: &mut Batch,
     ) -> Poll<Result<usize, RelayEnd>> {
         let plaintext = if self.bulk {
-            ready!(batch.poll_read_slots(cx, app))
+            ready!(batch.poll_read_slots(cx, app, queues))
         } else {
-            ready!(batch.poll_read(cx, app, HEADER_LEN..HEADER_LEN + MAX_PLAINTEXT_LEN))
+            ready!(batch.poll_read(cx, app, queues, HEADER_LEN..HEADER_LEN + MAX_PLAINTEXT_LEN))
         }
         .map_err(app_error)?;
         if plaintext == 0 {

@@ -22,7 +22,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::{
     bpf::{
-        Device, DeviceHook, Options, Pins, Steering,
+        Device, DeviceHook, Options, Pins, Steering, WhyTcp,
         attach::{Target, attach, load},
         rtnetlink::{Filter, Side, filters},
     },
@@ -121,6 +121,7 @@ impl Bed {
             btf: Btf::from_sys_fs().unwrap(),
             device_hook: DeviceHook::Clsact,
             options: Options::default(),
+            acceleration: Err(WhyTcp::Off),
         };
         let mut object = steering.load(WorkloadId(1)).unwrap();
         let links = steering.pins.links(owner).unwrap();
