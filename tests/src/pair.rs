@@ -92,10 +92,9 @@ impl Pair {
         self.assert_datapath()
     }
 
-    /// Where `SEALWIRE_TEST_DATAPATH` names the datapath that a run of the tests is about, both
-    /// agents have used it.
+    /// Both agents have used the datapath that this run is about.
     fn assert_datapath(&self) -> Result<()> {
-        let Ok(expected) = env::var("SEALWIRE_TEST_DATAPATH") else {
+        let Some(expected) = wanted_datapath() else {
             return Ok(());
         };
         for agent in [&self.client_agent, &self.server_agent] {
@@ -111,6 +110,11 @@ impl Pair {
         assert_served(&self.bed)?;
         self.assert_datapath()
     }
+}
+
+/// The datapath that this run of the tests is about, where `SEALWIRE_TEST_DATAPATH` names one.
+pub fn wanted_datapath() -> Option<String> {
+    env::var("SEALWIRE_TEST_DATAPATH").ok()
 }
 
 /// The same, with certificates from a Coordinator in place of files.

@@ -79,7 +79,7 @@ enum On {
     Newest,
 }
 
-const SUITES: [Suite; 13] = [
+const SUITES: [Suite; 15] = [
     // What the kernel's TLS does, and what the agent's probe makes of it.
     Suite {
         package: "kernel-tls",
@@ -97,7 +97,20 @@ const SUITES: [Suite; 13] = [
         &[KERNEL, SPLICE, OPENSSL, GNUTLS, TRUNCATED],
     )
     .in_core(),
-    relay("SEALWIRE_TEST_OFFLOAD=bulk", &[OPENSSL, GNUTLS, TRUNCATED]).in_core(),
+    relay(
+        "SEALWIRE_TEST_OFFLOAD=bulk",
+        &[KERNEL, SPLICE, OPENSSL, GNUTLS, TRUNCATED],
+    ),
+    // What only the kernel's TLS does, but for the longest.
+    Suite {
+        only: &[KERNEL, SPLICE],
+        ..relay("SEALWIRE_TEST_OFFLOAD=bulk", &[GIBIBYTE])
+    }
+    .in_core(),
+    Suite {
+        only: &[GIBIBYTE],
+        ..relay("SEALWIRE_TEST_OFFLOAD=bulk", &[])
+    },
     relay(
         "SEALWIRE_TEST_OFFLOAD=tx",
         &[KERNEL, SPLICE, OPENSSL, GNUTLS, TRUNCATED],
@@ -121,13 +134,13 @@ const SUITES: [Suite; 13] = [
         ..relay("SEALWIRE_TEST_OFFLOAD=bulk", &[])
     },
     // No way around the agent.
-    testbed("leaks", &[]).in_core(),
+    testbed("leaks", &[]),
     testbed("devices", &[]).in_core(),
     // The agents with the kernel's TLS in place of ours.
-    kernel_datapath("bytes_exact", &[IN_ORDER]).in_core(),
+    kernel_datapath("bytes_exact", &[IN_ORDER]),
     kernel_datapath("fail_closed", &[]),
     kernel_datapath("rotation", &[]),
-    kernel_datapath("scale", &["for_a_minute", "a_gibibyte"]),
+    kernel_datapath("scale", &["for_a_minute", GIBIBYTE]),
 ];
 
 /// A worker waits 50 ms for a connection that is late, and emulation is later than that.
@@ -139,6 +152,9 @@ const SPLICE: &str = "tests::splice::";
 const OPENSSL: &str = "tests::openssl::";
 const GNUTLS: &str = "tests::gnutls::";
 const TRUNCATED: &str = "tests::truncated::";
+
+/// Minutes under emulation.
+const GIBIBYTE: &str = "a_gibibyte";
 
 /// Those that move much, or to readers that are slow, but not for ever.
 const BULK: [&str; 5] = [
