@@ -111,7 +111,7 @@ fn dechunk(mut body: &str) -> String {
     whole
 }
 
-const LIMIT: Duration = Duration::from_secs(5);
+const LIMIT: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests {
