@@ -337,7 +337,7 @@ fn assert_cut_off(pair: &Pair, host: &Host, other: &Host) -> Result<()> {
 
 /// Commands for bpftool that put more flows into the table than it holds.
 fn flows_of_nobody(map: &Path) -> String {
-    let value = "0 ".repeat(48);
+    let value = "0 ".repeat(64);
     let update = |flow: u32| {
         let [a, b, c, d] = flow.to_le_bytes();
         let key = format!("255 255 255 255 {a} {b} {c} {d} {}", "0 ".repeat(24));

@@ -135,4 +135,4 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 
 const NOT_COMPARABLE: i32 = 3;
 
-const TIMEOUT: Duration = Duration::from_mins(15);
+const TIMEOUT: Duration = Duration::from_mins(30);

@@ -46,11 +46,11 @@ pub(crate) struct Options {
     rounds: u32,
 
     /// Requests a round
-    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     requests: u32,
 
     /// MiB a round
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=4095))]
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=4095))]
     mebibytes: u32,
 
     /// What the machine outside is, where it decides the figures: compiler and emulator
