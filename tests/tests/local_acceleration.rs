@@ -14,7 +14,7 @@ fn without_an_agent_the_sniffer_sees_the_plaintext() -> Result<()> {
     require!();
     let bed = Testbed::new(&["client", "server"])?;
     let address = bed.host("server").at(PORT);
-    let _serving = Server::start(bed.host("server"), &[address], "--echo")?;
+    let _serving = Server::start(bed.host("server"), &[address], ANSWERS)?;
     let sniffer = bed.sniff()?;
     Client::run(bed.host("client"), address, CHAT)?.assert_exact(CHATTED, CHATTED);
     sniffer.finish()?.assert_saw_plaintext();
@@ -25,7 +25,7 @@ fn without_an_agent_the_sniffer_sees_the_plaintext() -> Result<()> {
 fn unless_asked_for_there_is_neither_a_map_nor_a_redirected_message() -> Result<()> {
     require!();
     let pair = Pair::start()?;
-    let (said, ..) = pair.converse(CHAT, "--echo")?;
+    let (said, ..) = pair.converse(CHAT, ANSWERS)?;
     said.assert_exact(CHATTED, CHATTED);
     for map in MAPS {
         assert!(pair.client_agent.pinned_map(map).is_err(), "{map}");
@@ -41,12 +41,12 @@ fn every_byte_of_a_chat_arrives_and_comes_back() -> Result<()> {
     let pair = Pair::start_accelerated()?;
     for address in [pair.server().at(PORT), pair.server().at_v6(PORT)] {
         let before = redirected(&pair.client_agent)?;
-        let serving = Server::start(pair.server(), &[address], "--echo")?;
+        let serving = Server::start(pair.server(), &[address], ANSWERS)?;
         let sniffer = pair.bed.sniff()?;
         let said = Client::run(pair.client(), address, CHAT)?;
         said.assert_exact(CHATTED, CHATTED);
         let heard = serving.closed(0)?;
-        assert_eq!((heard.received, heard.sent), (CHATTED, CHATTED));
+        heard.assert_exact(CHATTED, CHATTED);
         sniffer.finish()?.assert_only_ciphertext(2 * CHATTED);
         wait_for_redirected(&pair.client_agent, before)?;
     }
@@ -67,7 +67,7 @@ fn messages_of_any_size_keep_their_order_whichever_way_each_goes() -> Result<()>
     // The longest redirected message has 16 KiB; 64 KiB may be unread.
     for chunk in [100, 3000, 20_000, 40_000, 200_000] {
         let mixed =
-            format!("--never-blocking --send-after first-byte --small-first 50 --chunk {chunk}");
+            format!("--never-blocking --send-after first-byte --small-first 300 --chunk {chunk}");
         let bytes = (chunk * 1000).clamp(300_000, 30_000_000);
         let before = redirected(&pair.client_agent)?;
         pair.assert_exact(bytes, 1, &mixed, "--no-half-close")?;
@@ -81,7 +81,7 @@ fn messages_of_any_size_keep_their_order_whichever_way_each_goes() -> Result<()>
 fn slow_readers_and_tiny_buffers_lose_nothing() -> Result<()> {
     require!();
     let pair = Pair::start_accelerated()?;
-    let tiny = "--never-blocking --send-after first-byte --small-first 50 --sndbuf 2048 --rcvbuf 2048 --chunk 5000";
+    let tiny = "--never-blocking --send-after first-byte --small-first 300 --sndbuf 2048 --rcvbuf 2048 --chunk 5000";
     pair.assert_exact(1 << 20, 1 << 20, tiny, "--sndbuf 2048 --rcvbuf 2048")?;
     let slow = "--no-half-close --rcvbuf 4096 --read-size 4096 --read-pause 200";
     pair.assert_exact(4 << 20, 1, CHATTY_BULK, slow)?;
@@ -122,7 +122,7 @@ fn a_reader_that_stops_stops_the_writer_as_without_acceleration() -> Result<()> 
         let address = pair.server().at(PORT);
         let stalled = "--send 1 --no-half-close --read-size 1000 --read-pause 100000000";
         let _serving = Server::start(pair.server(), &[address], stalled)?;
-        let endless = format!("{CHATTY_BULK} --send 4000000000 --patience-in-poll 3000");
+        let endless = format!("{CHATTY_BULK} --send 4000000000 --patience-in-poll 8000");
         Ok(Client::run(pair.client(), address, &endless)?.sent)
     };
     let plain = accepted(&Pair::start()?)?;
@@ -198,7 +198,7 @@ fn only_the_two_ends_of_an_accelerated_local_hop_are_in_the_maps() -> Result<()>
     require!("bpftool");
     let pair = Pair::start_accelerated()?;
     let address = pair.server().at(PORT);
-    let _serving = Server::start(pair.server(), &[address], "--echo")?;
+    let _serving = Server::start(pair.server(), &[address], ANSWERS)?;
     let stays = "--linger 60000 --no-half-close";
     let chatting = Client::start(
         pair.client(),
@@ -245,14 +245,18 @@ fn only_the_two_ends_of_an_accelerated_local_hop_are_in_the_maps() -> Result<()>
         })
 }
 
-/// Many small messages from a socket that never blocks, and what they are altogether.
-const CHAT: &str = "--never-blocking --send 400000 --chunk 300 --write-pause 300";
+/// Many small messages from a socket that never blocks, once the other side has said something: then
+/// everything is established and the agent keeps up. And what they are altogether.
+const CHAT: &str = "--never-blocking --send-after first-byte --send 400000 --seed 11 \
+                    --expect-seed 22 --chunk 300 --write-pause 300";
 const CHATTED: u64 = 400_000;
+/// What the other side says to it.
+const ANSWERS: &str = "--send 400000 --no-half-close --seed 22 --expect-seed 11";
 /// The same, of any length.
 const CHAT_AT_LENGTH: &str =
     "--never-blocking --send-after first-byte --chunk 300 --write-pause 300";
 /// A few small messages, so that it is accelerated, and then as much as goes.
-const CHATTY_BULK: &str = "--never-blocking --send-after first-byte --small-first 50 --chunk 3000";
+const CHATTY_BULK: &str = "--never-blocking --send-after first-byte --small-first 300 --chunk 3000";
 
 const MAPS: [&str; 3] = ["AGENT_ENDS", "LOCAL_HOPS", "PROGRAM_ENDS"];
 
