@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead as _, AsyncWrite as _, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::backlog::Backlog;
+use super::ready::poll_io;
 use crate::queues::Queues;
 use crate::records::{HEADER_LEN, MAX_PLAINTEXT_LEN, OVERHEAD};
 
@@ -63,15 +64,8 @@ impl Batch {
     ) -> Poll<io::Result<usize>> {
         let part = &mut self.buffer[at];
         if queues == Queues::TcpAndRedirected {
-            // Unlike tokio's own call it takes a short read for nothing special.
-            loop {
-                ready!(source.poll_read_ready(cx))?;
-                let read = || (&*SockRef::from(&*source)).read(part);
-                match source.try_io(Interest::READABLE, read) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    read => return Poll::Ready(read),
-                }
-            }
+            let read = || (&*SockRef::from(&*source)).read(part);
+            return poll_io(cx, source, Interest::READABLE, read);
         }
         let mut buffer = ReadBuf::new(part);
         ready!(Pin::new(source).poll_read(cx, &mut buffer))?;

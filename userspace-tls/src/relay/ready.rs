@@ -7,7 +7,8 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 /// Does `work` when the socket is ready for it. Unlike tokio's own calls it takes a short read or
-/// write for nothing special: with the kernel's TLS it says nothing about what waits behind.
+/// write for nothing special: with the kernel's TLS, or where messages are redirected, it says nothing
+/// about what waits behind.
 pub(super) fn poll_io<R>(
     cx: &mut Context<'_>,
     socket: &TcpStream,

@@ -5,7 +5,7 @@ use std::os::fd::AsFd as _;
 use aws_lc_rs::digest::{Context as Digest, SHA256};
 use kernel_tls::Pipe;
 
-use super::kernel::{Seen, capabilities, counted, kernel_pair, require_kernel_tls, skip, start};
+use super::kernel::{Seen, capabilities, counted, kernel_pair, require_kernel_tls, skip};
 use super::*;
 use crate::offload::{BULK_BYTES, Takeover};
 use crate::records::MAX_PLAINTEXT_LEN;
@@ -52,26 +52,21 @@ async fn no_byte_is_lost_when_buffers_are_tiny() {
         counted(far_app, far, &seen, &traffics[1]),
     ];
     let block = noise(3 << 20);
-    let (written, got) = tokio::join!(client.write_all(&block), read(&mut server, block.len()));
-    written.unwrap();
-    assert!(got == block);
+    pass(&mut client, &mut server, &block).await;
     for socket in narrow {
         SockRef::from(&socket.unwrap())
             .set_send_buffer_size(2048)
             .unwrap();
     }
-    let before = traffics
-        .each_ref()
-        .map(|it| it.spliced.load(Ordering::Relaxed));
+    let before = spliced(&traffics);
     let both = async { tokio::join!(send(client, 1 << 20, 1 << 17), receive(server, 3000)) };
     let (sent, received) = within_a_minute(both, &traffics).await;
     assert_eq!(received, (1 << 20, sent));
     for relay in relays {
         assert_eq!(ended(relay).await, RelayEnd::Orderly);
     }
-    for (traffic, before) in traffics.iter().zip(before) {
-        assert!(traffic.spliced.load(Ordering::Relaxed) > before);
-    }
+    let after = spliced(&traffics);
+    assert!(before[0] < after[0] && before[1] < after[1]);
 }
 
 #[tokio::test]
@@ -81,10 +76,9 @@ async fn a_reader_that_stops_stops_the_writer() {
     let (mut client, mut server, _relays) = path(&traffics).await;
     let block = noise(1 << 20);
     for _ in 0..3 {
-        let (written, got) = tokio::join!(client.write_all(&block), read(&mut server, 1 << 20));
-        written.unwrap();
-        assert!(got == block);
+        pass(&mut client, &mut server, &block).await;
     }
+    let before = spliced(&traffics);
     let mut sent = Vec::<u8>::new();
     while let Ok(written) = timeout(Duration::from_secs(1), client.write(&block)).await {
         sent.extend(&block[..written.unwrap()]);
@@ -94,9 +88,8 @@ async fn a_reader_that_stops_stops_the_writer() {
             sent.len()
         );
     }
-    for traffic in &traffics {
-        assert!(traffic.spliced.load(Ordering::Relaxed) > 0);
-    }
+    let stopped = spliced(&traffics);
+    assert!(before[0] < stopped[0] && before[1] < stopped[1]);
     assert!(read(&mut server, sent.len()).await == sent);
 }
 
@@ -192,17 +185,10 @@ async fn small_messages_after_bulk_are_copied_again() {
     let traffics = [0, 1].map(|_| Arc::<Traffic>::default());
     let (mut client, mut server, _relays) = path(&traffics).await;
     let block = noise(4 << 20);
-    let spliced = || {
-        traffics
-            .each_ref()
-            .map(|it| it.spliced.load(Ordering::Relaxed))
-    };
     for _ in 0..2 {
-        let before = spliced();
-        let (written, got) = tokio::join!(client.write_all(&block), read(&mut server, 4 << 20));
-        written.unwrap();
-        assert!(got == block);
-        let after_bulk = spliced();
+        let before = spliced(&traffics);
+        pass(&mut client, &mut server, &block).await;
+        let after_bulk = spliced(&traffics);
         assert!(before[0] < after_bulk[0] && before[1] < after_bulk[1]);
         for _ in 0..100 {
             client.write_all(b"small").await.unwrap();
@@ -210,7 +196,7 @@ async fn small_messages_after_bulk_are_copied_again() {
             server.write_all(b"answer").await.unwrap();
             assert_eq!(read(&mut client, 6).await, b"answer");
         }
-        let after_small = spliced();
+        let after_small = spliced(&traffics);
         for (bulk, small) in after_bulk.iter().zip(after_small) {
             assert!(small - bulk <= 10 * 11, "{bulk} {small}");
         }
@@ -223,19 +209,23 @@ async fn records_of_one_byte_are_spliced_without_loss() {
     let [near, far] = kernel_pair(Takeover::Never, Takeover::Bulk).await;
     let mut peer = Peer::from(far);
     let (mut app, inner) = tcp_pair(None).await;
-    let _relay = start(inner, near, &Arc::default());
+    let traffic = Arc::<Traffic>::default();
+    let _relay = counted(inner, near, &Arc::default(), &traffic);
     let sent = noise(2 * BULK_BYTES + 3 * Pipe::PIECES);
     let (bulk, bytes) = sent.split_at(2 * BULK_BYTES);
-    let mut records = Vec::new();
-    for chunk in bulk.chunks(MAX_PLAINTEXT_LEN) {
-        records.extend(peer.seal(ContentType::Data, chunk));
+    let mut before = 0;
+    for (part, record_len) in [(bulk, MAX_PLAINTEXT_LEN), (bytes, 1)] {
+        let mut records = Vec::new();
+        for chunk in part.chunks(record_len) {
+            records.extend(peer.seal(ContentType::Data, chunk));
+        }
+        let write = async { peer.stream.write_all(&records).await.unwrap() };
+        let (received, ()) = tokio::join!(read(&mut app, part.len()), write);
+        assert!(received == part);
+        let after = traffic.spliced.load(Ordering::Relaxed);
+        assert!(before < after, "{before} {after}");
+        before = after;
     }
-    for byte in bytes.chunks(1) {
-        records.extend(peer.seal(ContentType::Data, byte));
-    }
-    let write = async { peer.stream.write_all(&records).await.unwrap() };
-    let (received, ()) = tokio::join!(read(&mut app, sent.len()), write);
-    assert!(received == sent);
 }
 
 #[tokio::test]
@@ -245,9 +235,7 @@ async fn a_reset_in_full_flow_reaches_the_other_program() {
         let traffics = [0, 1].map(|_| Arc::<Traffic>::default());
         let (mut client, mut server, [near, far]) = path(&traffics).await;
         let block = noise(4 << 20);
-        let (written, got) = tokio::join!(client.write_all(&block), read(&mut server, 4 << 20));
-        written.unwrap();
-        assert!(got == block);
+        pass(&mut client, &mut server, &block).await;
         client.write_all(&block[..1 << 20]).await.unwrap();
         let (end_of_first, end_of_second) = if client_first {
             drop(client);
@@ -277,6 +265,19 @@ async fn path(traffics: &[Arc<Traffic>; 2]) -> (TcpStream, TcpStream, [JoinHandl
         counted(far_app, far, &seen, &traffics[1]),
     ];
     (client, server, relays)
+}
+
+/// All of it arrives.
+async fn pass(client: &mut TcpStream, server: &mut TcpStream, bytes: &[u8]) {
+    let (written, got) = tokio::join!(client.write_all(bytes), read(server, bytes.len()));
+    written.unwrap();
+    assert!(got == bytes);
+}
+
+fn spliced(traffics: &[Arc<Traffic>; 2]) -> [u64; 2] {
+    traffics
+        .each_ref()
+        .map(|it| it.spliced.load(Ordering::Relaxed))
 }
 
 /// Sends `len` bytes in chunks of changing length with pauses between some; their hash.
