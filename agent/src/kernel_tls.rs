@@ -138,14 +138,41 @@ impl KernelTls {
     /// What the kernel is to do for a connection after its handshake.
     pub(crate) fn plan(&self, wire: &WireSocket, cipher: Cipher, peer: PeerKind) -> Plan {
         let capabilities = &self.capabilities;
-        let decide = |flow, ability| self.decide(flow, ability, peer);
-        let decided = [
-            decide(Flow::Sent, capabilities.tx(cipher)),
-            decide(Flow::Received, capabilities.rx(cipher)),
-        ];
-        let decided = decided.map(|takeover| match takeover {
-            Ok(_) if !wire.has_kernel_tls() => Err(WhyUserspace::NotAttached),
-            decided => decided,
+        let soundness = Soundness {
+            tx: capabilities.tx(cipher),
+            rx: capabilities.rx(cipher),
+            rekey: capabilities.rekey(),
+            splice: capabilities.splice(),
+            is_attached: wire.has_kernel_tls(),
+        };
+        soundness.plan(self.choice, self.splice, peer)
+    }
+}
+
+/// What the kernel can be trusted with on one connection.
+#[derive(Clone, Copy, Debug)]
+struct Soundness<'a> {
+    tx: &'a Ability,
+    rx: &'a Ability,
+    rekey: &'a Ability,
+    splice: &'a Ability,
+    /// The protocol is attached to the socket.
+    is_attached: bool,
+}
+
+impl Soundness<'_> {
+    fn plan(self, choice: OffloadChoice, splice: SpliceChoice, peer: PeerKind) -> Plan {
+        let splice = match splice {
+            SpliceChoice::Auto => self.splice.as_ref().copied().map_err(WhyUserspace::from),
+            SpliceChoice::Off => Err(WhyUserspace::SpliceOff),
+        };
+        let decided = [Flow::Sent, Flow::Received].map(|flow| {
+            let takeover = self.decide(choice, splice, flow, peer)?;
+            if self.is_attached {
+                Ok(takeover)
+            } else {
+                Err(WhyUserspace::NotAttached)
+            }
         });
         let [tx, rx] = decided.map(Result::unwrap_or_default);
         let why = match (tx, rx) {
@@ -158,43 +185,40 @@ impl KernelTls {
                 first.or_else(|| reasons.next()).unwrap_or_default()
             }
         };
-        let rekey = capabilities.rekey().is_ok();
         Plan {
             offload: Offload {
                 tx,
                 rx,
-                rekey,
-                splice: self.may_splice().is_ok(),
+                rekey: self.rekey.is_ok(),
+                splice: splice.is_ok(),
             },
             why,
         }
     }
 
-    fn may_splice(&self) -> Result<(), WhyUserspace> {
-        match self.splice {
-            SpliceChoice::Auto => Ok(self.capabilities.splice().as_ref().copied()?),
-            SpliceChoice::Off => Err(WhyUserspace::SpliceOff),
-        }
-    }
-
     fn decide(
-        &self,
+        self,
+        choice: OffloadChoice,
+        splice: Result<(), WhyUserspace>,
         flow: Flow,
-        ability: &Ability,
         peer: PeerKind,
     ) -> Result<Takeover, WhyUserspace> {
-        if !self.choice.wants(flow) {
+        if !choice.wants(flow) {
             return Err(WhyUserspace::OffloadOff);
         }
+        let ability = match flow {
+            Flow::Sent => self.tx,
+            Flow::Received => self.rx,
+        };
         ability.as_ref().map_err(WhyUserspace::from)?;
-        if self.choice != OffloadChoice::Auto {
+        if choice != OffloadChoice::Auto {
             return Ok(Takeover::AtOnce);
         }
         // Copying through the kernel's TLS costs what our own costs: it is splicing that pays.
-        self.may_splice()?;
+        splice?;
         // What another program does with its keys is its own affair, and a kernel that can't follow
         // would have to end the connection.
-        if flow == Flow::Received && peer == PeerKind::Other && self.capabilities.rekey().is_err() {
+        if flow == Flow::Received && peer == PeerKind::Other && self.rekey.is_err() {
             return Err(WhyUserspace::ForeignPeer);
         }
         Ok(Takeover::Bulk)
@@ -278,5 +302,109 @@ impl From<&Why> for WhyUserspace {
                 Self::ProbeFailed
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UNPROVEN: Ability = Err(Why::Unproven { version: None });
+    const WRONG: Ability = Err(Why::WrongBytes);
+
+    /// A kernel that can do everything, as 6.14 and newer can.
+    const SOUND: Soundness<'_> = Soundness {
+        tx: &Ok(()),
+        rx: &Ok(()),
+        rekey: &Ok(()),
+        splice: &Ok(()),
+        is_attached: true,
+    };
+
+    fn plan(soundness: Soundness<'_>, choice: OffloadChoice, peer: PeerKind) -> [&'static str; 3] {
+        let Plan { offload, why } = soundness.plan(choice, SpliceChoice::Auto, peer);
+        let word = |takeover| match takeover {
+            Takeover::Never => "never",
+            Takeover::Bulk => "bulk",
+            Takeover::AtOnce => "at once",
+        };
+        [word(offload.tx), word(offload.rx), why.as_str()]
+    }
+
+    #[test]
+    fn the_kernel_gets_the_directions_that_were_asked_for() {
+        for (choice, expected) in [
+            (OffloadChoice::Off, ["never", "never", "offload-off"]),
+            (OffloadChoice::Tx, ["at once", "never", "handing-over"]),
+            (OffloadChoice::Rx, ["never", "at once", "handing-over"]),
+            (OffloadChoice::Both, ["at once", "at once", "handing-over"]),
+            (OffloadChoice::Auto, ["bulk", "bulk", "small-messages"]),
+        ] {
+            assert_eq!(plan(SOUND, choice, PeerKind::Other), expected);
+        }
+    }
+
+    #[test]
+    fn a_direction_that_is_not_sound_stays_here_and_says_why() {
+        let half = Soundness {
+            rx: &WRONG,
+            ..SOUND
+        };
+        assert_eq!(
+            plan(half, OffloadChoice::Both, PeerKind::Agent),
+            ["at once", "never", "handing-over"]
+        );
+        assert_eq!(
+            plan(half, OffloadChoice::Rx, PeerKind::Agent),
+            ["never", "never", "probe-failed"]
+        );
+    }
+
+    #[test]
+    fn auto_wants_sound_splicing_and_what_is_ordered_does_not() {
+        let copying = Soundness {
+            splice: &UNPROVEN,
+            ..SOUND
+        };
+        assert_eq!(
+            plan(copying, OffloadChoice::Auto, PeerKind::Agent),
+            ["never", "never", "unproven-kernel"]
+        );
+        let ordered = copying.plan(OffloadChoice::Both, SpliceChoice::Auto, PeerKind::Agent);
+        assert_eq!(ordered.offload.tx, Takeover::AtOnce);
+        assert!(!ordered.offload.splice);
+        let unwanted = SOUND.plan(OffloadChoice::Auto, SpliceChoice::Off, PeerKind::Agent);
+        assert_eq!(unwanted.why, WhyUserspace::SpliceOff);
+        assert!(!unwanted.offload.splice);
+    }
+
+    #[test]
+    fn auto_leaves_receiving_from_strangers_here_where_a_key_can_not_be_replaced() {
+        let stuck = Soundness {
+            rekey: &WRONG,
+            ..SOUND
+        };
+        for (peer, rx) in [(PeerKind::Agent, "bulk"), (PeerKind::Other, "never")] {
+            assert_eq!(
+                plan(stuck, OffloadChoice::Auto, peer),
+                ["bulk", rx, "small-messages"]
+            );
+        }
+    }
+
+    #[test]
+    fn a_socket_without_the_protocol_gets_no_key() {
+        let late = Soundness {
+            is_attached: false,
+            ..SOUND
+        };
+        assert_eq!(
+            plan(late, OffloadChoice::Both, PeerKind::Agent),
+            ["never", "never", "not-attached"]
+        );
+        assert_eq!(
+            plan(late, OffloadChoice::Off, PeerKind::Agent),
+            ["never", "never", "offload-off"]
+        );
     }
 }

@@ -9,8 +9,8 @@ use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::{
-    cargo_tool::CargoTool, counted, ebpf, fuzz, packages, process, skipped::Log, tally::Tally,
-    test, workspace,
+    cargo_tool::CargoTool, counted, ebpf, fuzz, musl, packages, process, skipped::Log,
+    tally::Tally, test, workspace,
 };
 
 #[derive(Args)]
@@ -90,7 +90,7 @@ impl Step {
     }
 }
 
-const STEPS: [Step; 10] = [
+const STEPS: [Step; 11] = [
     Step {
         name: "fmt",
         run: |_| {
@@ -136,6 +136,10 @@ const STEPS: [Step; 10] = [
     Step {
         name: "ebpf",
         run: |log| ebpf::check(log).map(|()| Outcome::Checked),
+    },
+    Step {
+        name: "musl",
+        run: |_| musl::check().map(|()| Outcome::Checked),
     },
     Step {
         name: "book",

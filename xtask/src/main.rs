@@ -10,6 +10,7 @@ mod demo;
 mod ebpf;
 mod fuzz;
 mod kernel;
+mod musl;
 mod packages;
 mod process;
 mod release;

@@ -130,6 +130,8 @@ pub(crate) struct Report {
     pub(crate) tally: Tally,
     /// Names of those that failed.
     pub(crate) failures: Vec<String>,
+    /// Test programs that had no test to run.
+    pub(crate) idle: usize,
 }
 
 impl Report {
@@ -137,7 +139,7 @@ impl Report {
     pub(crate) fn passed() -> Self {
         Self {
             tally: Tally::PASSED,
-            failures: Vec::new(),
+            ..Self::default()
         }
     }
 
@@ -146,12 +148,14 @@ impl Report {
         Self {
             tally: Tally::FAILED,
             failures: vec![what],
+            idle: 0,
         }
     }
 
     /// Takes a line of libtest's output.
     pub(crate) fn line(&mut self, line: &str) {
         if let Some(tally) = Tally::of_libtest(line) {
+            self.idle += usize::from(tally == Tally::default());
             self.tally += tally;
         }
         if let Some(name) = line
@@ -165,8 +169,14 @@ impl Report {
 
 impl std::ops::AddAssign for Report {
     fn add_assign(&mut self, other: Self) {
-        self.tally += other.tally;
-        self.failures.extend(other.failures);
+        let Self {
+            tally,
+            failures,
+            idle,
+        } = other;
+        self.tally += tally;
+        self.failures.extend(failures);
+        self.idle += idle;
     }
 }
 

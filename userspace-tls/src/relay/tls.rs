@@ -16,10 +16,10 @@ use rustls::ConnectionTrafficSecrets;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
+use super::RelayEnd;
 use super::batch::Batch;
 use super::to_app::ToApp;
 use super::wire::{Fetched, Tail, Wire};
-use super::{RelayEnd, wire_error};
 use crate::alert::{Alert, FATAL};
 use crate::offload::{Events, Flow, Offload, SpliceWatch};
 use crate::queues::{ChatWatch, Queues};
@@ -29,6 +29,7 @@ use kernel_receiving::{Brought, KernelReceiving};
 use kernel_sending::KernelSending;
 use key_use::{KeyAge, KeyUse};
 use opening::Opening;
+use readable::Readable;
 use sealing::Sealing;
 
 /// One connection's keys and what could not be opened or written yet.
@@ -127,15 +128,17 @@ impl<'a, E: Events> TlsWire<'a, E> {
         Ok(())
     }
 
-    /// The same for the receiving direction, at the end of a record.
+    /// The same for the receiving direction, at the end of a record. Where no descriptor is left for
+    /// what the kernel's way needs, it stays here.
     fn take_over_rx(&mut self, wire: &TcpStream) -> Result<(), RelayEnd> {
         if let Rx::Userspace(opening) = &mut self.rx
+            && opening.may_give_away()
+            && let Ok(readable) = Readable::new(wire)
             && let Some((slot, key, rules)) = opening.give_away()?
         {
             let splicing = SpliceWatch::new(self.splice, opening.is_bulk());
             let rx = slot.install(wire, &key).map_err(RelayEnd::KernelTls)?;
-            let receiving = KernelReceiving::new(wire, rx, rules, splicing).map_err(wire_error)?;
-            self.rx = Rx::Kernel(receiving);
+            self.rx = Rx::Kernel(KernelReceiving::new(rx, rules, splicing, readable));
             self.events.taken_over(Flow::Received);
         }
         Ok(())

@@ -16,6 +16,8 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 
 use self::{record::Record, tools::Tools};
+
+pub(crate) use self::tools::Compiler;
 use crate::{process, skipped::Log, workspace};
 
 #[derive(Args)]

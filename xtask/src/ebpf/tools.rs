@@ -45,12 +45,10 @@ impl Tools {
         })
     }
 
-    /// The compiler's own cargo, told to use that compiler and our linker.
+    /// The compiler's own cargo, told to use our linker.
     pub(crate) fn cargo(&self) -> Command {
-        let mut cargo = self.compiler.command(&self.compiler.cargo);
-        cargo
-            .env("RUSTC", &self.compiler.rustc)
-            .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", &self.bpf_linker);
+        let mut cargo = self.compiler.cargo();
+        cargo.env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", &self.bpf_linker);
         cargo
     }
 
@@ -61,7 +59,7 @@ impl Tools {
     }
 }
 
-/// A compiler that can build `core` for eBPF.
+/// A compiler that can build its own library, for eBPF and for musl.
 pub(crate) struct Compiler {
     pub(crate) version: String,
     cargo: PathBuf,
@@ -72,7 +70,7 @@ pub(crate) struct Compiler {
 
 impl Compiler {
     /// The pinned nightly if it can be had, else another nightly, else Debian's compiler.
-    fn ensure() -> Result<Self> {
+    pub(crate) fn ensure() -> Result<Self> {
         let of_rustup = || -> Result<Self> {
             if let Some(pinned) = ["nightly", PINNED_TOOLCHAIN]
                 .into_iter()
@@ -152,6 +150,13 @@ impl Compiler {
             rustc,
             bootstrap: true,
         })
+    }
+
+    /// Its own cargo, told to use it.
+    pub(crate) fn cargo(&self) -> Command {
+        let mut cargo = self.command(&self.cargo);
+        cargo.env("RUSTC", &self.rustc);
+        cargo
     }
 
     /// A program of this toolchain, without what the stable toolchain that runs us has set.

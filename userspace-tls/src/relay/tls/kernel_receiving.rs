@@ -35,19 +35,19 @@ pub(super) enum Brought {
 
 impl KernelReceiving {
     pub(super) fn new(
-        wire: &TcpStream,
         rx: Rx,
         rules: ContentRules,
         splicing: SpliceWatch,
-    ) -> io::Result<Self> {
-        Ok(Self {
+        readable: Readable,
+    ) -> Self {
+        Self {
             rx,
             rules,
             splicing,
-            readable: Readable::new(wire)?,
+            readable,
             failed: None,
             is_other_next: false,
-        })
+        }
     }
 
     pub(super) fn replace_key(

@@ -50,12 +50,17 @@ impl Opening {
         self.held.capacity()
     }
 
-    /// The key with the number of the next record, and what is known of the peer's messages, if it
-    /// is time that the kernel has them and no record has been read in part.
+    /// Whether it is time that the kernel opens, and no record has been read in part.
+    pub(super) fn may_give_away(&self) -> bool {
+        self.heir.is_some() && self.watch.is_due() && self.held.is_empty()
+    }
+
+    /// The key with the number of the next record, and what is known of the peer's messages; `None`
+    /// unless [`Self::may_give_away`].
     pub(super) fn give_away(
         &mut self,
     ) -> Result<Option<(RxSlot, TrafficKey, ContentRules)>, RelayEnd> {
-        if !self.watch.is_due() || !self.held.is_empty() {
+        if !self.may_give_away() {
             return Ok(None);
         }
         let Some(Heir { slot, secrets }) = self.heir.take() else {
