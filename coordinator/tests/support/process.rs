@@ -1,9 +1,10 @@
 //! The real binary, as a process that can be killed and cut off.
 
 use std::fs::File;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -22,11 +23,15 @@ pub(crate) struct Address {
 }
 
 impl Address {
-    /// Three ports that nobody has now.
+    /// Three ports that nobody has, nor any connection: the address is that of this process's tests
+    /// alone.
     pub(crate) fn free() -> Self {
-        // All at once, so that they differ.
-        let ports = [(); 3].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
-        let [user_api, mesh_api, probes] = ports.map(|it| it.local_addr().unwrap().to_string());
+        static NEXT: AtomicU16 = AtomicU16::new(10_000);
+        // An id has 22 bits at most.
+        let [_, high, middle, low] = std::process::id().to_be_bytes();
+        let own = Ipv4Addr::new(127, 64 | high, middle, low);
+        let [user_api, mesh_api, probes] =
+            [(); 3].map(|()| format!("{own}:{}", NEXT.fetch_add(1, Ordering::Relaxed)));
         Self {
             user_api,
             mesh_api,

@@ -4,7 +4,7 @@
 //! can't start, and whoever tries the demonstration there wants its reason, not a panic.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -158,7 +158,7 @@ impl OneAgent {
             config: file,
             cgroup,
             instance: format!("{}-{}", stage.agent_instance(), host.name()),
-            admin_port: free_port()?,
+            admin_port: agent::free_port()?,
             running: None,
         };
         agent.restart()?;
@@ -210,11 +210,6 @@ fn wait_until_ready(running: &mut Running, admin_port: u16) -> Result<()> {
 
 fn last_line(text: &str) -> String {
     text.lines().next_back().unwrap_or("no word").to_owned()
-}
-
-fn free_port() -> Result<u16> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    Ok(listener.local_addr()?.port())
 }
 
 /// The agent's exit code where the machine lacks something.
