@@ -411,6 +411,29 @@ fn a_shutdown_cuts_the_stream_exactly_when_it_is_not_drained() {
 }
 
 #[test]
+fn what_is_held_for_a_connection_that_was_reset_is_never_drained() {
+    require_kernel_tls!();
+    let (near, far) = pair();
+    SockRef::from(&near).set_send_buffer_size(4096).unwrap();
+    SockRef::from(&far).set_recv_buffer_size(4096).unwrap();
+    let mut tx = sender(&near, Cipher::Aes128Gcm);
+    let sent = noise(1 << 20);
+    let mut at = 0;
+    while let Ok(len) = tx.send(&near, &[IoSlice::new(&sent[at..])]) {
+        at += len;
+    }
+    assert_eq!(tx.drained(&near).unwrap(), Drained::NotYet);
+    SockRef::from(&far).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(far);
+    let mut waits = 0;
+    while tx.drained(&near).unwrap() != Drained::Never {
+        waits += 1;
+        assert!(waits < 10_000, "it waits for ever");
+        thread::sleep(Duration::from_micros(500));
+    }
+}
+
+#[test]
 fn a_socket_in_a_sockmap_gets_no_key_and_a_socket_with_tls_gets_into_none() {
     require_kernel_tls!();
     let map = sockmap::Map::new();

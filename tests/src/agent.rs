@@ -134,7 +134,9 @@ impl Agent {
     /// Waits until it carries no connection.
     pub fn wait_until_idle(&self) -> Result<()> {
         self.wait_for("connections stay open", |agent| {
-            Ok(agent.connections()?.is_empty())
+            let open = agent.connections()?;
+            ensure!(open.is_empty(), "{open:#?}");
+            Ok(true)
         })
     }
 

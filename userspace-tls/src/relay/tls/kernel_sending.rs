@@ -258,9 +258,13 @@ impl KernelSending {
                 *length = (*length * 2).min(LONGEST_PAUSE);
             }
             let drained = self.tx.drained(wire);
-            if drained.map_err(|error| io::Error::from(error.errno))? == Drained::Yes {
-                self.draining = None;
-                return Pin::new(wire).poll_shutdown(cx);
+            match drained.map_err(|error| io::Error::from(error.errno))? {
+                Drained::Yes => {
+                    self.draining = None;
+                    return Pin::new(wire).poll_shutdown(cx);
+                }
+                Drained::NotYet => {}
+                Drained::Never => return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
             }
             let length = self.draining.as_ref().map_or(FIRST_PAUSE, |it| it.length);
             self.draining = Some(Draining {
