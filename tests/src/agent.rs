@@ -217,9 +217,13 @@ impl Agent {
             .with_context(|| format!("no map {name} is pinned in {}", pins.display()))
     }
 
-    /// How many files it has open.
+    /// How many files it has open, without the few pipes that each worker keeps for splicing.
     pub fn open_files(&self) -> Result<usize> {
-        Ok(fs::read_dir(format!("/proc/{}/fd", self.running()?.pid()))?.count())
+        let files = fs::read_dir(format!("/proc/{}/fd", self.running()?.pid()))?;
+        let is_pipe = |file: &fs::DirEntry| {
+            fs::read_link(file.path()).is_ok_and(|it| it.to_string_lossy().starts_with("pipe:"))
+        };
+        Ok(files.flatten().filter(|file| !is_pipe(file)).count())
     }
 
     /// The memory that is its own, in bytes.

@@ -28,10 +28,22 @@ fn two_thousand_connections_are_open_at_once_and_leave_nothing() -> Result<()> {
     let before = Resources::of_both(&pair)?;
 
     let sniffer = pair.bed.sniff()?;
-    let many = peer::many(pair.client(), address, "--connections 2000 --send 5000")?;
+    let options = "--connections 2000 --at-a-time 64 --send 5000";
+    let many = peer::many(pair.client(), address, options)?;
     assert_eq!((many.exact, many.open_at_once), (2000, 2000), "{many:?}");
     sniffer.finish()?.assert_only_ciphertext(2 * 2000 * 5000);
     assert_back_to(&before, &pair)
+}
+
+#[test]
+fn a_burst_of_two_thousand_connections_is_served() -> Result<()> {
+    require!();
+    let pair = Pair::start()?;
+    let address = pair.server().at(PORT);
+    let _serving = Server::start(pair.server(), &[address], "--echo --quiet")?;
+    let many = peer::many(pair.client(), address, "--connections 2000 --send 5000")?;
+    assert_eq!((many.exact, many.open_at_once), (2000, 2000), "{many:?}");
+    Ok(())
 }
 
 #[test]

@@ -140,7 +140,7 @@ const SUITES: [Suite; 15] = [
     kernel_datapath("bytes_exact", &[IN_ORDER]),
     kernel_datapath("fail_closed", &[]),
     kernel_datapath("rotation", &[]),
-    kernel_datapath("scale", &["for_a_minute", GIBIBYTE]),
+    kernel_datapath("scale", &["for_a_minute", "a_burst", GIBIBYTE]),
 ];
 
 /// A worker waits 50 ms for a connection that is late, and emulation is later than that.

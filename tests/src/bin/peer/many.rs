@@ -36,6 +36,9 @@ pub(crate) struct ManyConnections {
     /// Only so many of them at once: each is ended before the next is made.
     #[arg(long, conflicts_with_all = ["churn", "in_order"])]
     in_turn: Option<u64>,
+    /// Only so many of them are made at once: each has had an answer before it makes room.
+    #[arg(long, conflicts_with_all = ["churn", "in_order", "in_turn"])]
+    at_a_time: Option<u64>,
     /// Begin with so many messages of 64 bytes each, and wait for each to come back.
     #[arg(long, default_value_t = 0)]
     ping_pong: u64,
@@ -64,7 +67,7 @@ impl ManyConnections {
             return self.run_in_order();
         }
         let started = Instant::now();
-        let tally = Tally::default();
+        let tally = Tally::with_room(self.at_a_time.unwrap_or(self.connections));
         thread::scope(|scope| {
             let tally = &tally;
             for number in 0..self.in_turn.unwrap_or(self.connections) {
@@ -74,7 +77,7 @@ impl ManyConnections {
                     }
                     (None, Some(threads)) => (number..self.connections)
                         .step_by(threads.max(1) as usize)
-                        .for_each(|seed| tally.count(self.one(seed, || {}))),
+                        .for_each(|seed| tally.count(self.one(seed, |_| Ok(())))),
                     (None, None) => self.together(number, tally),
                 };
                 thread::Builder::new()
@@ -131,18 +134,24 @@ impl ManyConnections {
     fn one_by_one(&self, number: u64, end: Instant, tally: &Tally) {
         let mut seed = number << 32;
         while Instant::now() < end {
-            tally.count(self.one(seed, || {}));
+            tally.count(self.one(seed, |_| Ok(())));
             seed += 1;
         }
     }
 
     /// One conversation that waits until all others are connected, or have failed to be.
     fn together(&self, number: u64, tally: &Tally) {
+        tally.enter();
         let mut arrived = false;
-        let outcome = self.one(number, || {
+        let outcome = self.one(number, |connection| {
+            let answered = match self.at_a_time {
+                Some(_) => self.exchange(connection, 0),
+                None => Ok(()),
+            };
             arrived = true;
             tally.arrive(true);
             tally.wait_for_all(self.connections);
+            answered.map_err(named("first answer"))
         });
         if !arrived {
             tally.arrive(false);
@@ -151,9 +160,13 @@ impl ManyConnections {
     }
 
     /// Connects, sends, and reads all of it back.
-    fn one(&self, seed: u64, connected: impl FnOnce()) -> Result<(), String> {
+    fn one(
+        &self,
+        seed: u64,
+        connected: impl FnOnce(&TcpStream) -> Result<(), String>,
+    ) -> Result<(), String> {
         let connection = self.connect().map_err(named("connect"))?;
-        connected();
+        connected(&connection)?;
         self.ping_pong(&connection).map_err(named("ping-pong"))?;
         connection
             .set_nonblocking(false)
@@ -178,30 +191,34 @@ impl ManyConnections {
         Ok(socket.into())
     }
 
-    fn ping_pong(&self, mut connection: &TcpStream) -> io::Result<()> {
+    fn ping_pong(&self, connection: &TcpStream) -> io::Result<()> {
+        (0..self.ping_pong).try_for_each(|number| self.exchange(connection, number as u8))
+    }
+
+    /// Sends a message and waits for it to come back.
+    fn exchange(&self, mut connection: &TcpStream, filling: u8) -> io::Result<()> {
         let mut back = [0; 64];
-        for number in 0..self.ping_pong {
-            let message = [number as u8; 64];
-            connection.write_all(&message)?;
-            let mut received = 0;
-            while received < back.len() {
-                match connection.read(&mut back[received..]) {
-                    Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                    Ok(length) => received += length,
-                    Err(error)
-                        if error.kind() == io::ErrorKind::WouldBlock
-                            && self.blocking == Blocking::Quiet =>
-                    {
-                        wait_for(connection, PollFlags::POLLIN)?;
-                    }
-                    Err(error) => return Err(error),
+        let message = [filling; 64];
+        connection.write_all(&message)?;
+        let mut received = 0;
+        while received < back.len() {
+            match connection.read(&mut back[received..]) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(length) => received += length,
+                Err(error)
+                    if error.kind() == io::ErrorKind::WouldBlock
+                        && self.blocking == Blocking::Quiet =>
+                {
+                    wait_for(connection, PollFlags::POLLIN)?;
                 }
-            }
-            if back != message {
-                return Err(io::ErrorKind::InvalidData.into());
+                Err(error) => return Err(error),
             }
         }
-        Ok(())
+        if back == message {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::InvalidData.into())
+        }
     }
 
     fn talk(&self, mut connection: TcpStream, seed: u64) -> Result<(), String> {
@@ -252,11 +269,34 @@ struct Tally {
 
 #[derive(Default)]
 struct Open {
+    /// How many more may be on their way.
+    room: u64,
     arrived: u64,
     most: u64,
 }
 
 impl Tally {
+    fn with_room(room: u64) -> Self {
+        let open = Open {
+            room,
+            ..Open::default()
+        };
+        Self {
+            open: Mutex::new(open),
+            ..Self::default()
+        }
+    }
+
+    /// Waits for room to be on one's way.
+    fn enter(&self) {
+        let state = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self
+            .changed
+            .wait_timeout_while(state, SILENCE, |state| state.room == 0);
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.room = state.room.saturating_sub(1);
+    }
+
     fn count(&self, outcome: Result<(), String>) {
         match outcome {
             Ok(()) => {
@@ -271,6 +311,7 @@ impl Tally {
 
     fn arrive(&self, open: bool) {
         let mut state = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        state.room += 1;
         state.arrived += 1;
         state.most += u64::from(open);
         self.changed.notify_all();
@@ -286,5 +327,6 @@ impl Tally {
 }
 
 const STACK: usize = 64 << 10;
-const SILENCE: Duration = Duration::from_secs(30);
+/// In an emulated machine, 2,000 handshakes take a minute.
+const SILENCE: Duration = Duration::from_mins(3);
 const SILENCE_IN_POLL: u16 = 30_000;
