@@ -3,6 +3,7 @@
 
 use std::{
     io,
+    net::SocketAddrV4,
     num::NonZeroU32,
     os::fd::AsFd,
     path::PathBuf,
@@ -29,10 +30,11 @@ use tracing::{info, warn};
 use crate::{
     admin::{Admin, AdminError, AdminState},
     bpf::{
-        BpfError, ConnectionMaps, ControlMaps, Heartbeat, KernelReports, Options, Pins, Steering,
+        BpfError, ConnectionMaps, ControlMaps, Heartbeat, KernelReports, Options, Permits, Pins,
+        Steering,
     },
     certificates::{self, CertificateError, CertificateFiles, Credential},
-    config::{CertificateOrigin, Config},
+    config::{CertificateOrigin, Config, LocalAcceleration},
     credentials::{CredentialKeeper, CredentialSource},
     enrolment::{Enroller, Prepared, SetupError, Slot},
     heartbeat::Beating,
@@ -40,14 +42,13 @@ use crate::{
     interfaces::{InterfaceError, InterfaceWatch},
     kernel_reports,
     kernel_tls::KernelTls,
-    listen::Listeners,
-    local_acceleration::LocalAcceleration,
+    listen::{ListenError, Listeners},
     policy::{IngressMode, WorkloadName},
     readiness::ReadinessBoard,
     registry::Registry,
     report::Telemetry,
     signals::Signals,
-    worker::{self, Start, Stop},
+    worker::{self, Entrance, Start, Stop},
     workload::{Workload, WorkloadError, own_cgroup},
 };
 
@@ -91,6 +92,17 @@ pub enum AgentError {
     /// The Coordinator can't even be asked.
     #[error(transparent)]
     Coordinator(#[from] SetupError),
+    /// Something else listens where a listener of the configuration should.
+    #[error(
+        "workload {workload}: listener {listen} is taken: another program listens there; stop it, or \
+         choose another address of 127.0.0.0/8"
+    )]
+    ListenerTaken {
+        /// The workload.
+        workload: WorkloadName,
+        /// The address.
+        listen: SocketAddrV4,
+    },
     /// The admin interface can't be had.
     #[error(transparent)]
     Admin(#[from] AdminError),
@@ -112,6 +124,7 @@ impl AgentError {
             Self::Workload(_)
             | Self::Certificate { .. }
             | Self::Running { .. }
+            | Self::ListenerTaken { .. }
             | Self::Admin(_) => 2,
             Self::Coordinator(error) => error.exit_code(),
             Self::Bpf(_) | Self::NotRoot | Self::Interface(InterfaceError::Bpf(_)) => 3,
@@ -243,10 +256,17 @@ impl Parts<'_> {
                 ..WorkloadState::default()
             };
             for (index, start) in starts.iter_mut().enumerate() {
-                let listeners = Listeners::open(&workload.netns)
-                    .map_err(failed("listening in a workload's namespace"))?;
+                let listeners = Listeners::open(&workload.netns, &workload.listeners)
+                    .map_err(not_listening(&workload.name))?;
                 publish(&mut maps, workload, index, &listeners, &mut state)?;
-                start.push((workload.clone(), listeners));
+                let permits = (!listeners.named.is_empty())
+                    .then(|| Permits::open(pins))
+                    .transpose()?;
+                start.push(Entrance {
+                    workload: workload.clone(),
+                    listeners,
+                    permits,
+                });
             }
             let mut keeper = CredentialKeeper::new(
                 workload.clone(),
@@ -290,12 +310,12 @@ impl Parts<'_> {
             .metrics()
             .set_kernel_tls(kernel_tls.capabilities());
         let mut threads = Vec::new();
-        for (index, listeners) in starts.into_iter().enumerate() {
+        for (index, entrances) in starts.into_iter().enumerate() {
             let start = Start {
                 index,
                 workers,
                 maps: ConnectionMaps::open(pins, steering.acceleration())?,
-                listeners,
+                entrances,
                 registry: registry.clone(),
                 telemetry: telemetry.clone(),
                 kernel_tls: kernel_tls.clone(),
@@ -441,6 +461,16 @@ fn protect_memory() -> Result<(), AgentError> {
 pub(crate) fn forbid_core_dumps() -> nix::Result<()> {
     prctl::set_dumpable(false)?;
     setrlimit(Resource::RLIMIT_CORE, 0, 0)
+}
+
+fn not_listening(workload: &WorkloadName) -> impl Fn(ListenError) -> AgentError {
+    move |error| match error {
+        ListenError::Taken(listen) => AgentError::ListenerTaken {
+            workload: workload.clone(),
+            listen,
+        },
+        ListenError::System(source) => failed("listening in a workload's namespace")(source),
+    }
 }
 
 fn failed(what: &'static str) -> impl Fn(io::Error) -> AgentError {

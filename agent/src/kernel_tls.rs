@@ -1,76 +1,10 @@
 //! What the kernel's TLS is used for: what the operator wants, as far as this kernel can be trusted
 //! with it.
 
+use agent_config::{OffloadChoice, SpliceChoice};
 use kernel_tls::{Ability, Capabilities, Cipher, Verdict, Why};
-use serde::Serialize;
 use tracing::{debug, info, warn};
 use userspace_tls::{Flow, Offload, Takeover, WireSocket};
-
-/// The key `offload`: which directions of a connection the kernel may protect.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OffloadChoice {
-    /// Both, once a connection has shown itself to be bulk, where that is sound.
-    Auto,
-    /// None.
-    #[default]
-    Off,
-    /// Sending, from the first byte on.
-    Tx,
-    /// Receiving, likewise.
-    Rx,
-    /// Both, likewise.
-    Both,
-}
-
-impl OffloadChoice {
-    /// Every choice.
-    pub const ALL: [Self; 5] = [Self::Auto, Self::Off, Self::Tx, Self::Rx, Self::Both];
-
-    /// The word in the configuration.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Off => "off",
-            Self::Tx => "tx",
-            Self::Rx => "rx",
-            Self::Both => "both",
-        }
-    }
-
-    fn wants(self, flow: Flow) -> bool {
-        match self {
-            Self::Auto | Self::Both => true,
-            Self::Off => false,
-            Self::Tx => flow == Flow::Sent,
-            Self::Rx => flow == Flow::Received,
-        }
-    }
-}
-
-/// The key `splice`: whether bulk that the kernel protects is moved by splice(2).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SpliceChoice {
-    /// Where that is sound.
-    #[default]
-    Auto,
-    /// Never.
-    Off,
-}
-
-impl SpliceChoice {
-    /// Every choice.
-    pub const ALL: [Self; 2] = [Self::Auto, Self::Off];
-
-    /// The word in the configuration.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Off => "off",
-        }
-    }
-}
 
 /// The choices and what the kernel can.
 #[derive(Clone, Debug)]
@@ -203,7 +137,7 @@ impl Soundness<'_> {
         flow: Flow,
         peer: PeerKind,
     ) -> Result<Takeover, WhyUserspace> {
-        if !choice.wants(flow) {
+        if !wants(choice, flow) {
             return Err(WhyUserspace::OffloadOff);
         }
         let ability = match flow {
@@ -222,6 +156,15 @@ impl Soundness<'_> {
             return Err(WhyUserspace::ForeignPeer);
         }
         Ok(Takeover::Bulk)
+    }
+}
+
+fn wants(choice: OffloadChoice, flow: Flow) -> bool {
+    match choice {
+        OffloadChoice::Auto | OffloadChoice::Both => true,
+        OffloadChoice::Off => false,
+        OffloadChoice::Tx => flow == Flow::Sent,
+        OffloadChoice::Rx => flow == Flow::Received,
     }
 }
 

@@ -6,10 +6,8 @@
 //! meets them, then what surrounds it.
 #![deny(unsafe_code)]
 
-pub mod flags;
-
-pub mod config;
-pub mod policy;
+use agent_config as config;
+use agent_config::policy;
 
 pub mod bpf;
 pub mod netns;
@@ -18,6 +16,7 @@ pub mod workload;
 mod instance;
 mod interfaces;
 mod listen;
+mod names;
 
 pub mod kernel_tls;
 pub mod local_acceleration;

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpListener},
     os::fd::OwnedFd,
     time::Duration,
 };
@@ -10,7 +10,7 @@ use std::{
 use nix::errno::Errno;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
-use crate::netns::Netns;
+use crate::{config::EgressListener, netns::Netns};
 
 /// The listeners of one worker in one workload. Ports are the kernel's choice: the eBPF maps carry
 /// them, so nothing that a program may want to bind is taken from it by name.
@@ -21,16 +21,37 @@ pub(crate) struct Listeners {
     /// For connections that others open to the workload. On the loopback too: only `sk_lookup` can
     /// bring a connection from outside here.
     pub ingress: Vec<TcpListener>,
+    /// For connections to the addresses that the configuration names, in its order.
+    pub named: Vec<TcpListener>,
+}
+
+/// Why there are no listeners.
+#[derive(Debug)]
+pub(crate) enum ListenError {
+    /// Another program has the address.
+    Taken(SocketAddrV4),
+    /// The system says no.
+    System(io::Error),
 }
 
 impl Listeners {
     /// Makes the listeners; without IPv6 in the namespace those for IPv4 only.
-    pub(crate) fn open(netns: &Netns) -> io::Result<Self> {
-        netns.run(|| {
+    pub(crate) fn open(netns: &Netns, named: &[EgressListener]) -> Result<Self, ListenError> {
+        let mut taken = None;
+        let opened = netns.run(|| {
             let mut listeners = Self {
                 egress: Vec::new(),
                 ingress: Vec::new(),
+                named: Vec::new(),
             };
+            for EgressListener { listen, .. } in named {
+                let listener = listen_beside(*listen).inspect_err(|error| {
+                    if error.kind() == io::ErrorKind::AddrInUse {
+                        taken = Some(*listen);
+                    }
+                })?;
+                listeners.named.push(listener);
+            }
             for loopback in [
                 SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
                 SocketAddr::from((Ipv6Addr::LOCALHOST, 0)),
@@ -46,7 +67,8 @@ impl Listeners {
                 }
             }
             Ok(listeners)
-        })
+        });
+        opened.map_err(|error| taken.map_or(ListenError::System(error), ListenError::Taken))
     }
 
     /// The port of the egress listener of this family, if there is one.
@@ -88,6 +110,14 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 
 /// Connections that wait to be accepted; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
+
+/// Every worker has a listener of its own at the address.
+fn listen_beside(address: SocketAddrV4) -> io::Result<TcpListener> {
+    listen(address.into(), |socket| {
+        socket.set_reuse_port(true)?;
+        prepare_local(socket)
+    })
+}
 
 fn listen(address: SocketAddr, prepare: fn(&Socket) -> io::Result<()>) -> io::Result<TcpListener> {
     let socket = Socket::new(

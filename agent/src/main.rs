@@ -2,12 +2,10 @@
 
 use std::{error::Error, process::ExitCode};
 
-use agent::{
-    access_log,
-    bpf::Pins as PinDirectory,
-    config::{Config, ConfigError, InitConfig, Pins},
+use agent::{access_log, bpf::Pins as PinDirectory, with_causes};
+use agent_config::{
+    Config, ConfigError, InitConfig, Pins,
     flags::{Command, Environment, Flags, InitFlags},
-    with_causes,
 };
 use clap::Parser;
 

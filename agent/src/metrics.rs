@@ -182,6 +182,7 @@ impl Metrics {
     }
 
     fn lane(&self, workload: &Arc<str>, direction: Direction) -> LaneMetrics {
+        let direction = Labelled(direction);
         let labels = LaneLabels {
             workload: Arc::clone(workload),
             direction,
@@ -510,7 +511,7 @@ impl LaneMetrics {
 
     /// Which direction.
     pub(crate) fn direction(&self) -> Direction {
-        self.labels.direction
+        self.labels.direction.0
     }
 
     /// A handshake succeeded and took `duration`.
@@ -528,7 +529,7 @@ impl LaneMetrics {
             .get_or_create(&EndedLabels {
                 workload,
                 direction,
-                mode,
+                mode: Labelled(mode),
                 close,
             })
             .inc();
@@ -624,21 +625,21 @@ enum Flow {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct LaneLabels {
     workload: Arc<str>,
-    direction: Direction,
+    direction: Labelled<Direction>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct EndedLabels {
     workload: Arc<str>,
-    direction: Direction,
-    mode: Mode,
+    direction: Labelled<Direction>,
+    mode: Labelled<Mode>,
     close: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DatapathLabels {
     workload: Arc<str>,
-    direction: Direction,
+    direction: Labelled<Direction>,
     datapath: &'static str,
     why: &'static str,
 }
@@ -646,7 +647,7 @@ struct DatapathLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct LocalHopLabels {
     workload: Arc<str>,
-    direction: Direction,
+    direction: Labelled<Direction>,
     hop: &'static str,
     why: &'static str,
 }
@@ -660,14 +661,14 @@ struct CapabilityLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RefusalLabels {
     workload: Arc<str>,
-    direction: Direction,
+    direction: Labelled<Direction>,
     reason: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct BytesLabels {
     workload: Arc<str>,
-    direction: Direction,
+    direction: Labelled<Direction>,
     flow: Flow,
 }
 
@@ -689,7 +690,7 @@ struct WorkloadLabel {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DirectionLabel {
-    direction: Direction,
+    direction: Labelled<Direction>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -707,15 +708,19 @@ struct VersionLabel {
     version: &'static str,
 }
 
-impl EncodeLabelValue for Direction {
+/// A value of another crate's, as a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Labelled<T>(T);
+
+impl EncodeLabelValue for Labelled<Direction> {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> std::fmt::Result {
-        encoder.write_str(self.as_str())
+        encoder.write_str(self.0.as_str())
     }
 }
 
-impl EncodeLabelValue for Mode {
+impl EncodeLabelValue for Labelled<Mode> {
     fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> std::fmt::Result {
-        encoder.write_str(self.as_str())
+        encoder.write_str(self.0.as_str())
     }
 }
 

@@ -17,10 +17,11 @@ use tracing::{error, warn};
 
 use crate::{
     admission::Admission,
-    bpf::ConnectionMaps,
-    connection::{Door, Worker, serve},
+    bpf::{ConnectionMaps, Permits},
+    connection::{Door, NamedListener, Worker, serve},
     kernel_tls::KernelTls,
     listen::Listeners,
+    names::Names,
     policy::Direction,
     registry::Registry,
     report::{Reporter, Telemetry},
@@ -38,7 +39,7 @@ pub(crate) struct Start {
     /// Its own handles to the kernel's maps.
     pub maps: ConnectionMaps,
     /// Its listeners, by workload.
-    pub listeners: Vec<(Arc<Workload>, Listeners)>,
+    pub entrances: Vec<Entrance>,
     /// Where live connections are listed.
     pub registry: Arc<Registry>,
     /// Where outcomes are told.
@@ -47,6 +48,17 @@ pub(crate) struct Start {
     pub kernel_tls: Arc<KernelTls>,
     /// How far the agent's end has come.
     pub stop: watch::Receiver<Stop>,
+}
+
+/// One worker's ways into one workload.
+#[derive(Debug)]
+pub(crate) struct Entrance {
+    /// Whose.
+    pub workload: Arc<Workload>,
+    /// The listeners.
+    pub listeners: Listeners,
+    /// For queries of names, where a listener leads to one.
+    pub permits: Option<Permits>,
 }
 
 /// How far the agent's end has come.
@@ -94,14 +106,24 @@ async fn run(start: Start) {
         kernel_tls: start.kernel_tls,
     });
     let mut doors = JoinSet::new();
-    for (workload, listeners) in start.listeners {
-        let Listeners { egress, ingress } = listeners;
+    for Entrance {
+        workload,
+        listeners,
+        permits,
+    } in start.entrances
+    {
+        let Listeners {
+            egress,
+            ingress,
+            named,
+        } = listeners;
         for (direction, sockets) in [(Direction::Egress, egress), (Direction::Ingress, ingress)] {
             let reporter = Rc::new(Reporter::new(&start.telemetry, &workload.name, direction));
             let door = Rc::new(Door {
                 worker: worker.clone(),
                 workload: workload.clone(),
                 direction,
+                listener: None,
                 reporter,
             });
             for socket in sockets {
@@ -112,6 +134,21 @@ async fn run(start: Start) {
                 }
                 doors.spawn_local(accept(socket, door.clone(), start.stop.clone()));
             }
+        }
+        let Some(permits) = permits else { continue };
+        let names = Rc::new(Names::new(&workload.netns, permits));
+        let direction = Direction::Egress;
+        let reporter = Rc::new(Reporter::new(&start.telemetry, &workload.name, direction));
+        for (index, socket) in named.into_iter().enumerate() {
+            let names = names.clone();
+            let door = Rc::new(Door {
+                worker: worker.clone(),
+                workload: workload.clone(),
+                direction,
+                listener: Some(Rc::new(NamedListener { index, names })),
+                reporter: reporter.clone(),
+            });
+            doors.spawn_local(accept(socket, door, start.stop.clone()));
         }
     }
     while doors.join_next().await.is_some() {}

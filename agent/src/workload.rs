@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use crate::{
     bpf::netns_cookie,
     certificates::Credential,
-    config,
+    config::{self, EgressListener},
     netns::Netns,
     policy::{EgressPolicy, IngressPolicy, WorkloadName},
 };
@@ -37,6 +37,8 @@ pub struct Workload {
     pub ingress: IngressPolicy,
     /// Its rules for connections to the outside.
     pub egress: EgressPolicy,
+    /// Addresses of its loopback that lead elsewhere.
+    pub listeners: Vec<EgressListener>,
     /// What it proves itself with; changes while connections come and go.
     pub credential: watch::Receiver<Credential>,
     /// Which device of its namespace is not guarded and why, if one is not. Then nothing new begins.
@@ -124,6 +126,7 @@ impl Workload {
             netns_cookie,
             ingress: config.ingress.clone(),
             egress: config.egress.clone(),
+            listeners: config.listeners.clone(),
             credential,
             unguarded: watch::Sender::default(),
         })

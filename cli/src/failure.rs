@@ -11,6 +11,8 @@ pub(crate) enum Failure {
     Usage(anyhow::Error),
     /// The answer is no; here it is, for standard output.
     Refused(String),
+    /// The same, of a configuration.
+    Invalid(String),
 }
 
 impl Failure {
@@ -27,6 +29,10 @@ impl Failure {
                 // The exit code says it, too.
                 let _ = print(answer);
                 return ExitCode::from(FAILED);
+            }
+            Self::Invalid(answer) => {
+                let _ = print(answer);
+                return ExitCode::from(USAGE);
             }
         };
         // Where nobody listens, the exit code has to do.

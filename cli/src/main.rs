@@ -5,8 +5,10 @@
 #![forbid(unsafe_code)]
 
 mod args;
+mod check;
 mod client;
 mod colour;
+mod config;
 mod doctor;
 mod evidence;
 mod failure;
@@ -42,6 +44,9 @@ enum Command {
     Status(status::Status),
     Evidence(evidence::Evidence),
     Doctor(doctor::Doctor),
+    Check(check::Check),
+    /// Show the agent's configuration in force, and the schema of its file.
+    Config(config::Config),
     /// Write, check and compare manifests: what a deployment trusts.
     Manifest(manifest::Manifest),
     /// Make certificates for development and tests, without a Coordinator.
@@ -58,6 +63,8 @@ fn main() -> ExitCode {
         Some(Command::Status(status)) => status.run(),
         Some(Command::Evidence(evidence)) => evidence.run(),
         Some(Command::Doctor(doctor)) => doctor.run(),
+        Some(Command::Check(check)) => check.run(),
+        Some(Command::Config(config)) => config.run(),
         Some(Command::Manifest(manifest)) => manifest.run(),
         Some(Command::Pki(pki)) => pki.run(),
         None => Err(Failure::usage(NEXT_STEP)),
@@ -98,6 +105,10 @@ Without one:
   sealwire pki init --dir pki --trust-domain mesh.local
   sealwire pki issue --dir pki --name web --out web-tls
   sealwire-agent --cgroup /sys/fs/cgroup/web --tls-dir web-tls
+
+Before an agent starts:
+  sealwire doctor
+  sealwire check /etc/sealwire/agent.toml
 
 Exit codes: 0 done, 1 failed or refused, 2 wrong usage or configuration.";
 

@@ -262,6 +262,9 @@ impl Agent {
         if let Some(clock) = &self.config.clock {
             command = clock.give(command);
         }
+        for (name, value) in &self.config.variables {
+            command = command.env(name, value);
+        }
         Ok(command
             .arg("--config")
             .arg(&self.config_file)
@@ -319,6 +322,8 @@ pub struct AgentConfig {
     workers: Option<u16>,
     #[serde(skip)]
     clock: Option<Clock>,
+    #[serde(skip)]
+    variables: Vec<(String, String)>,
 }
 
 impl AgentConfig {
@@ -332,6 +337,7 @@ impl AgentConfig {
             workload: workloads,
             workers: None,
             clock: None,
+            variables: Vec::new(),
         })
     }
 
@@ -360,6 +366,13 @@ impl AgentConfig {
             clock: Some(clock),
             ..self
         }
+    }
+
+    /// With a variable in the agent's environment.
+    #[must_use]
+    pub fn with_variable(mut self, name: &str, value: &str) -> Self {
+        self.variables.push((name.to_owned(), value.to_owned()));
+        self
     }
 
     /// With this many workers in place of one for each core.

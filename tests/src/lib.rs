@@ -21,6 +21,7 @@ pub mod admin;
 pub mod agent;
 pub mod clock;
 pub mod coordinator;
+pub mod dns;
 pub mod etcd;
 pub mod pair;
 pub mod peer;

@@ -35,31 +35,48 @@ impl Pair {
     pub fn start_with(
         change: impl FnOnce(&mut WorkloadConfig, &mut WorkloadConfig),
     ) -> Result<Self> {
-        Self::build(change, |config| config)
+        Self::start_tuned(
+            |_, client, server| change(client, server),
+            |_, client, server| (client, server),
+        )
     }
 
     /// With agents of one worker each, which keep connections in their order.
     pub fn start_in_order() -> Result<Self> {
-        Self::build(|_, _| {}, |config| config.with_workers(1))
+        Self::start_tuned(
+            |_, _, _| {},
+            |_, client, server| (client.with_workers(1), server.with_workers(1)),
+        )
     }
 
     /// With `local_acceleration = "sk-msg"`.
     pub fn start_accelerated() -> Result<Self> {
-        Self::build(|_, _| {}, AgentConfig::with_local_acceleration)
+        Self::start_tuned(
+            |_, _, _| {},
+            |_, client, server| {
+                (
+                    client.with_local_acceleration(),
+                    server.with_local_acceleration(),
+                )
+            },
+        )
     }
 
-    fn build(
-        change: impl FnOnce(&mut WorkloadConfig, &mut WorkloadConfig),
-        tune: impl Fn(AgentConfig) -> AgentConfig,
+    /// With the configurations of the client's and the server's workload changed, and of their agents.
+    pub fn start_tuned(
+        change: impl FnOnce(&Testbed, &mut WorkloadConfig, &mut WorkloadConfig),
+        tune: impl FnOnce(&Testbed, AgentConfig, AgentConfig) -> (AgentConfig, AgentConfig),
     ) -> Result<Self> {
         let bed = Testbed::new(&["client", "server", "outsider"])?;
         let mesh = Mesh::new(&bed.directory().join("mesh"))?;
         let workload = |name| anyhow::Ok(WorkloadConfig::of(bed.host(name), &mesh.issue(name)?));
         let (mut client, mut server) = (workload("client")?, workload("server")?);
-        change(&mut client, &mut server);
+        change(&bed, &mut client, &mut server);
+        let [client, server] = [client, server].map(|workload| AgentConfig::new(vec![workload]));
+        let (client, server) = tune(&bed, client?, server?);
         Ok(Self {
-            client_agent: Agent::start_with(&bed, tune(AgentConfig::new(vec![client])?))?,
-            server_agent: Agent::start_with(&bed, tune(AgentConfig::new(vec![server])?))?,
+            client_agent: Agent::start_with(&bed, client)?,
+            server_agent: Agent::start_with(&bed, server)?,
             mesh,
             bed,
         })

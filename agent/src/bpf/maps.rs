@@ -27,7 +27,7 @@ use super::{
 #[derive(Debug)]
 pub struct ConnectionMaps {
     accepted: SkStorage<MapData, OriginalDestination>,
-    permitted: SkStorage<MapData, u32>,
+    permits: Permits,
     clients: HashMap<MapData, FlowKey, Endpoint>,
     refused: HashMap<MapData, DestinationKey, u64>,
     local_hops: Result<LocalHops, WhyTcp>,
@@ -47,7 +47,7 @@ impl ConnectionMaps {
         Ok(Self {
             local_hops,
             accepted: open(pins, "ACCEPTED")?,
-            permitted: open(pins, "PERMITTED")?,
+            permits: Permits::open(pins)?,
             clients: open(pins, "CLIENTS")?,
             refused: open(pins, "REFUSED")?,
         })
@@ -85,7 +85,7 @@ impl ConnectionMaps {
     /// # Errors
     /// Where the kernel has no memory for the mark: the guard then drops what the socket sends.
     pub fn permit(&mut self, socket: &impl AsRawFd) -> io::Result<()> {
-        self.permitted.insert(socket, 1, 0).map_err(io_error)
+        self.permits.permit(socket)
     }
 
     /// Publishes that the connection about to be opened from `key` comes from `client`.
@@ -303,6 +303,25 @@ impl Heartbeat {
     /// Says that the agent is about to leave: what comes is refused from now on.
     pub fn stop(&mut self) -> Result<(), BpfError> {
         self.0.set(0, 0, 0).map_err(full("HEARTBEAT"))
+    }
+}
+
+/// Marks that the guard lets a socket's TCP pass by.
+#[derive(Debug)]
+pub struct Permits(SkStorage<MapData, u32>);
+
+impl Permits {
+    /// Opens the map that [`super::Steering`] has pinned.
+    pub fn open(pins: &Pins) -> Result<Self, BpfError> {
+        open(pins, "PERMITTED").map(Self)
+    }
+
+    /// Lets this socket send in its namespace.
+    ///
+    /// # Errors
+    /// Where the kernel has no memory for the mark: the guard then drops what the socket sends.
+    pub fn permit(&mut self, socket: &impl AsRawFd) -> io::Result<()> {
+        self.0.insert(socket, 1, 0).map_err(io_error)
     }
 }
 

@@ -33,7 +33,7 @@ pub use device::{Device, DeviceHook};
 pub use layout::LayoutError;
 pub use local_hops::{Acceleration, LocalHopError, WhyTcp};
 pub use maps::{
-    AddressPrefix, ConnectionMaps, ControlMaps, Heartbeat, KernelReports, monotonic_ns,
+    AddressPrefix, ConnectionMaps, ControlMaps, Heartbeat, KernelReports, Permits, monotonic_ns,
 };
 pub use pins::Pins;
 pub use sys::netns_cookie;

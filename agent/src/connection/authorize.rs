@@ -8,6 +8,7 @@ use super::{
     refusal::{Cause, Refusal, RefusalReason},
 };
 use crate::{
+    config::EgressListener,
     policy::{Direction, EgressMode, IngressMode, Mode, PeerSet, RuleRef},
     registry::{Opening, Registration},
 };
@@ -74,11 +75,26 @@ impl Intercepted {
 }
 
 fn egress<'a>(door: &'a Door, ends: &Ends) -> Result<(RuleRef, Protection<'a>), Cause> {
+    if let Some(listener) = &door.listener
+        && let Some(EgressListener { listen, peers, .. }) = listener.rule(door)
+    {
+        // Whatever its name leads to: no answer of a resolver makes this anything but mutual TLS.
+        let protection = Protection::Tls {
+            mode: Mode::Mtls,
+            tls: usable(door, SystemTime::now())?,
+            peers,
+        };
+        let rule = RuleRef::Listener {
+            index: listener.index,
+            listen: *listen,
+        };
+        return Ok((rule, protection));
+    }
     let decision = door.workload.egress.decide(ends.to);
     let protection = match decision.mode {
         EgressMode::Mtls => Protection::Tls {
             mode: Mode::Mtls,
-            tls: credential(door)?,
+            tls: usable(door, SystemTime::now())?,
             peers: decision.peers,
         },
         EgressMode::Plaintext => Protection::Plaintext,
@@ -105,15 +121,16 @@ fn ingress<'a>(door: &'a Door, ends: &Ends) -> Result<(RuleRef, Protection<'a>),
     };
     let protection = Protection::Tls {
         mode,
-        tls: credential(door)?,
+        tls: usable(door, SystemTime::now())?,
         peers: decision.peers,
     };
     Ok((decision.rule, protection))
 }
 
-fn credential(door: &Door) -> Result<Arc<MeshTls>, Cause> {
+/// What the workload proves itself with.
+pub(super) fn usable(door: &Door, now: SystemTime) -> Result<Arc<MeshTls>, Cause> {
     let credential = door.workload.credential.borrow();
-    match credential.usable(SystemTime::now()) {
+    match credential.usable(now) {
         Ok(tls) => Ok(tls.clone()),
         Err(unusable) => Err(Cause::new(
             RefusalReason::Credential(unusable),

@@ -117,7 +117,13 @@ async fn connect(socket: Socket, destination: SocketAddr) -> Result<TcpStream, D
     let socket = TcpSocket::from_std_stream(StdTcpStream::from(OwnedFd::from(socket)));
     match timeout(DIAL_TIMEOUT, socket.connect(destination)).await {
         Ok(connected) => Ok(connected?),
-        Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
+        Err(_) => Err(DialError::timeout()),
+    }
+}
+
+impl DialError {
+    pub(super) fn timeout() -> Self {
+        io::Error::from(io::ErrorKind::TimedOut).into()
     }
 }
 

@@ -76,13 +76,16 @@ impl Authorized<'_> {
             entry,
         } = self;
         let Intercepted {
-            stream: app, ends, ..
+            stream: app,
+            ends,
+            dialled,
+            ..
         } = intercepted;
         let source = ends.from_is_own.then_some(ends.from);
         let (wire, session) = match protection {
             Protection::Plaintext => (dial::wire(door, ends.to, source).await?.into(), None),
             Protection::Tls { tls, peers, .. } => {
-                let (mut wire, shaken) = call(door, &tls, ends.to, source).await?;
+                let (mut wire, shaken) = call(door, &tls, ends.to, source, dialled).await?;
                 let check = PeerCheck {
                     credential: &door.workload.credential,
                     peers,
@@ -139,7 +142,7 @@ impl Authorized<'_> {
     }
 }
 
-/// Dials a destination and makes the client's side of a handshake with it.
+/// Dials a destination, unless that is done, and makes the client's side of a handshake with it.
 ///
 /// A server that knows its protocols and not ours refuses the offer; it is dialled once more, and
 /// from then on at once, without one.
@@ -148,10 +151,15 @@ async fn call(
     tls: &MeshTls,
     to: SocketAddr,
     source: Option<SocketAddr>,
+    mut dialled: Option<TcpStream>,
 ) -> Result<(WireSocket, Handshaken), Cause> {
     let mut offer = door.worker.strangers.offer(to);
     loop {
-        let mut wire = WireSocket::from(dial::wire(door, to, source).await?);
+        let stream = match dialled.take() {
+            Some(stream) => stream,
+            None => dial::wire(door, to, source).await?,
+        };
+        let mut wire = WireSocket::from(stream);
         door.worker.kernel_tls.attach(&mut wire);
         let began = Instant::now();
         let shaken = timeout(HANDSHAKE_DEADLINE, connect(tls, offer, &mut wire))

@@ -18,6 +18,8 @@ pub(super) struct Intercepted {
     pub(super) stream: TcpStream,
     pub(super) ends: Ends,
     pub(super) since: Instant,
+    /// The socket towards the destination, where it had to be connected first.
+    pub(super) dialled: Option<TcpStream>,
 }
 
 /// The two ends of a connection as its programs take them to be.
@@ -47,6 +49,7 @@ impl Intercepted {
                 stream,
                 ends,
                 since,
+                dialled: None,
             }),
             Err(cause) => Err(cause.between(Some(accepted.peer), Some(accepted.local))),
         }

@@ -10,6 +10,7 @@ mod close;
 mod dial;
 mod handshake;
 mod intercept;
+mod listener;
 mod offload;
 mod refusal;
 mod relay;
@@ -19,6 +20,7 @@ use std::{cell::RefCell, rc::Rc, sync::Arc};
 use tokio::net::TcpStream;
 
 pub(crate) use close::{CloseCause, CloseReason};
+pub(crate) use listener::NamedListener;
 pub(crate) use refusal::{Refusal, RefusalReason};
 
 use crate::{
@@ -56,6 +58,8 @@ pub(crate) struct Door {
     pub workload: Arc<Workload>,
     /// Which way the connections go, seen from the workload.
     pub direction: Direction,
+    /// Where the program dials this one by its address, rather than being turned here.
+    pub listener: Option<Rc<NamedListener>>,
     /// Where the outcome is told.
     pub reporter: Rc<Reporter>,
 }
@@ -64,7 +68,10 @@ pub(crate) struct Door {
 pub(crate) async fn serve(stream: TcpStream, door: Rc<Door>) {
     // The steps up to the relay need far more room than the relay, which may last for days.
     let established = Box::pin(async {
-        let intercepted = Intercepted::read(stream, &door)?;
+        let intercepted = match &door.listener {
+            None => Intercepted::read(stream, &door)?,
+            Some(listener) => Intercepted::forward(stream, &door, listener).await?,
+        };
         intercepted.authorize(&door)?.establish(&door).await
     });
     match established.await {

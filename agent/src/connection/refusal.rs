@@ -47,6 +47,8 @@ pub(crate) enum RefusalReason {
     DialRefused,
     /// It did not answer.
     DialTimeout,
+    /// The name that a listener leads to has no address.
+    NameLookup,
     /// There is no way to it.
     DialUnreachable,
     /// The socket could not be made or connected for another reason.
@@ -70,6 +72,7 @@ impl RefusalReason {
             Self::Closed(cause) => cause.as_str(),
             Self::DialRefused => "dial-refused",
             Self::DialTimeout => "dial-timeout",
+            Self::NameLookup => "name-lookup",
             Self::DialUnreachable => "dial-unreachable",
             Self::DialFailed => "dial-failed",
         }

@@ -411,8 +411,8 @@ fn init_config(bed: &Bed, coordinator: &FakeCoordinator, out: PathBuf) -> InitCo
         secrets: out.join("secrets"),
         out,
         timeout: Some(PATIENCE),
-        log_format: crate::access_log::LogFormat::Text,
-        log_level: crate::access_log::LogLevel::Info,
+        log_format: crate::config::LogFormat::Text,
+        log_level: crate::config::LogLevel::Info,
     }
 }
 

@@ -38,6 +38,7 @@ pub(super) const TARGETS: &[Target] = &[
     target("snp_report", 1200, 1),
     target("transition", 4096, 1),
     target("cert_table", 4096, 1),
+    target("contrast_strings", 1024, 1),
     target("seed_share", 256, 1),
 ];
 

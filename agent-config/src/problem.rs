@@ -2,11 +2,13 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddrV4;
 use std::path::PathBuf;
 
 use attestation::identity::SpiffeIdError;
 
 use super::address::AddressError;
+use super::contrast::EntryError;
 use crate::policy::{Cidr, CidrError, NameError, PeerMatchError, PortError, PortRange};
 
 /// Why there is no configuration. The agent exits with code 2.
@@ -19,6 +21,14 @@ pub enum ConfigError {
         path: PathBuf,
         /// What the kernel said.
         source: io::Error,
+    },
+    /// The file is longer than any that was meant.
+    #[error("the configuration {} is longer than {most} MiB; is it the right file?", path.display())]
+    TooLong {
+        /// The file.
+        path: PathBuf,
+        /// The most, in MiB.
+        most: u64,
     },
     /// Everything that is wrong, in the order of the file, one a line.
     #[error("{}", lines(.0))]
@@ -55,6 +65,15 @@ pub enum Place {
     Flag(&'static str),
     /// In this environment variable.
     Variable(&'static str),
+    /// In a string of Contrast's; both count from 1, the column in characters of the whole string.
+    Entry {
+        /// The environment variable.
+        variable: &'static str,
+        /// Which of the entries that are not empty.
+        entry: usize,
+        /// The character in the string.
+        column: usize,
+    },
     /// In the file; line and column count from 1, the column in characters.
     File {
         /// The file.
@@ -70,6 +89,11 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Flag(name) | Self::Variable(name) => f.write_str(name),
+            Self::Entry {
+                variable,
+                entry,
+                column,
+            } => write!(f, "{variable}: entry {entry}, column {column}"),
             Self::File { path, line, column } => write!(f, "{}:{line}:{column}", path.display()),
         }
     }
@@ -94,6 +118,7 @@ impl fmt::Display for Subject {
             None => Ok(()),
             Some(Rule::Ingress(index)) => write!(f, ", ingress[{index}]"),
             Some(Rule::Egress(index)) => write!(f, ", egress[{index}]"),
+            Some(Rule::Listener(index)) => write!(f, ", listener[{index}]"),
         }
     }
 }
@@ -114,6 +139,8 @@ pub enum Rule {
     Ingress(usize),
     /// The `[[workload.egress]]` with this index.
     Egress(usize),
+    /// The `[[workload.listener]]` with this index.
+    Listener(usize),
 }
 
 /// What is wrong, and what to do.
@@ -218,6 +245,16 @@ pub enum Problem {
     },
     #[error("{cidr} with the same ports already has the rule egress[{first}]; keep one of the two")]
     DuplicateEgress { cidr: Cidr, first: usize },
+
+    #[error("{0}")]
+    Entry(EntryError),
+    #[error("{listen} already has listener[{first}]; keep one of the two")]
+    DuplicateListener { listen: SocketAddrV4, first: usize },
+    #[error(
+        "the file has {count} workloads, so Contrast's strings cannot say which one they are for; \
+         write rules into the file instead"
+    )]
+    StringsForSeveral { count: usize },
 
     #[error("peers has no effect where mode is {mode}; remove peers, or set mode = \"mtls\"")]
     PeersNeedMtls { mode: &'static str },

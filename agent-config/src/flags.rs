@@ -1,7 +1,7 @@
 //! The command line of `sealwire-agent`.
 //!
 //! Parses words; what they mean, and how they combine with the environment and the file, is
-//! [`crate::config`]'s.
+//! this crate's.
 
 use std::collections::BTreeMap;
 
@@ -241,7 +241,10 @@ impl FromIterator<(String, String)> for Environment {
 }
 
 fn is_ours(name: &str) -> bool {
-    name.starts_with("SEALWIRE_") || name.starts_with("CONTRAST_") || name == "COORDINATOR_HOST"
+    ["SEALWIRE_", "CONTRAST_", "EDG_"]
+        .iter()
+        .any(|prefix| name.starts_with(prefix))
+        || name == "COORDINATOR_HOST"
 }
 
 const POD_MODE: &str = "One workload (pod mode)";
@@ -408,9 +411,9 @@ mod tests {
             .unwrap();
         let (with_coordinator, _) = rest.split_once("Environment:").unwrap();
         for (example, has_coordinator) in [(with_files, false), (with_coordinator, true)] {
-            let file = crate::config::ConfigFile::parse("agent.toml".as_ref(), example).unwrap();
+            let file = crate::ConfigFile::parse("agent.toml".as_ref(), example).unwrap();
             let (flags, environment) = (Flags::default(), Environment::default());
-            let config = crate::config::effective(&flags, &environment, Some(file)).unwrap();
+            let config = crate::effective(&flags, &environment, Some(file)).unwrap();
             assert_eq!(config.workloads.len(), 1);
             assert_eq!(config.coordinator.is_some(), has_coordinator);
         }

@@ -1,4 +1,7 @@
+mod contrast;
 mod coordinator;
+mod in_force;
+mod reading;
 
 use clap::Parser as _;
 
@@ -73,7 +76,7 @@ WEB"#,
     (
         "WEB
 prt = 3",
-        "agent.toml:5:1: unknown field `prt`, expected one of `name`, `cgroup`, `netns`, `tls_dir`, `spiffe_id`, `ingress_default`, `ingress_peers`, `egress_default`, `egress_peers`, `ingress`, `egress`",
+        "agent.toml:5:1: unknown field `prt`, expected one of `name`, `cgroup`, `netns`, `tls_dir`, `spiffe_id`, `ingress_default`, `ingress_peers`, `egress_default`, `egress_peers`, `ingress`, `egress`, `listener`",
     ),
     (
         r#"[workload]
@@ -571,6 +574,7 @@ fn the_effective_configuration_is_json() {
                 "egress": { "default": "mtls", "peers": any, "rules": [
                     { "cidr": "fd00::/8", "ports": "443", "mode": "mtls", "peers": ["db"] },
                 ]},
+                "listeners": [],
             }],
         })
     );
@@ -656,13 +660,17 @@ fn parse(text: &str) -> Result<Config, ConfigError> {
     combine(&[], &[], Some(text))
 }
 
+fn environment(variables: &[(&str, &str)]) -> Environment {
+    let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+    variables.iter().map(owned).collect()
+}
+
 fn combine(
     arguments: &[&str],
     variables: &[(&str, &str)],
     text: Option<&str>,
 ) -> Result<Config, ConfigError> {
-    let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
-    let environment: Environment = variables.iter().map(owned).collect();
+    let environment = environment(variables);
     let text = text.map(|text| text.replace("WEB", WEB).replace("DB", DB));
     let parse = |text: String| ConfigFile::parse(Path::new("agent.toml"), &text);
     effective(

@@ -4,6 +4,7 @@ use std::num::{NonZeroU16, NonZeroU32, NonZeroUsize};
 use std::path::{Component, PathBuf};
 
 use super::Workload;
+use super::contrast::{At, EntryError};
 use super::coordinator::CertificatesFrom;
 use super::file::{Given, Origin, Source, WorkloadKeys};
 use super::problem::{ConfigError, Finding, Place, Problem, Rule, Subject, WorkloadRef};
@@ -27,6 +28,17 @@ impl<'a> Checker<'a> {
         }
     }
 
+    /// Takes what was wrong when the file was read.
+    pub(super) fn take(&mut self, mistakes: Vec<(usize, String)>) {
+        for (byte, what) in mistakes {
+            self.report(Origin::File { byte }, Problem::Toml(what));
+        }
+    }
+
+    pub(super) fn has_found_nothing(&self) -> bool {
+        self.findings.is_empty()
+    }
+
     /// `Ok` if nothing was reported.
     pub(super) fn finish(mut self) -> Result<(), ConfigError> {
         if self.findings.is_empty() {
@@ -34,21 +46,53 @@ impl<'a> Checker<'a> {
         }
         self.findings
             .sort_by(|one, other| one.place.cmp(&other.place));
+        // What has the wrong type means nothing.
+        let misread: Vec<_> = self
+            .findings
+            .iter()
+            .filter(|it| matches!(it.problem, Problem::Toml(_)))
+            .filter_map(|it| it.place.clone())
+            .collect();
+        self.findings.retain(|it| {
+            matches!(it.problem, Problem::Toml(_))
+                || it.place.as_ref().is_none_or(|it| !misread.contains(it))
+        });
         Err(ConfigError::Invalid(self.findings))
     }
 
-    pub(super) fn report(&mut self, origin: Origin, problem: Problem) {
-        let place = match origin {
+    /// Where that is, for people.
+    pub(super) fn place(&self, origin: Origin) -> Option<Place> {
+        match origin {
             Origin::File { byte } => self.source.map(|source| source.place(byte)),
             Origin::Flag(name) => Some(Place::Flag(name)),
             Origin::Variable(name) => Some(Place::Variable(name)),
+            Origin::Entry {
+                variable,
+                entry,
+                column,
+            } => Some(Place::Entry {
+                variable,
+                entry,
+                column,
+            }),
             Origin::Nowhere => None,
-        };
+        }
+    }
+
+    pub(super) fn report(&mut self, origin: Origin, problem: Problem) {
         self.findings.push(Finding {
-            place,
+            place: self.place(origin),
             subject: self.subject.clone(),
             problem,
         });
+    }
+
+    /// Reports what is wrong in a string of Contrast's.
+    pub(super) fn entries(&mut self, origin: Origin, mistakes: Vec<At<EntryError>>) {
+        for mistake in mistakes {
+            let origin = origin.entry(&mistake);
+            self.report(origin, Problem::Entry(mistake.value));
+        }
     }
 
     pub(super) fn workloads(
@@ -200,7 +244,12 @@ impl<'a> Checker<'a> {
             origin,
         );
         let ingress = self.ingress_policy(keys.ingress_default, keys.ingress_peers, keys.ingress);
-        let egress = self.egress_policy(keys.egress_default, keys.egress_peers, keys.egress);
+        let (egress, listeners) = self.egress_policy(
+            keys.egress_default,
+            keys.egress_peers,
+            keys.egress,
+            keys.listener,
+        );
 
         Some(Workload {
             name: name?,
@@ -209,6 +258,7 @@ impl<'a> Checker<'a> {
             certificates,
             ingress,
             egress,
+            listeners,
         })
     }
 

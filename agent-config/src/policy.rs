@@ -8,7 +8,7 @@ mod peers;
 
 use std::cmp::Reverse;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, SocketAddrV4};
 use std::num::NonZeroU16;
 
 use serde::Serialize;
@@ -65,6 +65,11 @@ impl IngressPolicy {
     /// The mode of every port that no rule names.
     pub fn default_mode(&self) -> IngressMode {
         self.default
+    }
+
+    /// Who may connect to such a port.
+    pub fn default_peers(&self) -> &PeerSet {
+        &self.peers
     }
 
     /// The rules, in the order of the configuration.
@@ -155,6 +160,11 @@ impl EgressPolicy {
     /// The mode of every destination that no rule names.
     pub fn default_mode(&self) -> EgressMode {
         self.default
+    }
+
+    /// Who may answer there.
+    pub fn default_peers(&self) -> &PeerSet {
+        &self.peers
     }
 
     /// The rules, in the order of the configuration.
@@ -315,6 +325,13 @@ pub enum RuleRef {
     },
     /// `egress default`
     EgressDefault,
+    /// `listener[0] 127.137.0.1:5432`
+    Listener {
+        /// Which `[[workload.listener]]`.
+        index: usize,
+        /// What the program dialled.
+        listen: SocketAddrV4,
+    },
 }
 
 impl fmt::Display for RuleRef {
@@ -331,6 +348,7 @@ impl fmt::Display for RuleRef {
                 }
             }
             Self::EgressDefault => f.write_str("egress default"),
+            Self::Listener { index, listen } => write!(f, "listener[{index}] {listen}"),
         }
     }
 }

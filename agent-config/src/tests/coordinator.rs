@@ -40,13 +40,16 @@ agent.toml:2:57: coordinator.addresses lists `c:7777` twice; remove one",
         r#"[coordinator]
 addresses = "coordinator"
 WEB"#,
-        "agent.toml:2:13: invalid type: string \"coordinator\", expected a sequence; write a list, [\"...\"]",
+        "agent.toml:1:1: coordinator.manifest is missing; add manifest = \"/etc/sealwire/manifest.json\", or give --coordinator-manifest FILE: it says what the Coordinator must prove
+agent.toml:2:13: invalid type: string \"coordinator\", expected a sequence; write a list, [\"...\"]",
     ),
     (
         "[coordinator]
 adresses = []
 WEB",
-        "agent.toml:2:1: unknown field `adresses`, expected one of `addresses`, `manifest`, `state_dir`, `allow_simulated_tee`, `simulated_tee`, `vek`, `crl`, `collateral`",
+        "agent.toml:1:1: coordinator.addresses is missing; add addresses = [\"coordinator:7777\"], or give --coordinator HOST:PORT
+agent.toml:1:1: coordinator.manifest is missing; add manifest = \"/etc/sealwire/manifest.json\", or give --coordinator-manifest FILE: it says what the Coordinator must prove
+agent.toml:2:1: unknown field `adresses`, expected one of `addresses`, `manifest`, `state_dir`, `allow_simulated_tee`, `simulated_tee`, `vek`, `crl`, `collateral`",
     ),
     (
         r#"COORDINATOR

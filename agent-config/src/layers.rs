@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use super::check::Checker;
-use super::file::{FileKeys, Given, Origin, WorkloadKeys};
+use super::contrast::{self, At, EgressEntry, IngressEntry, IngressString};
+use super::file::{FileKeys, Given, IngressKeys, ListenerKeys, Origin, Scalar, WorkloadKeys};
 use super::problem::Problem;
 use super::{InstanceName, Pins};
 use crate::flags::{Environment, Flags};
-use crate::policy::{LONGEST_NAME, WorkloadName};
+use crate::policy::{IngressMode, LONGEST_NAME, WorkloadName};
 
 /// The command line above the environment.
 pub(super) struct Layers<'a> {
@@ -103,6 +104,77 @@ impl Layers<'_> {
         RunMode::Pod
     }
 
+    /// Contrast's strings replace what the file says of ports and listeners.
+    pub(super) fn apply_contrast(&self, checker: &mut Checker<'_>, keys: &mut FileKeys) {
+        let [ingress, egress] = [INGRESS_STRINGS, EGRESS_STRINGS].map(|it| self.contrast(it));
+        let Some(first) = ingress.as_ref().or(egress.as_ref()) else {
+            return;
+        };
+        let origin = first.origin;
+        let workload = match keys.workload.as_mut_slice() {
+            [] => {
+                keys.workload.push(Given {
+                    value: WorkloadKeys::default(),
+                    origin,
+                });
+                &mut keys.workload[0].value
+            }
+            [workload] => &mut workload.value,
+            several => {
+                let count = several.len();
+                return checker.report(origin, Problem::StringsForSeveral { count });
+            }
+        };
+        if let Some(string) = ingress {
+            match contrast::ingress(&string.value) {
+                Ok(IngressString::Disabled) => {
+                    let plaintext = IngressMode::Plaintext.as_str().to_owned();
+                    workload.ingress_default = Some(string.map(|_| plaintext));
+                    workload.ingress = Vec::new();
+                }
+                Ok(IngressString::Ports(entries)) => {
+                    workload.ingress_default = None;
+                    workload.ingress = entries.iter().map(|at| ingress_keys(&string, at)).collect();
+                }
+                Err(mistakes) => checker.entries(string.origin, mistakes),
+            }
+        }
+        if let Some(string) = egress {
+            match contrast::egress(&string.value) {
+                Ok(entries) => {
+                    workload.listener = entries
+                        .iter()
+                        .map(|at| listener_keys(&string, at))
+                        .collect();
+                }
+                Err(mistakes) => checker.entries(string.origin, mistakes),
+            }
+        }
+    }
+
+    /// The options that have a key at the top of the file.
+    pub(super) fn apply_options(&self, keys: &mut FileKeys) {
+        let admin_port = self.option(ADMIN_PORT);
+        let admin_port = admin_port.or_else(|| self.contrast(ADMIN_PORTS));
+        keys.admin_port = admin_port
+            .map(|it| it.map(Scalar))
+            .or(keys.admin_port.take());
+        for (key, option) in [
+            (&mut keys.log_format, LOG_FORMAT),
+            (&mut keys.log_level, LOG_LEVEL),
+            (&mut keys.offload, OFFLOAD),
+            (&mut keys.splice, SPLICE),
+            (&mut keys.local_acceleration, LOCAL_ACCELERATION),
+        ] {
+            *key = self.option(option).or(key.take());
+        }
+    }
+
+    /// The first of Contrast's variables that is given.
+    fn contrast(&self, names: [&'static str; 2]) -> Option<Given<String>> {
+        names.into_iter().find_map(|name| self.variable(name))
+    }
+
     pub(super) fn pins(&self, checker: &mut Checker<'_>, pod: Option<&WorkloadName>) -> Pins {
         let instance = match self.option(INSTANCE) {
             Some(instance) => checker.name("instance", instance),
@@ -120,6 +192,47 @@ impl Layers<'_> {
     }
 }
 
+fn ingress_keys(string: &Given<String>, at: &At<IngressEntry>) -> Given<IngressKeys> {
+    let IngressEntry { port, disable_tls } = at.value;
+    let mode = if disable_tls {
+        IngressMode::Plaintext
+    } else {
+        IngressMode::Tls
+    };
+    let origin = string.origin.entry(at);
+    let given = |value: &dyn ToString| Given {
+        value: value.to_string(),
+        origin,
+    };
+    Given {
+        value: IngressKeys {
+            port: Some(given(&port).map(Scalar)),
+            mode: Some(given(&mode.as_str())),
+            peers: None,
+        },
+        origin,
+    }
+}
+
+fn listener_keys(string: &Given<String>, at: &At<EgressEntry>) -> Given<ListenerKeys> {
+    let EgressEntry { listen, remote } = &at.value;
+    let origin = string.origin.entry(at);
+    let given = |value: &dyn ToString| {
+        Some(Given {
+            value: value.to_string(),
+            origin,
+        })
+    };
+    Given {
+        value: ListenerKeys {
+            listen: given(listen),
+            remote: given(remote),
+            peers: None,
+        },
+        origin,
+    }
+}
+
 /// Whether the options name one workload, or the file names any number.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum RunMode {
@@ -130,7 +243,7 @@ pub(super) enum RunMode {
 /// An option, and the variable that stands in for it.
 #[derive(Clone, Copy)]
 pub(super) struct Named {
-    name: &'static str,
+    pub(super) name: &'static str,
     variable: &'static str,
     flag: fn(&Flags) -> Option<&String>,
 }
@@ -178,19 +291,19 @@ const NAME: Named = named!("--name", "SEALWIRE_NAME", name);
 const CGROUP: Named = named!("--cgroup", "SEALWIRE_CGROUP", cgroup);
 const NETNS: Named = named!("--netns", "SEALWIRE_NETNS", netns);
 const TLS_DIR: Named = named!("--tls-dir", "SEALWIRE_TLS_DIR", tls_dir);
-pub(super) const ADMIN_PORT: Named = named!("--admin-port", "SEALWIRE_ADMIN_PORT", admin_port);
+const ADMIN_PORT: Named = named!("--admin-port", "SEALWIRE_ADMIN_PORT", admin_port);
 pub(super) const LOG_FORMAT: Named = named!("--log-format", "SEALWIRE_LOG_FORMAT", log_format);
 pub(super) const LOG_LEVEL: Named = named!("--log-level", "SEALWIRE_LOG_LEVEL", log_level);
-pub(super) const OFFLOAD: Named = named!("--offload", "SEALWIRE_OFFLOAD", offload);
-pub(super) const SPLICE: Named = named!("--splice", "SEALWIRE_SPLICE", splice);
-pub(super) const LOCAL_ACCELERATION: Named = named!(
+const OFFLOAD: Named = named!("--offload", "SEALWIRE_OFFLOAD", offload);
+const SPLICE: Named = named!("--splice", "SEALWIRE_SPLICE", splice);
+const LOCAL_ACCELERATION: Named = named!(
     "--local-acceleration",
     "SEALWIRE_LOCAL_ACCELERATION",
     local_acceleration
 );
 pub(super) const WORKERS: Named = named!("--workers", "SEALWIRE_WORKERS", workers);
 pub(super) const INSTANCE: Named = named!("--instance", "SEALWIRE_INSTANCE", instance);
-const BPFFS: Named = named!("--bpffs", "SEALWIRE_BPFFS", bpffs);
+pub(super) const BPFFS: Named = named!("--bpffs", "SEALWIRE_BPFFS", bpffs);
 pub(super) const COORDINATOR: NamedList = NamedList {
     name: "--coordinator",
     variable: "SEALWIRE_COORDINATOR",
@@ -215,6 +328,10 @@ pub(super) const SIMULATED_TEE: Named = named!(
     "SEALWIRE_SIMULATED_TEE",
     coordinator.simulated_tee
 );
-pub(super) const CONTRAST_ADMIN_PORT: &str = "CONTRAST_ADMIN_PORT";
+
+// Contrast's variables, and the names that they had in its first versions.
+const ADMIN_PORTS: [&str; 2] = ["CONTRAST_ADMIN_PORT", "EDG_ADMIN_PORT"];
+const INGRESS_STRINGS: [&str; 2] = ["CONTRAST_INGRESS_PROXY_CONFIG", "EDG_INGRESS_PROXY_CONFIG"];
+const EGRESS_STRINGS: [&str; 2] = ["CONTRAST_EGRESS_PROXY_CONFIG", "EDG_EGRESS_PROXY_CONFIG"];
 
 const DEFAULT_BPFFS: &str = "/sys/fs/bpf";

@@ -9,6 +9,7 @@ use serde::{Serialize, Serializer};
 use super::address::CoordinatorAddress;
 use super::check::Checker;
 use super::file::{CoordinatorKeys, Given, Origin};
+use super::keys::{Keys as _, Tell};
 use super::layers::{
     COLLATERAL, COORDINATOR, COORDINATOR_MANIFEST, CRL, Layers, SIMULATED_TEE, STATE_DIR, VEK,
 };
@@ -134,6 +135,11 @@ pub(super) struct Merged {
 }
 
 impl Merged {
+    /// Tells of every value where it was given.
+    pub(super) fn visit(&self, tell: Tell<'_>) {
+        self.keys.visit("coordinator", tell);
+    }
+
     /// Where it was first asked for; `None` if it was not.
     pub(super) fn origin(&self) -> Option<Origin> {
         let CoordinatorKeys {

@@ -2,8 +2,10 @@
 
 use std::collections::HashSet;
 
+use super::EgressListener;
 use super::check::Checker;
-use super::file::{EgressKeys, Given, IngressKeys, Origin};
+use super::contrast::{self, EntryError};
+use super::file::{EgressKeys, Given, IngressKeys, ListenerKeys, Origin};
 use super::problem::{Problem, Rule};
 use crate::policy::{
     Direction, EgressMode, EgressPolicy, EgressRule, IngressMode, IngressPolicy, IngressRule,
@@ -62,7 +64,8 @@ impl Checker<'_> {
         default: Option<Given<String>>,
         peers: Option<Given<Vec<Given<String>>>>,
         rules: Vec<Given<EgressKeys>>,
-    ) -> EgressPolicy {
+        listeners: Vec<Given<ListenerKeys>>,
+    ) -> (EgressPolicy, Vec<EgressListener>) {
         let default = self.egress_mode("egress_default", default);
         let mut defaults = self.default_peers(Direction::Egress, peers);
         defaults.used |= default == EgressMode::Mtls;
@@ -109,11 +112,61 @@ impl Checker<'_> {
             }
             accepted.push((index, rule));
         }
+        let listeners = self.listeners(listeners, &mut defaults);
         self.enter(None);
 
         self.report_unused(&defaults);
         let rules = accepted.into_iter().map(|(_, rule)| rule).collect();
-        EgressPolicy::new(default, defaults.set, rules)
+        (EgressPolicy::new(default, defaults.set, rules), listeners)
+    }
+
+    fn listeners(
+        &mut self,
+        given: Vec<Given<ListenerKeys>>,
+        defaults: &mut DefaultPeers,
+    ) -> Vec<EgressListener> {
+        let mut accepted: Vec<(usize, EgressListener)> = Vec::new();
+        for (
+            index,
+            Given {
+                value: keys,
+                origin,
+            },
+        ) in given.into_iter().enumerate()
+        {
+            self.enter(Some(Rule::Listener(index)));
+            let peers = self.rule_peers(true, EgressMode::Mtls.as_str(), keys.peers, defaults);
+            let listen = self.required("listen", ADD_LISTEN, keys.listen, origin);
+            let remote = self.required("remote", ADD_REMOTE, keys.remote, origin);
+            let place = listen.as_ref().map_or(origin, |listen| listen.origin);
+            let listen = listen.and_then(|it| self.entry(&it, contrast::parse_listen));
+            let remote = remote.and_then(|it| self.entry(&it, contrast::parse_remote));
+            let (Some(listen), Some(remote)) = (listen, remote) else {
+                continue;
+            };
+            if let Some((first, _)) = accepted.iter().find(|(_, other)| other.listen == listen) {
+                let first = *first;
+                self.report(place, Problem::DuplicateListener { listen, first });
+            }
+            let listener = EgressListener {
+                listen,
+                remote,
+                peers,
+            };
+            accepted.push((index, listener));
+        }
+        accepted.into_iter().map(|(_, listener)| listener).collect()
+    }
+
+    fn entry<T>(
+        &mut self,
+        given: &Given<String>,
+        parse: fn(&str) -> Result<T, EntryError>,
+    ) -> Option<T> {
+        let parsed = parse(&given.value);
+        parsed
+            .map_err(|error| self.report(given.origin, Problem::Entry(error)))
+            .ok()
     }
 
     fn ingress_mode(&mut self, key: &'static str, given: Option<Given<String>>) -> IngressMode {
@@ -265,4 +318,6 @@ fn rivalry(rule: &EgressRule, other: &EgressRule, first: usize) -> Option<Proble
 }
 
 const ADD_PORT: &str = "add port = 8080, the port that the program listens on";
+const ADD_LISTEN: &str = "add listen = \"127.137.0.1:5432\", what the program dials";
+const ADD_REMOTE: &str = "add remote = \"host:port\"";
 const ADD_CIDR: &str = "add cidr = \"10.0.0.0/8\", or \"0.0.0.0/0\" and \"::/0\" for every address";

@@ -7,10 +7,10 @@ use super::check::Checker;
 use super::coordinator::Coordinator;
 use super::file::{ConfigFile, Given, Origin};
 use super::layers::{LOG_FORMAT, LOG_LEVEL, Layers};
-use super::named_file;
 use super::problem::{ConfigError, Problem};
-use crate::access_log::{LogFormat, LogLevel};
+use super::{named_file, parts};
 use crate::flags::{Environment, InitFlags};
+use crate::{LogFormat, LogLevel};
 
 /// Everything that `init` needs to know.
 #[derive(Clone, Debug)]
@@ -48,11 +48,9 @@ impl InitConfig {
             flags: &shared,
             environment,
         };
-        let (source, keys) = file
-            .map(|ConfigFile { source, keys }| (source, keys))
-            .unzip();
-        let keys = keys.unwrap_or_default();
+        let (source, keys, mistakes) = parts(file);
         let mut checker = Checker::new(source.as_ref());
+        checker.take(mistakes);
 
         let merged = given.coordinator_keys_of_init(keys.coordinator);
         let origin = merged.origin().unwrap_or(Origin::Nowhere);

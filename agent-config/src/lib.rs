@@ -4,17 +4,28 @@
 //! All mistakes are reported at once, each with its place and what to do. Nothing here touches the
 //! kernel except [`Config::check_system`], which only looks.
 
+#![forbid(unsafe_code)]
+
+pub mod flags;
+pub mod policy;
+
 mod address;
 mod check;
+mod choices;
+mod contrast;
 mod coordinator;
 mod file;
+mod in_force;
 mod init;
+mod keys;
 mod layers;
 mod problem;
+mod reference;
 mod rules;
 mod system;
 
 use std::fmt;
+use std::net::SocketAddrV4;
 use std::num::{NonZeroU16, NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,24 +33,23 @@ use std::sync::Arc;
 use ebpf_abi::MAX_WORKERS;
 use serde::Serialize;
 
-use crate::access_log::{LogFormat, LogLevel};
 use crate::flags::{Environment, Flags};
-use crate::kernel_tls::{OffloadChoice, SpliceChoice};
-use crate::local_acceleration::LocalAcceleration;
-use crate::policy::{EgressPolicy, IngressPolicy, WorkloadName};
+use crate::policy::{EgressPolicy, IngressPolicy, PeerSet, WorkloadName};
 use check::Checker;
 use coordinator::CertificatesFrom;
-use file::{Given, Origin};
-use layers::{
-    ADMIN_PORT, CONFIG, CONTRAST_ADMIN_PORT, INSTANCE, LOCAL_ACCELERATION, LOG_FORMAT, LOG_LEVEL,
-    Layers, OFFLOAD, RunMode, SPLICE, WORKERS,
-};
+use file::{FileKeys, Given, Origin, Source};
+use in_force::Origins;
+use keys::Keys as _;
+use layers::{BPFFS, CONFIG, INSTANCE, Layers, RunMode, WORKERS};
 
 pub use address::{AddressError, CoordinatorAddress};
+pub use choices::{LocalAcceleration, LogFormat, LogLevel, OffloadChoice, SpliceChoice};
+pub use contrast::{EntryError, Host, Remote};
 pub use coordinator::{CertificateOrigin, Coordinator, Tee};
 pub use file::ConfigFile;
 pub use init::InitConfig;
 pub use problem::{ConfigError, Finding, Place, Problem, Rule, Subject, WorkloadRef};
+pub use reference::{json_schema, reference};
 
 /// Everything that the agent needs to know to run. Holds no secret; serialized, it is `/config`.
 #[derive(Clone, Debug, Serialize)]
@@ -97,11 +107,9 @@ impl Pins {
             Some(_) => None,
             None => named_file(flags, environment)?,
         };
-        let (source, keys) = file
-            .map(|ConfigFile { source, keys }| (source, keys))
-            .unzip();
-        let mut keys = keys.unwrap_or_default();
+        let (source, mut keys, mistakes) = parts(file);
         let mut checker = Checker::new(source.as_ref());
+        checker.take(mistakes);
 
         let pod_name = match given.apply_pod_mode(&mut checker, &mut keys) {
             RunMode::Pod => keys.workload.pop().and_then(|workload| workload.value.name),
@@ -165,6 +173,24 @@ pub struct Workload {
     pub ingress: IngressPolicy,
     /// What happens to the workload's own connections.
     pub egress: EgressPolicy,
+    /// Addresses of its loopback that lead elsewhere.
+    pub listeners: Vec<EgressListener>,
+}
+
+/// One `[[workload.listener]]`: what the program dials, and where that leads, with mutual TLS.
+#[derive(Clone, Debug, Serialize)]
+pub struct EgressListener {
+    /// What the program dials, in 127.0.0.0/8.
+    pub listen: SocketAddrV4,
+    /// Where that leads.
+    #[serde(serialize_with = "display")]
+    pub remote: Remote,
+    /// Who may answer.
+    pub peers: PeerSet,
+}
+
+fn display<S: serde::Serializer>(remote: &Remote, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(remote)
 }
 
 /// Combines the command line, the environment and the file, if there is one.
@@ -173,50 +199,81 @@ pub fn effective(
     environment: &Environment,
     file: Option<ConfigFile>,
 ) -> Result<Config, ConfigError> {
-    let given = Layers { flags, environment };
-    let (source, keys) = file
-        .map(|ConfigFile { source, keys }| (source, keys))
-        .unzip();
-    let mut keys = keys.unwrap_or_default();
-    let mut checker = Checker::new(source.as_ref());
-    let run_mode = given.apply_pod_mode(&mut checker, &mut keys);
+    combine(flags, environment, file).map(|(config, _)| config)
+}
 
-    let admin_port = given
-        .option(ADMIN_PORT)
-        .or_else(|| given.variable(CONTRAST_ADMIN_PORT))
-        .or(keys.admin_port.map(Given::from))
+/// What [`effective`] answers, as a file that means the same. With `origins`, a comment says of each
+/// value where it was given.
+pub fn in_force(
+    flags: &Flags,
+    environment: &Environment,
+    file: Option<ConfigFile>,
+    origins: bool,
+) -> Result<String, ConfigError> {
+    let (config, given) = combine(flags, environment, file)?;
+    Ok(in_force::print(&config, origins.then_some(&given)))
+}
+
+fn combine(
+    flags: &Flags,
+    environment: &Environment,
+    file: Option<ConfigFile>,
+) -> Result<(Config, Origins), ConfigError> {
+    let given = Layers { flags, environment };
+    let (source, mut keys, mistakes) = parts(file);
+    let mut checker = Checker::new(source.as_ref());
+    checker.take(mistakes);
+    let run_mode = given.apply_pod_mode(&mut checker, &mut keys);
+    given.apply_contrast(&mut checker, &mut keys);
+    given.apply_options(&mut keys);
+    let merged = given.coordinator_keys(keys.coordinator.take());
+    let mut origins = Origins::new();
+    let mut note = |path: String, origin| {
+        origins.extend(checker.place(origin).map(|place| (path, place)));
+    };
+    keys.visit("", &mut note);
+    merged.visit(&mut note);
+    for option in [WORKERS, INSTANCE, BPFFS] {
+        if let Some(value) = given.option(option) {
+            note(option.name.to_owned(), value.origin);
+        }
+    }
+
+    let admin_port = keys
+        .admin_port
+        .map(Given::from)
         .and_then(|port| checker.port("admin_port", port));
     let log_format = checker.word(
         "log_format",
-        given.option(LOG_FORMAT).or(keys.log_format),
+        keys.log_format,
         LogFormat::Text,
         &LogFormat::ALL,
         LogFormat::as_str,
     );
     let log_level = checker.word(
         "log_level",
-        given.option(LOG_LEVEL).or(keys.log_level),
+        keys.log_level,
         LogLevel::Info,
         &LogLevel::ALL,
         LogLevel::as_str,
     );
     let offload = checker.word(
         "offload",
-        given.option(OFFLOAD).or(keys.offload),
+        keys.offload,
         OffloadChoice::default(),
         &OffloadChoice::ALL,
         OffloadChoice::as_str,
     );
     let splice = checker.word(
         "splice",
-        given.option(SPLICE).or(keys.splice),
+        keys.splice,
         SpliceChoice::default(),
         &SpliceChoice::ALL,
         SpliceChoice::as_str,
     );
     let local_acceleration = checker.word(
         "local_acceleration",
-        given.option(LOCAL_ACCELERATION).or(keys.local_acceleration),
+        keys.local_acceleration,
         LocalAcceleration::default(),
         &LocalAcceleration::ALL,
         LocalAcceleration::as_str,
@@ -229,10 +286,9 @@ pub fn effective(
         .flow_table_entries
         .map(Given::from)
         .and_then(|entries| checker.flow_table_entries(entries));
-    if keys.workload.is_empty() {
+    if keys.workload.is_empty() && checker.has_found_nothing() {
         checker.report(Origin::Nowhere, Problem::NoWorkload);
     }
-    let merged = given.coordinator_keys(keys.coordinator);
     let mut coordinator = merged
         .origin()
         .map(|origin| checker.coordinator(merged, origin));
@@ -251,12 +307,11 @@ pub fn effective(
     }
 
     checker.finish()?;
-    let ebpf_debug = flags.ebpf_debug;
-    Ok(Config {
+    let config = Config {
+        ebpf_debug: flags.ebpf_debug,
         admin_port,
         log_format,
         log_level,
-        ebpf_debug,
         offload,
         splice,
         local_acceleration,
@@ -265,7 +320,21 @@ pub fn effective(
         pins,
         coordinator,
         workloads,
-    })
+    };
+    Ok((config, origins))
+}
+
+type Parts = (Option<Source>, FileKeys, Vec<(usize, String)>);
+
+fn parts(file: Option<ConfigFile>) -> Parts {
+    match file {
+        Some(ConfigFile {
+            source,
+            keys,
+            mistakes,
+        }) => (Some(source), keys, mistakes),
+        None => Parts::default(),
+    }
 }
 
 fn named_file(flags: &Flags, environment: &Environment) -> Result<Option<ConfigFile>, ConfigError> {
