@@ -34,7 +34,7 @@ struct Suite {
     /// Without those that have one of these in theirs.
     without: &'static [&'static str],
     /// Variables, as `NAME=VALUE`.
-    environment: [Option<&'static str>; 2],
+    environment: [Option<&'static str>; 3],
     /// Lines of the shell that make the surroundings, and unmake them.
     around: Option<[&'static str; 2]>,
     on: On,
@@ -86,7 +86,7 @@ const SUITES: [Suite; 15] = [
         target: "kernel",
         only: &[],
         without: &[],
-        environment: [None; 2],
+        environment: [None; 3],
         around: None,
         on: On::Every,
         scope: Scope::Core,
@@ -171,7 +171,7 @@ const fn relay(offload: &'static str, without: &'static [&'static str]) -> Suite
         target: "lib",
         only: &["relay::"],
         without,
-        environment: [Some(offload), None],
+        environment: [Some(offload), None, None],
         around: None,
         on: On::Newest,
         scope: Scope::Whole,
@@ -184,7 +184,7 @@ const fn testbed(target: &'static str, without: &'static [&'static str]) -> Suit
         target,
         only: &[],
         without,
-        environment: [None; 2],
+        environment: [None; 3],
         around: None,
         on: On::Newest,
         scope: Scope::Whole,
@@ -196,6 +196,8 @@ const fn kernel_datapath(target: &'static str, without: &'static [&'static str])
         environment: [
             Some("SEALWIRE_OFFLOAD=both"),
             Some("SEALWIRE_TEST_DATAPATH=kernel"),
+            // 2,000 handshakes take minutes, and a program that waits so long gives up.
+            Some("SEALWIRE_TEST_CONNECTIONS=300"),
         ],
         ..testbed(target, without)
     }
