@@ -34,6 +34,7 @@ struct Print {
 
 /// Print the JSON Schema of the agent's file, for editors that check TOML as it is written.
 #[derive(Args)]
+#[command(after_help = SCHEMA_EXAMPLES)]
 struct Schema {}
 
 impl Config {
@@ -54,3 +55,7 @@ Examples:
   SEALWIRE_CGROUP=/c CONTRAST_ADMIN_PORT=9464 sealwire config print --origin
 
 Exit codes: 0 printed, 2 the agent would not take it.";
+
+const SCHEMA_EXAMPLES: &str = "\
+Examples:
+  sealwire config schema";
