@@ -388,7 +388,7 @@ const TCP_INFO: (i32, i32, &str) = (libc::SOL_TCP, libc::TCP_INFO, "TCP_INFO");
 /// 24 numbers of four and two of eight.
 const BYTES_ACKED: usize = 8 + 24 * 4 + 2 * 8;
 
-/// `tcpi_state`, the first byte: the connection was reset (include/net/tcp_states.h).
+/// `tcpi_state`, the first byte: the connection was reset (`include/net/tcp_states.h`).
 const TCP_CLOSE: u8 = 7;
 
 /// Acknowledgements come at the pace of the network; the questions take a microsecond.
