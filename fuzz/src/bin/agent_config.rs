@@ -4,8 +4,8 @@
 
 use std::path::Path;
 
-use agent_config::{ConfigError, ConfigFile, InitConfig, Place, effective};
 use agent_config::flags::{Environment, Flags, InitFlags};
+use agent_config::{ConfigError, ConfigFile, InitConfig, Place, effective};
 use fuzz::{Outcome, start};
 use libfuzzer_sys::fuzz_target;
 

@@ -58,7 +58,10 @@ fn check_places(error: &ConfigError, text: &str) {
         let Some(Place::Entry { entry, column, .. }) = finding.place else {
             panic!("{finding} has no place");
         };
-        assert!(entry >= 1 && (1..=text.chars().count() + 1).contains(&column), "{finding}");
+        assert!(
+            entry >= 1 && (1..=text.chars().count() + 1).contains(&column),
+            "{finding}"
+        );
     }
 }
 
