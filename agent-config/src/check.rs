@@ -1,5 +1,6 @@
 //! From what was written to what is meant, with every mistake reported at once.
 
+use std::collections::BTreeSet;
 use std::num::{NonZeroU16, NonZeroU32, NonZeroUsize};
 use std::path::{Component, PathBuf};
 
@@ -47,7 +48,7 @@ impl<'a> Checker<'a> {
         self.findings
             .sort_by(|one, other| one.place.cmp(&other.place));
         // What has the wrong type means nothing.
-        let misread: Vec<_> = self
+        let misread: BTreeSet<_> = self
             .findings
             .iter()
             .filter(|it| matches!(it.problem, Problem::Toml(_)))

@@ -58,10 +58,7 @@ impl ConfigFile {
             Err(error) => {
                 let valid = error.utf8_error().valid_up_to();
                 let text = String::from_utf8_lossy(error.as_bytes()).into_owned();
-                let source = Source {
-                    path: path.to_owned(),
-                    text,
-                };
+                let source = Source::new(path, text);
                 let what = "this is not UTF-8; save the file in that encoding";
                 Err(ConfigError::Invalid(vec![source.finding(valid, what)]))
             }
@@ -70,10 +67,7 @@ impl ConfigFile {
 
     /// Parses `text`; `path` is only for messages.
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
-        let source = Source {
-            path: path.to_owned(),
-            text: text.to_owned(),
-        };
+        let source = Source::new(path, text.to_owned());
         let (table, errors) = DeTable::parse_recoverable(text);
         if !errors.is_empty() {
             // What such a file means is guesswork.
@@ -102,9 +96,20 @@ impl ConfigFile {
 pub(super) struct Source {
     path: PathBuf,
     text: String,
+    /// The byte at which each line begins: a file may have as many mistakes as lines.
+    lines: Vec<usize>,
 }
 
 impl Source {
+    fn new(path: &Path, text: String) -> Self {
+        let after = text.match_indices('\n').map(|(newline, _)| newline + 1);
+        Self {
+            path: path.to_owned(),
+            lines: [0].into_iter().chain(after).collect(),
+            text,
+        }
+    }
+
     pub(super) fn finding(&self, byte: usize, what: impl Into<String>) -> Finding {
         Finding {
             place: Some(self.place(byte)),
@@ -115,11 +120,12 @@ impl Source {
 
     pub(super) fn place(&self, byte: usize) -> Place {
         let before = self.text.get(..byte).unwrap_or(&self.text);
-        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        let line = self.lines.partition_point(|start| *start <= before.len());
+        let start = self.lines[line - 1];
         Place::File {
             path: self.path.clone(),
-            line: before.matches('\n').count() + 1,
-            column: before[line_start..].chars().count() + 1,
+            line,
+            column: before[start..].chars().count() + 1,
         }
     }
 }

@@ -199,7 +199,7 @@ pub fn effective(
     environment: &Environment,
     file: Option<ConfigFile>,
 ) -> Result<Config, ConfigError> {
-    combine(flags, environment, file).map(|(config, _)| config)
+    combine(flags, environment, file, None)
 }
 
 /// What [`effective`] answers, as a file that means the same. With `origins`, a comment says of each
@@ -210,15 +210,17 @@ pub fn in_force(
     file: Option<ConfigFile>,
     origins: bool,
 ) -> Result<String, ConfigError> {
-    let (config, given) = combine(flags, environment, file)?;
-    Ok(in_force::print(&config, origins.then_some(&given)))
+    let mut given = origins.then(Origins::new);
+    let config = combine(flags, environment, file, given.as_mut())?;
+    Ok(in_force::print(&config, given.as_ref()))
 }
 
 fn combine(
     flags: &Flags,
     environment: &Environment,
     file: Option<ConfigFile>,
-) -> Result<(Config, Origins), ConfigError> {
+    origins: Option<&mut Origins>,
+) -> Result<Config, ConfigError> {
     let given = Layers { flags, environment };
     let (source, mut keys, mistakes) = parts(file);
     let mut checker = Checker::new(source.as_ref());
@@ -227,15 +229,16 @@ fn combine(
     given.apply_contrast(&mut checker, &mut keys);
     given.apply_options(&mut keys);
     let merged = given.coordinator_keys(keys.coordinator.take());
-    let mut origins = Origins::new();
-    let mut note = |path: String, origin| {
-        origins.extend(checker.place(origin).map(|place| (path, place)));
-    };
-    keys.visit("", &mut note);
-    merged.visit(&mut note);
-    for option in [WORKERS, INSTANCE, BPFFS] {
-        if let Some(value) = given.option(option) {
-            note(option.name.to_owned(), value.origin);
+    if let Some(origins) = origins {
+        let mut note = |path: String, origin| {
+            origins.extend(checker.place(origin).map(|place| (path, place)));
+        };
+        keys.visit("", &mut note);
+        merged.visit(&mut note);
+        for option in [WORKERS, INSTANCE, BPFFS] {
+            if let Some(value) = given.option(option) {
+                note(option.name.to_owned(), value.origin);
+            }
         }
     }
 
@@ -307,7 +310,7 @@ fn combine(
     }
 
     checker.finish()?;
-    let config = Config {
+    Ok(Config {
         ebpf_debug: flags.ebpf_debug,
         admin_port,
         log_format,
@@ -320,8 +323,7 @@ fn combine(
         pins,
         coordinator,
         workloads,
-    };
-    Ok((config, origins))
+    })
 }
 
 type Parts = (Option<Source>, FileKeys, Vec<(usize, String)>);

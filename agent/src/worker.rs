@@ -139,13 +139,14 @@ async fn run(start: Start) {
         let names = Rc::new(Names::new(&workload.netns, permits));
         let direction = Direction::Egress;
         let reporter = Rc::new(Reporter::new(&start.telemetry, &workload.name, direction));
-        for (index, socket) in named.into_iter().enumerate() {
+        let rules = workload.listeners.iter().cloned().enumerate();
+        for (socket, (index, rule)) in named.into_iter().zip(rules) {
             let names = names.clone();
             let door = Rc::new(Door {
                 worker: worker.clone(),
                 workload: workload.clone(),
                 direction,
-                listener: Some(Rc::new(NamedListener { index, names })),
+                listener: Some(Rc::new(NamedListener { index, rule, names })),
                 reporter: reporter.clone(),
             });
             doors.spawn_local(accept(socket, door, start.stop.clone()));

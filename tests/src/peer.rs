@@ -350,5 +350,5 @@ fn parse(line: &str) -> Option<Report> {
 }
 
 const START: Duration = Duration::from_secs(5);
-/// Natively the longest is the churn of a minute; 2,000 connections in an emulated machine take longer.
-const REPORT: Duration = Duration::from_mins(6);
+/// The longest conversation of the suite is the churn of a minute.
+const REPORT: Duration = Duration::from_secs(100);

@@ -77,3 +77,18 @@ fn a_mebibyte_of_number_signs_is_a_comment() {
     let said = said(&vec![b'#'; 1 << 20]);
     assert!(said.starts_with("no workload is configured"), "{said}");
 }
+
+#[test]
+fn as_many_mistakes_as_lines_are_each_told_with_their_place() {
+    let lines: Vec<_> = (0..100_000)
+        .map(|number| format!("key{number} = 1"))
+        .collect();
+    let said = said(lines.join("\n").as_bytes());
+    assert_eq!(said.lines().count(), 100_000);
+    assert!(
+        said.lines()
+            .last()
+            .unwrap()
+            .starts_with("agent.toml:100000:1: unknown field")
+    );
+}

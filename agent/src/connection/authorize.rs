@@ -3,7 +3,7 @@ use std::{sync::Arc, time::SystemTime};
 use userspace_tls::MeshTls;
 
 use super::{
-    Door,
+    Door, NamedListener,
     intercept::{Ends, Intercepted},
     refusal::{Cause, Refusal, RefusalReason},
 };
@@ -75,9 +75,9 @@ impl Intercepted {
 }
 
 fn egress<'a>(door: &'a Door, ends: &Ends) -> Result<(RuleRef, Protection<'a>), Cause> {
-    if let Some(listener) = &door.listener
-        && let Some(EgressListener { listen, peers, .. }) = listener.rule(door)
-    {
+    if let Some(listener) = &door.listener {
+        let NamedListener { index, rule, .. } = &**listener;
+        let EgressListener { listen, peers, .. } = rule;
         // Whatever its name leads to: no answer of a resolver makes this anything but mutual TLS.
         let protection = Protection::Tls {
             mode: Mode::Mtls,
@@ -85,7 +85,7 @@ fn egress<'a>(door: &'a Door, ends: &Ends) -> Result<(RuleRef, Protection<'a>), 
             peers,
         };
         let rule = RuleRef::Listener {
-            index: listener.index,
+            index: *index,
             listen: *listen,
         };
         return Ok((rule, protection));

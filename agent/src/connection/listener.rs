@@ -17,15 +17,10 @@ use crate::{config::EgressListener, names::Names};
 pub(crate) struct NamedListener {
     /// Which of the workload's.
     pub index: usize,
+    /// What the configuration says of it.
+    pub rule: EgressListener,
     /// Looks up its host.
     pub names: std::rc::Rc<Names>,
-}
-
-impl NamedListener {
-    /// What the configuration says of it.
-    pub(super) fn rule<'a>(&self, door: &'a Door) -> Option<&'a EgressListener> {
-        door.workload.listeners.get(self.index)
-    }
 }
 
 impl Intercepted {
@@ -36,16 +31,12 @@ impl Intercepted {
         listener: &NamedListener,
     ) -> Result<Self, Refusal> {
         let since = Instant::now();
-        let from = stream.peer_addr().ok();
-        let Some(rule) = listener.rule(door) else {
-            let cause = Cause::new(RefusalReason::NoOriginalDestination, "no such listener");
-            return Err(cause.between(from, None));
-        };
+        let NamedListener { rule, names, .. } = listener;
         let listen = rule.listen.into();
-        let Some(from) = from else {
-            let cause = Cause::new(RefusalReason::NoOriginalDestination, "the program has gone");
-            return Err(cause.between(None, Some(listen)));
-        };
+        let from = stream.peer_addr().map_err(|error| {
+            let detail = format!("reading the socket's addresses: {error}");
+            Cause::new(RefusalReason::NoOriginalDestination, detail).between(None, Some(listen))
+        })?;
         let failed = |cause: Cause| {
             let Cause { reason, detail } = cause;
             let detail = format!("{} of {}: {detail}", rule.remote, rule.listen);
@@ -54,14 +45,10 @@ impl Intercepted {
         // Without a certificate there is no TCP at all.
         super::authorize::usable(door, SystemTime::now())
             .map_err(|cause| cause.between(Some(from), Some(listen)))?;
-        let addresses = listener
-            .names
-            .look_up(&rule.remote)
-            .await
-            .map_err(|error| {
-                let cause = Cause::new(RefusalReason::NameLookup, error.to_string());
-                failed(cause).between(Some(from), Some(listen))
-            })?;
+        let addresses = names.look_up(&rule.remote).await.map_err(|error| {
+            let cause = Cause::new(RefusalReason::NameLookup, error.to_string());
+            failed(cause).between(Some(from), Some(listen))
+        })?;
         let mut refused = None;
         for to in addresses {
             match timeout(PATIENCE, dial::wire(door, to, None)).await {

@@ -327,6 +327,5 @@ impl Tally {
 }
 
 const STACK: usize = 64 << 10;
-/// In an emulated machine, 2,000 handshakes take a minute.
-const SILENCE: Duration = Duration::from_mins(3);
+const SILENCE: Duration = Duration::from_secs(30);
 const SILENCE_IN_POLL: u16 = 30_000;
