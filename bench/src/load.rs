@@ -35,9 +35,21 @@ pub(crate) enum Load {
     /// The server of `hold`
     Accept { address: SocketAddr },
     /// The client of the counted suite: requests on one connection
-    Ask { address: SocketAddr, requests: u32 },
+    Ask {
+        address: SocketAddr,
+        requests: u32,
+        /// Wait in poll for everything
+        #[arg(long)]
+        never_blocking: bool,
+    },
     /// The client of the counted suite: bulk on one connection
-    Send { address: SocketAddr, mebibytes: u32 },
+    Send {
+        address: SocketAddr,
+        mebibytes: u32,
+        /// Wait in poll for everything
+        #[arg(long)]
+        never_blocking: bool,
+    },
     /// The server of `ask` and `send`
     Answer { address: SocketAddr },
 }
@@ -91,12 +103,24 @@ impl Load {
                 Ok(())
             }
             Self::Accept { address } => accept(address),
-            Self::Ask { address, requests } => {
-                exchange::client(address, exchange::Load::Requests(requests))
-            }
-            Self::Send { address, mebibytes } => {
-                exchange::client(address, exchange::Load::Mebibytes(mebibytes))
-            }
+            Self::Ask {
+                address,
+                requests,
+                never_blocking,
+            } => exchange::client(
+                address,
+                exchange::Load::Requests(requests),
+                never_blocking,
+            ),
+            Self::Send {
+                address,
+                mebibytes,
+                never_blocking,
+            } => exchange::client(
+                address,
+                exchange::Load::Mebibytes(mebibytes),
+                never_blocking,
+            ),
             Self::Answer { address } => exchange::server(address),
         }
     }

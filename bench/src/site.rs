@@ -46,6 +46,9 @@ pub(crate) struct Setting {
     /// Of the agent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub splice: Option<&'static str>,
+    /// Of the agent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub local_acceleration: Option<&'static str>,
     /// Of its workload.
     #[serde(skip)]
     pub egress_default: Option<&'static str>,

@@ -1,11 +1,13 @@
-//! The two programs of the counted suite: one thread each, blocking sockets, so that nothing but the
-//! route between them decides what a request costs.
+//! The two programs of the counted suite: one thread each, blocking sockets unless it is said otherwise,
+//! so that nothing but the route between them decides what a request costs.
 
 use std::io::{self, BufRead as _, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd as _;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 
 /// What the client does on one connection.
@@ -25,29 +27,78 @@ pub(crate) struct Exchanged {
 }
 
 /// Runs the client: warms up, measures, says so, waits to be told to go.
-pub(crate) fn client(address: SocketAddr, load: Load) -> Result<()> {
-    let mut stream = TcpStream::connect(address).context("connecting")?;
+pub(crate) fn client(address: SocketAddr, load: Load, never_blocking: bool) -> Result<()> {
+    let stream = TcpStream::connect(address).context("connecting")?;
     stream.set_nodelay(true)?;
+    let said = if never_blocking {
+        stream.set_nonblocking(true)?;
+        measure(&mut NeverBlocking(&stream), load)
+    } else {
+        measure(&mut &stream, load)
+    };
+    println!("{}", serde_json::to_string(&said?)?);
+    io::stdin().lock().read_line(&mut String::new())?;
+    Ok(())
+}
+
+fn measure(stream: &mut (impl Read + Write), load: Load) -> Result<Exchanged> {
     let count = match load {
         Load::Requests(count) => {
-            ask(&mut stream, WARM_UP_REQUESTS)?;
+            ask(stream, WARM_UP_REQUESTS)?;
             count
         }
         Load::Mebibytes(count) => {
-            send(&mut stream, WARM_UP_MEBIBYTES)?;
+            send(stream, WARM_UP_MEBIBYTES)?;
             count
         }
     };
     ensure!(count > 0, "nothing to measure");
     let started = Instant::now();
     match load {
-        Load::Requests(count) => ask(&mut stream, count)?,
-        Load::Mebibytes(count) => send(&mut stream, count)?,
+        Load::Requests(count) => ask(stream, count)?,
+        Load::Mebibytes(count) => send(stream, count)?,
     }
-    let nanoseconds = started.elapsed().as_secs_f64() * 1e9 / f64::from(count);
-    println!("{}", serde_json::to_string(&Exchanged { nanoseconds })?);
-    io::stdin().lock().read_line(&mut String::new())?;
-    Ok(())
+    Ok(Exchanged {
+        nanoseconds: started.elapsed().as_secs_f64() * 1e9 / f64::from(count),
+    })
+}
+
+/// A socket that does not block, waited for in `poll`.
+struct NeverBlocking<'a>(&'a TcpStream);
+
+impl NeverBlocking<'_> {
+    /// Tries until it is not in vain, and waits in between.
+    fn until_ready<T>(
+        &self,
+        events: PollFlags,
+        mut attempt: impl FnMut(&TcpStream) -> io::Result<T>,
+    ) -> io::Result<T> {
+        loop {
+            match attempt(self.0) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let mut ready = [PollFd::new(self.0.as_fd(), events)];
+                    poll(&mut ready, PollTimeout::NONE)?;
+                }
+                done => return done,
+            }
+        }
+    }
+}
+
+impl Read for NeverBlocking<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.until_ready(PollFlags::POLLIN, |mut stream| stream.read(buffer))
+    }
+}
+
+impl Write for NeverBlocking<'_> {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        self.until_ready(PollFlags::POLLOUT, |mut stream| stream.write(buffer))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Runs the server, for one connection after another.
@@ -97,7 +148,7 @@ fn answer(stream: &mut TcpStream, buffer: &mut [u8]) -> io::Result<()> {
     }
 }
 
-fn ask(stream: &mut TcpStream, count: u32) -> Result<()> {
+fn ask(stream: &mut (impl Read + Write), count: u32) -> Result<()> {
     stream.write_all(&header(REQUESTS, count))?;
     let request: [u8; MESSAGE] = std::array::from_fn(|index| index as u8);
     let mut response = [0; MESSAGE];
@@ -109,7 +160,7 @@ fn ask(stream: &mut TcpStream, count: u32) -> Result<()> {
     Ok(())
 }
 
-fn send(stream: &mut TcpStream, mebibytes: u32) -> Result<()> {
+fn send(stream: &mut (impl Read + Write), mebibytes: u32) -> Result<()> {
     stream.write_all(&header(BULK, mebibytes))?;
     let piece = vec![0x5a; BULK_WRITE];
     for _ in 0..u64::from(mebibytes) << 20 >> BULK_WRITE.trailing_zeros() {

@@ -135,6 +135,7 @@ fn site(route: Route) -> Result<Site> {
         (_, Some(agents)) => Setting {
             offload: Some(agents.offload),
             splice: Some(agents.splice),
+            local_acceleration: Some(agents.local_acceleration),
             ..Setting::default()
         },
         (Route::Plaintext, None) => {
@@ -160,6 +161,11 @@ fn exchange(site: &Site, route: Route, load: Load) -> Result<f64> {
         Load::Requests(count) => client.args(["ask", &address, &count.to_string()]),
         Load::Mebibytes(count) => client.args(["send", &address, &count.to_string()]),
     };
+    let client = if route.client_never_blocks() {
+        client.arg("--never-blocking")
+    } else {
+        client
+    };
     let client = client.with_stdin().spawn()?;
     let said = client.wait_for(LIMIT, |line| serde_json::from_str::<Exchanged>(line).ok())?;
     check_datapath(site, route.datapaths(load))?;
@@ -181,11 +187,13 @@ fn check_datapath(site: &Site, expected: Option<[Datapath; 2]>) -> Result<()> {
                 "kernel" => format!("kernel:{why}"),
                 other => other.to_owned(),
             };
-            Some((datapath, line["spliced"].as_u64()? > 0))
+            let spliced = line["spliced"].as_u64()? > 0;
+            Some((datapath, spliced, line["local_hop"].as_str()?))
         });
         ensure!(
-            found.any(|(datapath, spliced)| {
-                (datapath.as_str(), spliced) == (expected.datapath, expected.spliced)
+            found.any(|(datapath, spliced, local_hop)| {
+                (datapath.as_str(), spliced, local_hop)
+                    == (expected.datapath, expected.spliced, expected.local_hop)
             }),
             "the agent of {} did not carry it as {expected:?}: {connections}",
             host.name(),

@@ -15,7 +15,11 @@ pub(crate) enum Route {
     Plaintext,
     /// An agent on each side, both encrypting in user space.
     Userspace,
-    /// As before; the kernel encrypts, the agent decrypts.
+    /// As before; the client never blocks, and waits in `poll`.
+    NeverBlocking,
+    /// As before; the agents have `local_acceleration = "sk-msg"`.
+    SkMsg,
+    /// As `Userspace`; the kernel encrypts, the agent decrypts.
     KernelTx,
     /// As before; the agent encrypts, the kernel decrypts.
     KernelRx,
@@ -34,13 +38,17 @@ pub(crate) struct Agents {
     pub(crate) offload: &'static str,
     /// The key `splice`.
     pub(crate) splice: &'static str,
+    /// The key `local_acceleration`.
+    pub(crate) local_acceleration: &'static str,
 }
 
 impl Route {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Direct,
         Self::Plaintext,
         Self::Userspace,
+        Self::NeverBlocking,
+        Self::SkMsg,
         Self::KernelTx,
         Self::KernelRx,
         Self::KernelBoth,
@@ -52,14 +60,24 @@ impl Route {
     pub(crate) fn agents(self) -> Option<Agents> {
         let (offload, splice) = match self {
             Self::Direct | Self::Plaintext => return None,
-            Self::Userspace => ("off", "off"),
+            Self::Userspace | Self::NeverBlocking | Self::SkMsg => ("off", "off"),
             Self::KernelTx => ("tx", "off"),
             Self::KernelRx => ("rx", "off"),
             Self::KernelBoth => ("both", "off"),
             Self::KernelSplice => ("both", "auto"),
             Self::Auto => ("auto", "auto"),
         };
-        Some(Agents { offload, splice })
+        let local_acceleration = if self == Self::SkMsg { "sk-msg" } else { "off" };
+        Some(Agents {
+            offload,
+            splice,
+            local_acceleration,
+        })
+    }
+
+    /// Whether the client has a socket that never blocks.
+    pub(crate) fn client_never_blocks(self) -> bool {
+        matches!(self, Self::NeverBlocking | Self::SkMsg)
     }
 
     /// What the agents must report of a connection that bore this load: the client's and the
@@ -68,17 +86,26 @@ impl Route {
         let copied = |datapath| Datapath {
             datapath,
             spliced: false,
+            local_hop: "tcp",
         };
         let both = |datapath| Some([copied(datapath); 2]);
         let spliced = |datapaths: [_; 2]| {
             Some(datapaths.map(|datapath| Datapath {
                 datapath,
                 spliced: true,
+                local_hop: "tcp",
             }))
         };
         match (self, load) {
             (Self::Direct | Self::Plaintext, _) => None,
-            (Self::Userspace, _) | (Self::Auto, Load::Requests(_)) => both("userspace"),
+            (Self::Userspace | Self::NeverBlocking, _) | (Self::Auto, Load::Requests(_)) => {
+                both("userspace")
+            }
+            // The server's agent dials: what comes from a program to it is answers.
+            (Self::SkMsg, _) => Some(["sk-msg", "tcp"].map(|local_hop| Datapath {
+                local_hop,
+                ..copied("userspace")
+            })),
             (Self::KernelTx, _) => both("kernel:tx"),
             (Self::KernelRx, _) => both("kernel:rx"),
             (Self::KernelBoth, _) | (Self::KernelSplice, Load::Requests(_)) => both("kernel:both"),
@@ -90,7 +117,11 @@ impl Route {
     /// Whether it takes a kernel that does TLS.
     pub(crate) fn takes_kernel_tls(self) -> bool {
         match self {
-            Self::Direct | Self::Plaintext | Self::Userspace => false,
+            Self::Direct
+            | Self::Plaintext
+            | Self::Userspace
+            | Self::NeverBlocking
+            | Self::SkMsg => false,
             Self::KernelTx
             | Self::KernelRx
             | Self::KernelBoth
@@ -104,6 +135,8 @@ impl Route {
             Self::Direct => "direct",
             Self::Plaintext => "plaintext, one agent",
             Self::Userspace => "userspace",
+            Self::NeverBlocking => "userspace, polling client",
+            Self::SkMsg => "the same, sk-msg",
             Self::KernelTx => "kernel:tx",
             Self::KernelRx => "kernel:rx",
             Self::KernelBoth => "kernel:both",
@@ -119,4 +152,6 @@ pub(crate) struct Datapath {
     pub(crate) datapath: &'static str,
     /// Whether bytes were spliced.
     pub(crate) spliced: bool,
+    /// How bytes pass between program and agent.
+    pub(crate) local_hop: &'static str,
 }

@@ -79,7 +79,7 @@ enum On {
     Newest,
 }
 
-const SUITES: [Suite; 15] = [
+const SUITES: [Suite; 17] = [
     // What the kernel's TLS does, and what the agent's probe makes of it.
     Suite {
         package: "kernel-tls",
@@ -133,9 +133,16 @@ const SUITES: [Suite; 15] = [
         ]),
         ..relay("SEALWIRE_TEST_OFFLOAD=bulk", &[])
     },
+    // A kernel that is short of memory for sockets.
+    Suite {
+        only: &BULK,
+        around: Some(SHORT_OF_MEMORY),
+        ..relay("SEALWIRE_TEST_OFFLOAD=bulk", &[])
+    },
     // No way around the agent.
     testbed("leaks", &[]),
     testbed("devices", &[]).in_core(),
+    testbed("local_acceleration", &[]),
     // The agents with the kernel's TLS in place of ours.
     kernel_datapath("bytes_exact", &[IN_ORDER]),
     kernel_datapath("fail_closed", &[]),
@@ -152,6 +159,20 @@ const SPLICE: &str = "tests::splice::";
 const OPENSSL: &str = "tests::openssl::";
 const GNUTLS: &str = "tests::gnutls::";
 const TRUNCATED: &str = "tests::truncated::";
+
+/// Sockets get memory by the page, and are told to do with less. Fails where none has noticed.
+const SHORT_OF_MEMORY: [&str; 2] = [
+    "cat /proc/sys/net/ipv4/tcp_mem >/tmp/tcp_mem && echo 64 96 1024 >/proc/sys/net/ipv4/tcp_mem",
+    "cat /tmp/tcp_mem >/proc/sys/net/ipv4/tcp_mem && awk '
+        /^TcpExt:/ && !column {
+            for (i = NF; i > 1; i--) if ($i == \"TCPMemoryPressures\") break
+            column = i
+            next
+        }
+        /^TcpExt:/ { noticed = $column }
+        END { print \"TCP was short of memory\", noticed, \"times\"; exit noticed + 0 == 0 }
+    ' /proc/net/netstat",
+];
 
 /// Minutes under emulation.
 const GIBIBYTE: &str = "a_gibibyte";
