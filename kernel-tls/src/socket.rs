@@ -208,6 +208,15 @@ impl Tx {
         })
     }
 
+    /// Whether TCP waits for no acknowledgement. Where it does not, and nothing could be sent, the kernel
+    /// lacks memory, and no event will say when it has some.
+    ///
+    /// # Errors
+    /// Where the kernel does not tell.
+    pub fn is_idle(&self, socket: &impl AsFd) -> Result<bool, SocketError> {
+        Ok(sys::unacknowledged(socket.as_fd())? == 0)
+    }
+
     /// How many records were sealed here.
     fn sealed(&self, socket: &impl AsFd) -> Result<u64, SocketError> {
         let under_this_key = self.sequence(socket)?.wrapping_sub(self.first);

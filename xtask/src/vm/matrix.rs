@@ -162,7 +162,7 @@ const TRUNCATED: &str = "tests::truncated::";
 
 /// Sockets get memory by the page, and are told to do with less. Fails where none has noticed.
 const SHORT_OF_MEMORY: [&str; 2] = [
-    "cat /proc/sys/net/ipv4/tcp_mem >/tmp/tcp_mem && echo 64 96 1024 >/proc/sys/net/ipv4/tcp_mem",
+    "cat /proc/sys/net/ipv4/tcp_mem >/tmp/tcp_mem && echo 64 96 8192 >/proc/sys/net/ipv4/tcp_mem",
     "cat /tmp/tcp_mem >/proc/sys/net/ipv4/tcp_mem && awk '
         /^TcpExt:/ && !column {
             for (i = NF; i > 1; i--) if ($i == \"TCPMemoryPressures\") break

@@ -3,6 +3,7 @@
 //! `SEALWIRE_TEST_OFFLOAD` (`tx`, `rx`, `both` or `bulk`) runs every test of the relay with the
 //! kernel's TLS on both sides; without it, or on a kernel without, they run in userspace.
 
+use std::fs;
 use std::sync::OnceLock;
 
 use kernel_tls::Capabilities;
@@ -149,6 +150,62 @@ async fn a_direction_that_shows_itself_to_be_bulk_changes_hands_in_full_flow() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_kernel_that_had_no_memory_to_send_with_is_asked_again() {
+    require_kernel_tls!();
+    let [near, far] = kernel_pair(Takeover::AtOnce, Takeover::AtOnce).await;
+    let seen = Arc::new(Seen::default());
+    let (mut client, near_app) = tcp_pair(None).await;
+    let (far_app, mut server) = tcp_pair(None).await;
+    let _relays = [start(near_app, near, &seen), start(far_app, far, &seen)];
+    // More than the page that a socket keeps, less than its least buffer: both are always had.
+    let message = noise(4200);
+    client.write_all(&message).await.unwrap();
+    assert!(read(&mut server, message.len()).await == message);
+
+    let starved = NoMemoryForTcp::take().await;
+    client.write_all(&message).await.unwrap();
+    let early = timeout(Duration::from_millis(500), read(&mut server, message.len())).await;
+    assert!(early.is_err(), "it had memory");
+    drop(starved);
+    assert!(read(&mut server, message.len()).await == message);
+}
+
+/// Until it is dropped, the kernel gives sockets no memory but what they need for the least. For all
+/// sockets of the machine: only where tests run one at a time.
+struct NoMemoryForTcp {
+    limits: String,
+    /// Sockets that have more than the limit. What each CPU keeps ready counts for nothing.
+    _hoard: Vec<(TcpStream, TcpStream)>,
+}
+
+impl NoMemoryForTcp {
+    async fn take() -> Self {
+        let mut hoard = Vec::new();
+        let mebibyte = vec![0; 1 << 20];
+        for _ in 0..8 {
+            let (near, far) = tcp_pair(None).await;
+            near.writable().await.unwrap();
+            let _ = near.try_write(&mebibyte);
+            hoard.push((near, far));
+        }
+        let limits = fs::read_to_string(TCP_MEM).unwrap();
+        fs::write(TCP_MEM, "1 1 1").unwrap();
+        Self {
+            limits,
+            _hoard: hoard,
+        }
+    }
+}
+
+impl Drop for NoMemoryForTcp {
+    fn drop(&mut self) {
+        fs::write(TCP_MEM, &self.limits).unwrap();
+    }
+}
+
+const TCP_MEM: &str = "/proc/sys/net/ipv4/tcp_mem";
 
 #[tokio::test]
 async fn small_messages_stay_in_userspace() {
@@ -395,7 +452,7 @@ pub(super) fn skip(why: &dyn fmt::Display) {
     let line = format!("SKIPPED {}: {why}", thread.name().unwrap_or("a test"));
     let _ = writeln!(io::stderr(), "{line}");
     if let Some(path) = std::env::var_os("SEALWIRE_SKIP_LOG")
-        && let Ok(mut log) = std::fs::File::options()
+        && let Ok(mut log) = fs::File::options()
             .create(true)
             .append(true)
             .open(path)

@@ -32,6 +32,7 @@ pub(super) struct KernelSending {
     bulk: bool,
     splicing: SpliceWatch,
     age: KeyUse,
+    starvation: Starvation,
     /// While the kernel still holds records that TCP has no room for.
     draining: Option<Draining>,
 }
@@ -58,6 +59,7 @@ impl KernelSending {
             bulk: true,
             splicing,
             age,
+            starvation: Starvation::default(),
             draining: None,
         }
     }
@@ -169,8 +171,13 @@ impl KernelSending {
         let Some(data) = batch.take_only_part() else {
             return Ok(());
         };
-        let (tx, age) = (&mut self.tx, &mut self.age);
-        let sent = match poll_io(cx, wire, Interest::WRITABLE, || {
+        let Self {
+            tx,
+            age,
+            starvation,
+            ..
+        } = self;
+        let sent = match starvation.poll_send(cx, wire, tx, |tx| {
             tx.send(wire, &[IoSlice::new(data)])
         }) {
             Poll::Ready(sent) => sent.map_err(wire_error)?,
@@ -192,12 +199,18 @@ impl KernelSending {
         wire: &mut TcpStream,
     ) -> Poll<Result<(), RelayEnd>> {
         ready!(self.poll_flush_pipe(cx, wire)).map_err(wire_error)?;
-        let Self { tx, queue, age, .. } = self;
+        let Self {
+            tx,
+            queue,
+            age,
+            starvation,
+            ..
+        } = self;
         while let Some(first) = queue.front_mut() {
             match first {
                 Queued::Data { bytes, sent } => {
                     let rest = &bytes[*sent..];
-                    let len = ready!(poll_io(cx, wire, Interest::WRITABLE, || {
+                    let len = ready!(starvation.poll_send(cx, wire, tx, |tx| {
                         tx.send(wire, &[IoSlice::new(rest)])
                     }))
                     .map_err(wire_error)?;
@@ -211,7 +224,7 @@ impl KernelSending {
                     record_type,
                     content,
                 } => {
-                    ready!(poll_io(cx, wire, Interest::WRITABLE, || {
+                    ready!(starvation.poll_send(cx, wire, tx, |tx| {
                         tx.send_record(wire, *record_type, content)
                     }))
                     .map_err(wire_error)?;
@@ -229,10 +242,16 @@ impl KernelSending {
     }
 
     fn poll_flush_pipe(&mut self, cx: &mut Context<'_>, wire: &TcpStream) -> Poll<io::Result<()>> {
-        let Self { tx, pipe, age, .. } = self;
+        let Self {
+            tx,
+            pipe,
+            age,
+            starvation,
+            ..
+        } = self;
         if let Some(pipe) = pipe {
             while pipe.held() > 0 {
-                let sent = ready!(poll_io(cx, wire, Interest::WRITABLE, || {
+                let sent = ready!(starvation.poll_send(cx, wire, tx, |tx| {
                     tx.splice(wire, pipe)
                 }))?;
                 age.spliced(sent);
@@ -280,6 +299,48 @@ impl KernelSending {
     }
 }
 
+/// While the kernel has no memory to send with.
+///
+/// It wakes who waits to send when the peer acknowledges something. TCP without TLS thinks of the case
+/// that there is nothing to acknowledge (`tcp_sendmsg_locked`, at `out_err`), its TLS does not
+/// (`tls_sw_sendmsg_locked`, Linux 6.12): so it is asked again now and then.
+#[derive(Default)]
+struct Starvation {
+    pause: Option<Pin<Box<Sleep>>>,
+}
+
+impl Starvation {
+    /// Sends when the wire is ready for it, or no event will say so.
+    fn poll_send<R>(
+        &mut self,
+        cx: &mut Context<'_>,
+        wire: &TcpStream,
+        tx: &mut Tx,
+        mut send: impl FnMut(&mut Tx) -> io::Result<R>,
+    ) -> Poll<io::Result<R>> {
+        loop {
+            let sent = poll_io(cx, wire, Interest::WRITABLE, || send(tx));
+            if sent.is_ready() {
+                self.pause = None;
+                return sent;
+            }
+            if let Some(pause) = &mut self.pause {
+                ready!(pause.as_mut().poll(cx));
+                self.pause = None;
+                match send(tx) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    done => return Poll::Ready(done),
+                }
+            }
+            let idle = tx.is_idle(wire);
+            if !idle.map_err(|error| io::Error::from(error.errno))? {
+                return Poll::Pending;
+            }
+            self.pause = Some(Box::pin(sleep(STARVED_PAUSE)));
+        }
+    }
+}
+
 struct Draining {
     pause: Pin<Box<Sleep>>,
     length: Duration,
@@ -287,6 +348,8 @@ struct Draining {
 
 /// As many full records as userspace seals in one go.
 const BYTES_PER_BATCH: usize = 16 * MAX_PLAINTEXT_LEN;
+
+const STARVED_PAUSE: Duration = Duration::from_millis(10);
 
 /// The kernel holds one record at most; a peer that reads makes room within a round trip.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
