@@ -96,7 +96,7 @@ pub(crate) struct AdminState {
     /// For `/ready`.
     pub readiness: watch::Receiver<Readiness>,
     /// For `/config`: the effective configuration.
-    pub config_json: Arc<str>,
+    pub config_json: watch::Receiver<Arc<str>>,
 }
 
 /// Whether connections can be served.
@@ -108,6 +108,18 @@ pub(crate) struct Readiness {
     pub coordinator: Option<Trouble>,
     /// Why the disk does not have what the agent remembers of its deployment.
     pub unsaved: Option<String>,
+    /// Which configuration is in force.
+    pub configuration: ConfigurationState,
+}
+
+/// Which configuration is in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct ConfigurationState {
+    /// Counts from 1 for each agent's life.
+    pub generation: u64,
+    /// Why the last one that was read is not in force, if it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
 }
 
 impl Readiness {
@@ -216,7 +228,8 @@ async fn connections(State(state): State<AdminState>) -> Response {
 }
 
 async fn config(State(state): State<AdminState>) -> Response {
-    ([(CONTENT_TYPE, JSON)], state.config_json.to_string()).into_response()
+    let json = state.config_json.borrow().to_string();
+    ([(CONTENT_TYPE, JSON)], json).into_response()
 }
 
 async fn unknown_path() -> Response {
@@ -241,6 +254,7 @@ fn json<T: Serialize>(value: &T) -> Response {
 #[derive(Serialize)]
 struct ReadyView<'a> {
     ready: bool,
+    configuration: &'a ConfigurationState,
     #[serde(skip_serializing_if = "Option::is_none")]
     coordinator: Option<CoordinatorView<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -298,6 +312,7 @@ impl<'a> ReadyView<'a> {
             });
         Self {
             coordinator,
+            configuration: &readiness.configuration,
             unsaved: readiness.unsaved.as_deref(),
             ready: readiness.is_ready(),
             workloads,

@@ -2,18 +2,11 @@
 //! them apart again.
 
 use std::{
-    io,
-    net::SocketAddrV4,
-    num::NonZeroU32,
-    os::fd::AsFd,
-    path::PathBuf,
-    sync::Arc,
-    thread::JoinHandle,
-    time::{Duration, SystemTime},
+    io, net::SocketAddrV4, num::NonZeroU32, path::PathBuf, sync::Arc, thread::JoinHandle,
+    time::Duration,
 };
 
 use attestation::identity::SpiffeId;
-use ebpf_abi::Workload as WorkloadState;
 use nix::sys::{
     prctl,
     resource::{Resource, getrlimit, setrlimit},
@@ -21,35 +14,34 @@ use nix::sys::{
 use thiserror::Error;
 use tokio::{
     runtime,
-    sync::{mpsc, watch},
+    sync::mpsc,
     task::LocalSet,
     time::{Instant, sleep, sleep_until},
 };
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::{
     admin::{Admin, AdminError, AdminState},
     bpf::{
-        BpfError, ConnectionMaps, ControlMaps, Heartbeat, KernelReports, Options, Permits, Pins,
-        Steering,
+        BpfError, ConnectionMaps, ControlMaps, Heartbeat, KernelReports, Options, Pins, Steering,
     },
-    certificates::{self, CertificateError, CertificateFiles, Credential},
-    config::{CertificateOrigin, Config, LocalAcceleration},
-    credentials::{CredentialKeeper, CredentialSource},
+    certificates::CertificateError,
+    config::{CertificateOrigin, Config, ConfigOrigin, LocalAcceleration},
     enrolment::{Enroller, Prepared, SetupError, Slot},
     heartbeat::Beating,
     instance::{InstanceLock, LockError},
-    interfaces::{InterfaceError, InterfaceWatch},
+    interfaces::InterfaceError,
     kernel_reports,
     kernel_tls::KernelTls,
-    listen::{ListenError, Listeners},
-    policy::{IngressMode, WorkloadName},
+    policy::WorkloadName,
     readiness::ReadinessBoard,
     registry::Registry,
+    reload::{Changes, InForce, Wanted},
     report::Telemetry,
+    serving::{Candidate, Serving},
     signals::Signals,
-    worker::{self, Entrance, Start, Stop},
-    workload::{Workload, WorkloadError, own_cgroup},
+    worker::{self, Start, Stop},
+    workload::{WorkloadError, own_cgroup},
 };
 
 /// How long connections may go on after the agent was told to stop.
@@ -133,11 +125,12 @@ impl AgentError {
     }
 }
 
-/// Runs the agent until it is told to stop.
+/// Runs the agent with this configuration until it is told to stop, and with what `origin` says later
+/// as soon as it does.
 ///
 /// # Errors
 /// Where it could not start; what it had attached is then undone, unless it was there before.
-pub fn run(config: Config) -> Result<(), AgentError> {
+pub fn run(config: Config, origin: ConfigOrigin) -> Result<(), AgentError> {
     protect_memory()?;
     if !nix::unistd::geteuid().is_root() {
         return Err(AgentError::NotRoot);
@@ -149,10 +142,12 @@ pub fn run(config: Config) -> Result<(), AgentError> {
         .map_err(failed("making the event loop"))?;
     LocalSet::new().block_on(&runtime, async {
         let mut signals = Signals::new().map_err(failed("listening for signals"))?;
-        let (stop, stopped) = watch::channel(Stop::Running);
-        let running = start(config, stopped).await?;
-        signals.stop().await;
-        running.end(&stop, &mut signals).await;
+        let mut changes = Changes::new(origin);
+        let mut running = start(config).await?;
+        while let Wanted::Configuration(read) = changes.next(&mut signals).await {
+            running.in_force.take(read, &mut running.serving);
+        }
+        running.end(&mut signals).await;
         Ok(())
     })
 }
@@ -161,33 +156,18 @@ pub fn run(config: Config) -> Result<(), AgentError> {
 #[derive(Debug)]
 struct Running {
     beating: Beating,
+    serving: Serving,
+    in_force: InForce,
     workers: Vec<JoinHandle<()>>,
 }
 
-async fn start(config: Config, stop: watch::Receiver<Stop>) -> Result<Running, AgentError> {
-    let mut keepers = Vec::new();
-    let mut workloads = Vec::new();
+async fn start(config: Config) -> Result<Running, AgentError> {
     let mut slots = Vec::new();
-    for workload in &config.workloads {
-        let (sender, receiver) = certificates::channel();
-        workloads.push(Arc::new(Workload::find(workload, receiver)?));
-        let source = match &workload.certificates {
-            CertificateOrigin::Files { tls_dir } => {
-                let files = CertificateFiles::new(tls_dir.clone());
-                files.check().map_err(|source| AgentError::Certificate {
-                    workload: workload.name.clone(),
-                    source,
-                })?;
-                CredentialSource::Files(files)
-            }
-            CertificateOrigin::Coordinator { .. } => {
-                let (issued, messages) = mpsc::channel(1);
-                slots.push(Slot::new(issued, sender.subscribe()));
-                CredentialSource::Coordinator(messages)
-            }
-        };
-        keepers.push((source, sender));
-    }
+    let candidates = config
+        .workloads
+        .iter()
+        .map(|workload| Candidate::find(workload, &mut slots))
+        .collect::<Result<_, _>>()?;
     let enrolment = match &config.coordinator {
         Some(coordinator) => Some((Prepared::new(coordinator, identities(&config))?, slots)),
         None => None,
@@ -196,43 +176,38 @@ async fn start(config: Config, stop: watch::Receiver<Stop>) -> Result<Running, A
         Some(port) => Some(Admin::bind(port).await?),
         None => None,
     };
-    let pins = Pins::open(&config.pins.bpffs, config.pins.instance.as_str())?;
+    let directory = config.pins.clone();
+    let pins = Pins::open(&directory.bpffs, directory.instance.as_str())?;
     let fresh = pins.are_fresh();
     let parts = Parts {
-        config: &config,
-        workloads,
-        keepers,
+        config,
+        candidates,
         enrolment,
         admin,
-        stop,
     };
     let started = parts.start(pins);
     if started.is_err() && fresh {
-        let _ = Pins::detach(&config.pins.bpffs, config.pins.instance.as_str());
+        let _ = Pins::detach(&directory.bpffs, directory.instance.as_str());
     }
     started
 }
 
 /// What was found and checked before anything was attached.
-struct Parts<'a> {
-    config: &'a Config,
-    workloads: Vec<Arc<Workload>>,
-    keepers: Vec<(CredentialSource, watch::Sender<Credential>)>,
+struct Parts {
+    config: Config,
+    candidates: Vec<Candidate>,
     enrolment: Option<(Prepared, Vec<Slot>)>,
     admin: Option<Admin>,
-    stop: watch::Receiver<Stop>,
 }
 
-impl Parts<'_> {
-    /// Listeners, then maps, then links, then the heartbeat, without which nothing is let through.
+impl Parts {
+    /// The workloads, then the workers, then the heartbeat, without which nothing is let through.
     fn start(self, pins: Pins) -> Result<Running, AgentError> {
         let Self {
             config,
-            workloads,
-            keepers,
+            candidates,
             enrolment,
             admin,
-            stop,
         } = self;
         let options = Options {
             debug: config.ebpf_debug,
@@ -240,77 +215,36 @@ impl Parts<'_> {
             local_acceleration: config.local_acceleration == LocalAcceleration::SkMsg,
         };
         let steering = Steering::new(pins, options)?;
-        let pins = steering.pins();
         let workers = config.workers.get();
         let telemetry = Arc::new(Telemetry::new());
         let registry = Arc::new(Registry::new(config.workers));
         let board = ReadinessBoard::new();
 
-        let mut starts: Vec<_> = (0..workers).map(|_| Vec::new()).collect();
-        let mut owners = Vec::new();
-        for (workload, (source, sender)) in workloads.iter().zip(keepers) {
-            let mut maps = ControlMaps::open(pins)?;
-            let mut state = WorkloadState {
-                netns: workload.netns_cookie,
-                workers: workers as u32,
-                ..WorkloadState::default()
-            };
-            for (index, start) in starts.iter_mut().enumerate() {
-                let listeners = Listeners::open(&workload.netns, &workload.listeners)
-                    .map_err(not_listening(&workload.name))?;
-                publish(&mut maps, workload, index, &listeners, &mut state)?;
-                let permits = (!listeners.named.is_empty())
-                    .then(|| Permits::open(pins))
-                    .transpose()?;
-                start.push(Entrance {
-                    workload: workload.clone(),
-                    listeners,
-                    permits,
-                });
-            }
-            let mut keeper = CredentialKeeper::new(
-                workload.clone(),
-                source,
-                sender,
-                registry.clone(),
-                state,
-                telemetry.workload(&workload.name),
-                board.clone(),
-            );
-            keeper.look(&mut maps, SystemTime::now());
-            let (default_is_plaintext, ports) = plaintext_ports(&workload.ingress);
-            maps.set_ingress_ports(workload.id, default_is_plaintext, &ports)?;
-            let mut interfaces = InterfaceWatch::new(workload.clone(), &mut maps)?;
-
-            let owner = workload.owner();
-            let programs = steering.attach_workload(
-                &owner,
-                workload.id,
-                &workload.cgroup,
-                workload.netns.as_fd(),
-            )?;
-            interfaces.guard(programs, &mut maps)?;
-            owners.push(owner);
-            tokio::task::spawn_local(interfaces.follow(ControlMaps::open(pins)?));
-            tokio::task::spawn_local(keeper.keep(maps));
+        let (senders, receivers): (Vec<_>, Vec<_>) =
+            (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
+        let mut serving = Serving::new(
+            steering,
+            senders,
+            registry.clone(),
+            telemetry.clone(),
+            board.clone(),
+        );
+        let workloads: Vec<_> = candidates.iter().map(|it| it.workload().id).collect();
+        for candidate in candidates {
+            serving.add(candidate)?;
         }
-        ControlMaps::open(pins)?
-            .forget_all_but(&workloads.iter().map(|it| it.id).collect::<Vec<_>>())?;
+        let steering = serving.steering();
+        let pins = steering.pins();
+        ControlMaps::open(pins)?.forget_all_but(&workloads)?;
         steering.attach_agent(&own_cgroup().map_err(failed("finding the agent's cgroup"))?)?;
-        for stranger in steering.strangers(&owners) {
-            warn!(
-                pins = stranger,
-                "a workload served before is not configured any more; its connections stay \
-                 refused until --detach"
-            );
-        }
+        serving.name_strangers();
 
         let kernel_tls = Arc::new(KernelTls::probe(config.offload, config.splice));
         telemetry
             .metrics()
             .set_kernel_tls(kernel_tls.capabilities());
         let mut threads = Vec::new();
-        for (index, entrances) in starts.into_iter().enumerate() {
+        for (index, entrances) in receivers.into_iter().enumerate() {
             let start = Start {
                 index,
                 workers,
@@ -319,13 +253,12 @@ impl Parts<'_> {
                 registry: registry.clone(),
                 telemetry: telemetry.clone(),
                 kernel_tls: kernel_tls.clone(),
-                stop: stop.clone(),
             };
             threads.push(worker::spawn(start).map_err(failed("starting a worker"))?);
         }
         tokio::task::spawn_local(kernel_reports::follow(
             KernelReports::open(pins)?,
-            workloads.clone(),
+            serving.watch(),
             telemetry.clone(),
         ));
         if let Some((prepared, slots)) = enrolment {
@@ -333,12 +266,15 @@ impl Parts<'_> {
             let enroller = Enroller::new(prepared, slots, metrics, board.clone());
             tokio::task::spawn_local(enroller.run());
         }
+        let instance = config.pins.instance.clone();
+        let in_force = InForce::first(config, board.clone(), telemetry.metrics().clone())
+            .map_err(failed("writing the configuration as JSON"))?;
         if let Some(admin) = admin {
             let state = AdminState {
                 registry,
                 metrics: telemetry.metrics().clone(),
                 readiness: board.watch(),
-                config_json: config_json(config)?,
+                config_json: in_force.watch(),
             };
             tokio::task::spawn_local(admin.serve(state));
         }
@@ -347,11 +283,13 @@ impl Parts<'_> {
         info!(
             workloads = workloads.len(),
             workers,
-            instance = %config.pins.instance,
+            %instance,
             "the agent serves"
         );
         Ok(Running {
             beating,
+            serving,
+            in_force,
             workers: threads,
         })
     }
@@ -359,10 +297,15 @@ impl Parts<'_> {
 
 impl Running {
     /// Refuses what is new, lets run what runs for a while, then ends it.
-    async fn end(self, stop: &watch::Sender<Stop>, signals: &mut Signals) {
-        let Self { beating, workers } = self;
+    async fn end(self, signals: &mut Signals) {
+        let Self {
+            beating,
+            mut serving,
+            workers,
+            ..
+        } = self;
         drop(beating);
-        stop.send_replace(Stop::Draining);
+        serving.stop(Stop::Draining);
         info!(
             seconds = DRAIN.as_secs(),
             "draining; a second signal ends it at once"
@@ -373,7 +316,7 @@ impl Running {
             () = sleep_until(deadline) => {}
             () = signals.stop() => {}
         }
-        stop.send_replace(Stop::Now);
+        serving.stop(Stop::Now);
         finished(&workers).await;
         info!("the agent has stopped; connections of its workloads stay refused");
     }
@@ -383,46 +326,6 @@ async fn finished(workers: &[JoinHandle<()>]) {
     while !workers.iter().all(JoinHandle::is_finished) {
         sleep(Duration::from_millis(20)).await;
     }
-}
-
-fn config_json(config: &Config) -> Result<Arc<str>, AgentError> {
-    let json = serde_json::to_string_pretty(config).map_err(io::Error::from);
-    Ok(json
-        .map_err(failed("writing the configuration as JSON"))?
-        .into())
-}
-
-/// Enters a worker's listeners into the maps and into the workload's state.
-fn publish(
-    maps: &mut ControlMaps,
-    workload: &Workload,
-    index: usize,
-    listeners: &Listeners,
-    state: &mut WorkloadState,
-) -> Result<(), AgentError> {
-    state.egress_v4[index] = listeners.egress_port(false).unwrap_or(0);
-    state.egress_v6[index] = listeners.egress_port(true).unwrap_or(0);
-    for listener in &listeners.ingress {
-        let ipv6 = listener
-            .local_addr()
-            .map_err(failed("asking a listener"))?
-            .is_ipv6();
-        maps.set_listener(workload.id, index as u32, ipv6, listener)?;
-    }
-    Ok(())
-}
-
-/// The ports that differ from the default, and whether each is plaintext.
-fn plaintext_ports(policy: &crate::policy::IngressPolicy) -> (bool, Vec<(u16, bool)>) {
-    let is_plaintext = |mode| mode == IngressMode::Plaintext;
-    let default = is_plaintext(policy.default_mode());
-    let ports = policy
-        .rules()
-        .iter()
-        .map(|rule| (rule.port.get(), is_plaintext(rule.mode)))
-        .filter(|(_, plaintext)| *plaintext != default)
-        .collect();
-    (default, ports)
 }
 
 fn lock(config: &Config) -> Result<InstanceLock, AgentError> {
@@ -463,16 +366,7 @@ pub(crate) fn forbid_core_dumps() -> nix::Result<()> {
     setrlimit(Resource::RLIMIT_CORE, 0, 0)
 }
 
-fn not_listening(workload: &WorkloadName) -> impl Fn(ListenError) -> AgentError {
-    move |error| match error {
-        ListenError::Taken(listen) => AgentError::ListenerTaken {
-            workload: workload.clone(),
-            listen,
-        },
-        ListenError::System(source) => failed("listening in a workload's namespace")(source),
-    }
-}
-
-fn failed(what: &'static str) -> impl Fn(io::Error) -> AgentError {
+/// What a call to the system was for.
+pub(crate) fn failed(what: &'static str) -> impl Fn(io::Error) -> AgentError {
     move |source| AgentError::System { what, source }
 }

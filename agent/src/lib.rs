@@ -24,6 +24,7 @@ pub mod local_acceleration;
 mod admission;
 mod connection;
 mod order;
+mod rules;
 mod strangers;
 mod worker;
 
@@ -46,6 +47,8 @@ mod report;
 mod signals;
 
 mod agent;
+mod reload;
+mod serving;
 
 pub use agent::{AgentError, run};
 pub use causes::with_causes;

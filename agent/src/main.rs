@@ -4,7 +4,7 @@ use std::{error::Error, process::ExitCode};
 
 use agent::{access_log, bpf::Pins as PinDirectory, with_causes};
 use agent_config::{
-    Config, ConfigError, InitConfig, Pins,
+    ConfigOrigin, InitConfig, Pins,
     flags::{Command, Environment, Flags, InitFlags},
 };
 use clap::Parser;
@@ -18,14 +18,15 @@ fn main() -> ExitCode {
     if flags.detach {
         return detach(&flags, &environment);
     }
-    let config = match load(&flags, &environment) {
+    let origin = ConfigOrigin::new(flags, environment);
+    let config = match origin.load() {
         Ok(config) => config,
         Err(error) => return fail(&error, WRONG_CONFIGURATION),
     };
     if let Err(error) = access_log::init(config.log_format, config.log_level) {
         return fail(&error, FAILED);
     }
-    match agent::run(config) {
+    match agent::run(config, origin) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error, error.exit_code()),
     }
@@ -33,12 +34,6 @@ fn main() -> ExitCode {
 
 const FAILED: u8 = 1;
 const WRONG_CONFIGURATION: u8 = 2;
-
-fn load(flags: &Flags, environment: &Environment) -> Result<Config, ConfigError> {
-    let config = Config::load(flags, environment)?;
-    config.check_system()?;
-    Ok(config)
-}
 
 /// Fetches certificate, key and secret once.
 fn initialise(flags: &InitFlags, environment: &Environment) -> ExitCode {

@@ -20,7 +20,7 @@ use userspace_tls::{StopSignal, Traffic};
 use crate::connection::CloseCause;
 use crate::local_acceleration::LocalHop;
 use crate::metrics::LaneMetrics;
-use crate::policy::{Direction, Mode};
+use crate::policy::{Direction, Mode, RuleRef};
 
 /// The open connections of every worker.
 #[derive(Debug)]
@@ -44,6 +44,7 @@ impl Registry {
         let Opening {
             lane,
             mode,
+            rule,
             from,
             to,
             opened,
@@ -55,6 +56,7 @@ impl Registry {
             id,
             lane,
             mode,
+            rule,
             from,
             to,
             opened,
@@ -117,6 +119,8 @@ pub(crate) struct Opening {
     pub lane: Arc<LaneMetrics>,
     /// How its bytes will travel.
     pub mode: Mode,
+    /// The rule that let it through.
+    pub rule: RuleRef,
     /// Who opened it.
     pub from: SocketAddr,
     /// Where to, as the opener named it.
@@ -164,6 +168,7 @@ pub(crate) struct Connection {
     id: ConnectionId,
     lane: Arc<LaneMetrics>,
     mode: Mode,
+    rule: RuleRef,
     from: SocketAddr,
     to: SocketAddr,
     opened: Instant,
@@ -186,6 +191,16 @@ impl Connection {
     /// The name of the workload whose connection it is.
     pub(crate) fn workload(&self) -> &str {
         self.lane.workload()
+    }
+
+    /// Which way it goes.
+    pub(crate) fn direction(&self) -> Direction {
+        self.lane.direction()
+    }
+
+    /// The rule that let it through.
+    pub(crate) fn rule(&self) -> RuleRef {
+        self.rule
     }
 
     /// How its bytes travel.
@@ -269,7 +284,7 @@ impl Connection {
         ConnectionView {
             id: self.id(),
             workload: self.workload(),
-            direction: self.lane.direction(),
+            direction: self.direction(),
             mode: self.mode,
             from: self.from,
             to: self.to,
@@ -397,21 +412,16 @@ impl Shard {
 }
 
 #[cfg(test)]
+pub(crate) mod testing;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::metrics::Metrics;
     use std::time::Duration;
 
     fn opening(metrics: &Metrics) -> Opening {
-        let web = metrics.workload(&"web".parse().unwrap());
-        Opening {
-            lane: Arc::clone(web.lane(Direction::Egress)),
-            mode: Mode::Mtls,
-            from: "10.0.0.1:40000".parse().unwrap(),
-            to: "[fd00::1]:80".parse().unwrap(),
-            opened: Instant::now(),
-            traffic: Arc::default(),
-        }
+        testing::opening(metrics, "web", Direction::Egress, Mode::Mtls)
     }
 
     fn established() -> Established {
@@ -467,7 +477,7 @@ mod tests {
             serde_json::to_value(connection.view(now)).unwrap(),
             serde_json::json!({
                 "id": 1, "workload": "web", "direction": "egress", "mode": "mtls",
-                "from": "10.0.0.1:40000", "to": "[fd00::1]:80",
+                "from": "10.0.0.1:40000", "to": "10.0.0.2:80",
                 "identity": "spiffe://mesh.local/ns/default/sa/web",
                 "peer": "spiffe://mesh.local/ns/default/sa/db", "datapath": "userspace",
                 "datapath_why": "few bytes so far", "local_hop": "sk-msg",
@@ -501,7 +511,7 @@ mod tests {
             let peer = connection.established().and_then(|it| it.peer.as_ref());
             peer.is_some_and(|peer| peer.workload_name() == Some("db"))
         };
-        let [withdrawn, not_allowed] = CloseCause::ALL;
+        let [withdrawn, not_allowed, ..] = CloseCause::ALL;
         assert_eq!(registry.close_where(withdrawn, is_db), 1);
         assert_eq!(registry.close_where(not_allowed, is_db), 0);
         assert_eq!(first.stop().cause(), Some(withdrawn));

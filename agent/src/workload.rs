@@ -4,6 +4,7 @@ use std::{
     fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    sync::Arc,
     time::SystemTime,
 };
 
@@ -15,9 +16,10 @@ use tokio::sync::watch;
 use crate::{
     bpf::netns_cookie,
     certificates::Credential,
-    config::{self, EgressListener},
+    config,
     netns::Netns,
-    policy::{EgressPolicy, IngressPolicy, WorkloadName},
+    policy::WorkloadName,
+    rules::{CurrentRules, Rules},
 };
 
 /// What connections of a workload need to know of it. Shared by all workers.
@@ -33,12 +35,8 @@ pub struct Workload {
     pub netns: Netns,
     /// The namespace's cookie, as the kernel side sees it on sockets.
     pub netns_cookie: u64,
-    /// Its rules for connections from outside.
-    pub ingress: IngressPolicy,
-    /// Its rules for connections to the outside.
-    pub egress: EgressPolicy,
-    /// Addresses of its loopback that lead elsewhere.
-    pub listeners: Vec<EgressListener>,
+    /// Its rules.
+    pub(crate) rules: CurrentRules,
     /// What it proves itself with; changes while connections come and go.
     pub credential: watch::Receiver<Credential>,
     /// Which device of its namespace is not guarded and why, if one is not. Then nothing new begins.
@@ -124,9 +122,7 @@ impl Workload {
             cgroup,
             netns,
             netns_cookie,
-            ingress: config.ingress.clone(),
-            egress: config.egress.clone(),
-            listeners: config.listeners.clone(),
+            rules: CurrentRules::new(Arc::new(Rules::of(config))),
             credential,
             unguarded: watch::Sender::default(),
         })

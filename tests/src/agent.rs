@@ -1,7 +1,7 @@
 //! The agent under test: a process of the root namespace, in a cgroup of its own.
 
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -183,6 +183,42 @@ impl Agent {
             .status)
     }
 
+    /// Changes its configuration and writes the file anew, in one step as an editor does.
+    pub fn rewrite(&mut self, change: impl FnOnce(&mut AgentConfig)) -> Result<()> {
+        change(&mut self.config);
+        self.rewrite_as(&toml::to_string(&self.config)?)
+    }
+
+    /// Writes this into its file.
+    pub fn rewrite_as(&self, text: &str) -> Result<()> {
+        let new = self.config_file.with_extension("new");
+        fs::write(&new, text)?;
+        fs::rename(&new, &self.config_file).context("replacing the configuration")
+    }
+
+    /// As [`Self::rewrite`]; tells it by SIGHUP, and waits until that is in force.
+    pub fn reconfigure(&mut self, change: impl FnOnce(&mut AgentConfig)) -> Result<()> {
+        let before = self.generation()?;
+        self.rewrite(change)?;
+        self.signal(Signal::SIGHUP)?;
+        self.wait_for_generation(before + 1)
+    }
+
+    /// Waits until that many configurations were in force.
+    pub fn wait_for_generation(&self, nth: u64) -> Result<()> {
+        self.wait_for("the new configuration is not in force", |agent| {
+            Ok(agent.generation()? >= nth)
+        })
+    }
+
+    /// Which configuration of its life is in force.
+    pub fn generation(&self) -> Result<u64> {
+        let (_, ready) = self.ready()?;
+        ready["configuration"]["generation"]
+            .as_u64()
+            .with_context(|| format!("no generation in {ready}"))
+    }
+
     /// Sends it a signal, SIGSTOP say.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         self.running()?.signal(signal)
@@ -341,6 +377,11 @@ impl AgentConfig {
         })
     }
 
+    /// Its workloads, to be changed.
+    pub fn workloads(&mut self) -> &mut Vec<WorkloadConfig> {
+        &mut self.workload
+    }
+
     /// With certificates from a Coordinator.
     #[must_use]
     pub fn enrolled(self, coordinator: CoordinatorConfig) -> Self {
@@ -418,6 +459,9 @@ pub struct WorkloadConfig {
     /// Rules by destination.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub egress: Vec<EgressRule>,
+    /// Addresses of its loopback that lead elsewhere.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub listener: Vec<ListenerRule>,
 }
 
 impl WorkloadConfig {
@@ -465,6 +509,15 @@ pub struct EgressRule {
     /// Who may answer; anyone of the mesh if empty.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub peers: Vec<String>,
+}
+
+/// An address of the loopback, and where it leads.
+#[derive(Debug, Clone, Serialize)]
+pub struct ListenerRule {
+    /// What the program dials.
+    pub listen: SocketAddrV4,
+    /// Host and port.
+    pub remote: String,
 }
 
 /// The fields of a log line, if it is of this target.

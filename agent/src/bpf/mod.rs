@@ -242,6 +242,16 @@ impl Steering {
         })
     }
 
+    /// Whether programs of this workload are attached.
+    pub fn is_attached(&self, owner: &str) -> bool {
+        self.pins.has_links(owner)
+    }
+
+    /// Takes the programs of one workload away: it is not steered, guarded or refused any more.
+    pub fn release_workload(&self, owner: &str) -> Result<(), BpfError> {
+        self.pins.release(owner)
+    }
+
     /// Names the workloads that were served before and are not among `owners`: their pins stay, so
     /// their connections stay refused. Removes what can't matter any more.
     pub fn strangers(&self, owners: &[String]) -> Vec<String> {

@@ -80,6 +80,24 @@ impl Pins {
         }
     }
 
+    /// Whether there are links of this owner.
+    pub(super) fn has_links(&self, owner: &str) -> bool {
+        self.root.join(owner).exists()
+    }
+
+    /// Removes one owner's links, and its filters from devices.
+    pub(super) fn release(&self, owner: &str) -> Result<(), BpfError> {
+        let path = self.root.join(owner);
+        if !path.exists() {
+            return Ok(());
+        }
+        release_devices(std::slice::from_ref(&path))?;
+        match remove_pins(&path) {
+            Ok(_) => Ok(()),
+            Err(source) => Err(BpfError::Pin { path, source }),
+        }
+    }
+
     /// The link directories that belong to none of `owners`: workloads that were served before.
     pub(super) fn strangers(&self, owners: &[String]) -> io::Result<Vec<PathBuf>> {
         let mut strangers = Vec::new();

@@ -1,26 +1,28 @@
 //! Connections to an address of the loopback that stands for a host elsewhere.
 
-use std::time::{Instant, SystemTime};
+use std::{
+    net::{SocketAddr, SocketAddrV4},
+    rc::Rc,
+    time::{Duration, Instant, SystemTime},
+};
 
 use tokio::{net::TcpStream, time::timeout};
 
 use super::{
-    Door,
+    CloseCause, Door,
     dial::{self, DialError},
     intercept::{Ends, Intercepted},
     refusal::{Cause, Refusal, RefusalReason},
 };
-use crate::{config::EgressListener, names::Names};
+use crate::names::Names;
 
 /// A listener that the configuration names, and who knows where it leads.
 #[derive(Debug)]
 pub(crate) struct NamedListener {
-    /// Which of the workload's.
-    pub index: usize,
-    /// What the configuration says of it.
-    pub rule: EgressListener,
+    /// What the program dials; the rules say where it leads.
+    pub listen: SocketAddrV4,
     /// Looks up its host.
-    pub names: std::rc::Rc<Names>,
+    pub names: Rc<Names>,
 }
 
 impl Intercepted {
@@ -31,11 +33,19 @@ impl Intercepted {
         listener: &NamedListener,
     ) -> Result<Self, Refusal> {
         let since = Instant::now();
-        let NamedListener { rule, names, .. } = listener;
-        let listen = rule.listen.into();
+        let NamedListener { listen, names } = listener;
+        let rules = door.workload.rules.get();
+        let (listen, rule) = (
+            SocketAddr::from(*listen),
+            rules.as_ref().and_then(|rules| rules.listener(*listen)),
+        );
         let from = stream.peer_addr().map_err(|error| {
             let detail = format!("reading the socket's addresses: {error}");
             Cause::new(RefusalReason::NoOriginalDestination, detail).between(None, Some(listen))
+        })?;
+        let (_, rule) = rule.ok_or_else(|| {
+            let cause = super::authorize::closed(CloseCause::RuleChanged);
+            cause.between(Some(from), Some(listen))
         })?;
         let failed = |cause: Cause| {
             let Cause { reason, detail } = cause;
@@ -78,4 +88,4 @@ impl Intercepted {
 }
 
 /// How long one of several addresses may take to answer, as in Envoy.
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(5);
