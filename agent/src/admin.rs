@@ -8,6 +8,7 @@ mod listener;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -53,6 +54,30 @@ impl Admin {
             Err(error) => return Err(failed(v6)(error)),
         }
         Ok(Self { listeners })
+    }
+
+    /// Sockets that another agent has listened on for this.
+    pub(crate) fn inherit(sockets: Vec<OwnedFd>) -> io::Result<Self> {
+        let listener = |socket| TcpListener::from_std(std::net::TcpListener::from(socket));
+        let listeners = sockets
+            .into_iter()
+            .map(listener)
+            .collect::<Result<_, _>>()?;
+        Ok(Self { listeners })
+    }
+
+    /// Whether all of it listens on this port, and there is anything.
+    pub(crate) fn is_on(&self, port: NonZeroU16) -> bool {
+        let is_on = |it: &TcpListener| it.local_addr().is_ok_and(|it| it.port() == port.get());
+        !self.listeners.is_empty() && self.listeners.iter().all(is_on)
+    }
+
+    /// The sockets, for another agent that is to answer as well.
+    pub(crate) fn share(&self) -> io::Result<Vec<OwnedFd>> {
+        let listeners = self.listeners.iter();
+        listeners
+            .map(|it| it.as_fd().try_clone_to_owned())
+            .collect()
     }
 
     /// Answers until the returned future drops. Listing many connections takes milliseconds, so it

@@ -2,7 +2,13 @@
 //! them apart again.
 
 use std::{
-    io, net::SocketAddrV4, num::NonZeroU32, path::PathBuf, sync::Arc, thread::JoinHandle,
+    io,
+    net::SocketAddrV4,
+    num::{NonZeroU16, NonZeroU32},
+    os::fd::OwnedFd,
+    path::PathBuf,
+    sync::Arc,
+    thread::JoinHandle,
     time::Duration,
 };
 
@@ -15,16 +21,18 @@ use thiserror::Error;
 use tokio::{
     runtime,
     sync::mpsc,
-    task::LocalSet,
-    time::{Instant, sleep, sleep_until},
+    task::{AbortHandle, LocalSet},
+    time::sleep,
 };
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
     admin::{Admin, AdminError, AdminState},
     bpf::{
         BpfError, ConnectionMaps, ControlMaps, Heartbeat, KernelReports, Options, Pins, Steering,
+        version,
     },
+    causes::with_causes,
     certificates::CertificateError,
     config::{CertificateOrigin, Config, ConfigOrigin, LocalAcceleration},
     enrolment::{Enroller, Prepared, SetupError, Slot},
@@ -36,10 +44,13 @@ use crate::{
     policy::WorkloadName,
     readiness::ReadinessBoard,
     registry::Registry,
-    reload::{Changes, InForce, Wanted},
+    reload::{Changes, InForce},
     report::Telemetry,
     serving::{Candidate, Serving},
-    signals::Signals,
+    signals::{Heard, Signals},
+    take_over::{
+        Heir, Holder, Inherited, Item, Outcome, Predecessor, Request, TakeOverError, Terms,
+    },
     worker::{self, Start, Stop},
     workload::{WorkloadError, own_cgroup},
 };
@@ -70,6 +81,9 @@ pub enum AgentError {
         /// The lock.
         path: PathBuf,
     },
+    /// The agent that runs does not hand over.
+    #[error(transparent)]
+    TakeOver(#[from] TakeOverError),
     /// The process has too few rights.
     #[error("the agent must run as root: it loads eBPF programs and enters network namespaces")]
     NotRoot,
@@ -117,25 +131,47 @@ impl AgentError {
             | Self::Certificate { .. }
             | Self::Running { .. }
             | Self::ListenerTaken { .. }
+            | Self::TakeOver(TakeOverError::Refused(_))
             | Self::Admin(_) => 2,
             Self::Coordinator(error) => error.exit_code(),
             Self::Bpf(_) | Self::NotRoot | Self::Interface(InterfaceError::Bpf(_)) => 3,
-            Self::Interface(_) | Self::System { .. } => 1,
+            Self::Interface(_) | Self::TakeOver(_) | Self::System { .. } => 1,
         }
     }
 }
 
 /// Runs the agent with this configuration until it is told to stop, and with what `origin` says later
-/// as soon as it does.
+/// as soon as it does. With `take_over` it takes the place of an agent that runs, which may then go on
+/// with its connections for so long.
 ///
 /// # Errors
-/// Where it could not start; what it had attached is then undone, unless it was there before.
-pub fn run(config: Config, origin: ConfigOrigin) -> Result<(), AgentError> {
+/// Where it could not start; what it had attached is then undone, unless it was there before. An agent
+/// that was to be taken over from goes on.
+pub fn run(
+    config: Config,
+    origin: ConfigOrigin,
+    take_over: Option<Duration>,
+) -> Result<(), AgentError> {
     protect_memory()?;
     if !nix::unistd::geteuid().is_root() {
         return Err(AgentError::NotRoot);
     }
-    let _lock = lock(&config)?;
+    let instance = config.pins.instance.clone();
+    let terms = terms(&config);
+    let heir = match take_over {
+        Some(_) => Heir::ask(instance.as_str(), terms.clone())?,
+        None => None,
+    };
+    let (lock, heir, inherited) = if let Some((heir, lock, inherited)) = heir {
+        let lock = InstanceLock::inherit(instance.as_str(), lock);
+        let lock = lock.map_err(failed("sharing the instance's lock"))?;
+        (lock, Some(heir), inherited)
+    } else {
+        if take_over.is_some() {
+            info!("no agent runs that could hand over: this one starts as usual");
+        }
+        (lock(&config)?, None, Inherited::default())
+    };
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -143,13 +179,52 @@ pub fn run(config: Config, origin: ConfigOrigin) -> Result<(), AgentError> {
     LocalSet::new().block_on(&runtime, async {
         let mut signals = Signals::new().map_err(failed("listening for signals"))?;
         let mut changes = Changes::new(origin);
-        let mut running = start(config).await?;
-        while let Wanted::Configuration(read) = changes.next(&mut signals).await {
-            running.in_force.take(read, &mut running.serving);
+        let mut running = start(config, lock, inherited).await?;
+        let own_cgroup = own_cgroup().map_err(failed("finding the agent's cgroup"))?;
+        match (heir, take_over) {
+            (Some(heir), Some(drain)) => {
+                let before = heir.serving(drain)?;
+                info!("taken over from the agent that ran, which drains");
+                running.steering_after(before, own_cgroup);
+            }
+            _ => running
+                .serving
+                .steering()
+                .pins()
+                .forget_other_agents(&own_cgroup)?,
         }
-        running.end(&mut signals).await;
-        Ok(())
+        let mut holder = Holder::listen(instance.as_str())
+            .map_err(failed("listening for an agent that takes over"))?;
+        loop {
+            tokio::select! {
+                heard = changes.next(&mut signals) => match heard {
+                    Heard::Stop => {
+                        running.end(&mut signals).await;
+                        return Ok(());
+                    }
+                    Heard::Reload => {
+                        let read = changes.read().await;
+                        running.in_force.take(read, &mut running.serving);
+                    }
+                },
+                Some(request) = holder.next() => {
+                    if let Some(drain) = running.offer(request, &terms).await {
+                        running.leave(drain, &mut signals).await;
+                        return Ok(());
+                    }
+                }
+            }
+        }
     })
+}
+
+/// What an agent that takes over from this one must have alike.
+fn terms(config: &Config) -> Terms {
+    Terms {
+        object: version(),
+        workers: config.workers.get(),
+        local_acceleration: config.local_acceleration == LocalAcceleration::SkMsg,
+    }
 }
 
 /// What runs, to be ended in order.
@@ -159,9 +234,18 @@ struct Running {
     serving: Serving,
     in_force: InForce,
     workers: Vec<JoinHandle<()>>,
+    telemetry: Arc<Telemetry>,
+    reports: AbortHandle,
+    /// Its sockets once more, and who answers there.
+    admin: Option<(Vec<OwnedFd>, AbortHandle)>,
+    lock: InstanceLock,
 }
 
-async fn start(config: Config) -> Result<Running, AgentError> {
+async fn start(
+    config: Config,
+    lock: InstanceLock,
+    mut inherited: Inherited,
+) -> Result<Running, AgentError> {
     let mut slots = Vec::new();
     let candidates = config
         .workloads
@@ -173,7 +257,7 @@ async fn start(config: Config) -> Result<Running, AgentError> {
         None => None,
     };
     let admin = match config.admin_port {
-        Some(port) => Some(Admin::bind(port).await?),
+        Some(port) => Some(admin(port, inherited.take(&Item::Admin)).await?),
         None => None,
     };
     let directory = config.pins.clone();
@@ -184,6 +268,8 @@ async fn start(config: Config) -> Result<Running, AgentError> {
         candidates,
         enrolment,
         admin,
+        lock,
+        inherited,
     };
     let started = parts.start(pins);
     if started.is_err() && fresh {
@@ -198,6 +284,8 @@ struct Parts {
     candidates: Vec<Candidate>,
     enrolment: Option<(Prepared, Vec<Slot>)>,
     admin: Option<Admin>,
+    lock: InstanceLock,
+    inherited: Inherited,
 }
 
 impl Parts {
@@ -208,6 +296,8 @@ impl Parts {
             candidates,
             enrolment,
             admin,
+            lock,
+            inherited,
         } = self;
         let options = Options {
             debug: config.ebpf_debug,
@@ -228,6 +318,7 @@ impl Parts {
             registry.clone(),
             telemetry.clone(),
             board.clone(),
+            inherited,
         );
         let workloads: Vec<_> = candidates.iter().map(|it| it.workload().id).collect();
         for candidate in candidates {
@@ -256,11 +347,7 @@ impl Parts {
             };
             threads.push(worker::spawn(start).map_err(failed("starting a worker"))?);
         }
-        tokio::task::spawn_local(kernel_reports::follow(
-            KernelReports::open(pins)?,
-            serving.watch(),
-            telemetry.clone(),
-        ));
+        let reports = follow_reports(&serving, &telemetry)?;
         if let Some((prepared, slots)) = enrolment {
             let metrics = telemetry.metrics().coordinator();
             let enroller = Enroller::new(prepared, slots, metrics, board.clone());
@@ -269,15 +356,20 @@ impl Parts {
         let instance = config.pins.instance.clone();
         let in_force = InForce::first(config, board.clone(), telemetry.metrics().clone())
             .map_err(failed("writing the configuration as JSON"))?;
-        if let Some(admin) = admin {
+        let admin = admin.map(|admin| -> Result<_, AgentError> {
+            let sockets = admin
+                .share()
+                .map_err(failed("keeping the admin interface"))?;
             let state = AdminState {
                 registry,
                 metrics: telemetry.metrics().clone(),
                 readiness: board.watch(),
                 config_json: in_force.watch(),
             };
-            tokio::task::spawn_local(admin.serve(state));
-        }
+            let task = tokio::task::spawn_local(admin.serve(state));
+            Ok((sockets, task.abort_handle()))
+        });
+        let admin = admin.transpose()?;
         let beating =
             Beating::start(Heartbeat::open(pins)?).map_err(failed("starting the heartbeat"))?;
         info!(
@@ -291,17 +383,146 @@ impl Parts {
             serving,
             in_force,
             workers: threads,
+            telemetry,
+            reports,
+            admin,
+            lock,
         })
     }
 }
 
+/// The admin interface on this port, by the sockets of the agent before where they are of it.
+async fn admin(port: NonZeroU16, inherited: Vec<OwnedFd>) -> Result<Admin, AgentError> {
+    let inherited = Admin::inherit(inherited).map_err(failed("taking over the admin interface"))?;
+    if inherited.is_on(port) {
+        return Ok(inherited);
+    }
+    drop(inherited);
+    Ok(Admin::bind(port).await?)
+}
+
+fn follow_reports(
+    serving: &Serving,
+    telemetry: &Arc<Telemetry>,
+) -> Result<AbortHandle, AgentError> {
+    let reports = KernelReports::open(serving.steering().pins())?;
+    let follow = kernel_reports::follow(reports, serving.watch(), telemetry.clone());
+    Ok(tokio::task::spawn_local(follow).abort_handle())
+}
+
 impl Running {
+    /// Once the agent before has ended, what served its sockets is taken away.
+    fn steering_after(&self, before: Predecessor, own_cgroup: PathBuf) {
+        let ended = tokio::task::spawn_blocking(|| before.wait());
+        let pins = self.serving.steering().pins().clone();
+        tokio::task::spawn_local(async move {
+            let _ = ended.await;
+            match pins.forget_other_agents(&own_cgroup) {
+                Ok(()) => info!("the agent that ran before has ended"),
+                Err(error) => {
+                    let error = with_causes(&error);
+                    warn!(
+                        error,
+                        "the program for the sockets of the agent before stays attached"
+                    );
+                }
+            }
+        });
+    }
+
+    /// Gives an heir what it needs; for how long to drain, once it serves. Otherwise this agent goes
+    /// on as if nobody had asked.
+    async fn offer(&mut self, request: Request, terms: &Terms) -> Option<Duration> {
+        let Request {
+            terms: of_heir,
+            answer,
+            outcome,
+        } = request;
+        let gifts = match terms.objection(&of_heir) {
+            Some(objection) => Err(objection),
+            None => self.share().map_err(|error| error.to_string()),
+        };
+        if let Err(why) = &gifts {
+            warn!(why, "another agent may not take over");
+        }
+        let is_offered = gifts.is_ok();
+        if is_offered {
+            info!("another agent takes over");
+            // There is one queue of them, and two that read it would disturb each other.
+            self.reports.abort();
+        }
+        let _ = answer.send(gifts);
+        if !is_offered {
+            return None;
+        }
+        let why = match outcome.await {
+            Ok(Outcome::Serving { drain, left }) => {
+                self.stop_accepting();
+                let _ = left.send(());
+                return Some(drain);
+            }
+            Ok(Outcome::Failed(why)) => why,
+            Err(_) => "nobody knows what became of it".to_owned(),
+        };
+        warn!(why, "the other agent has not taken over; this one goes on");
+        let resumed = self.serving.resume().and_then(|()| {
+            self.reports = follow_reports(&self.serving, &self.telemetry)?;
+            Ok(())
+        });
+        if let Err(error) = resumed {
+            let error = with_causes(&error);
+            warn!(
+                error,
+                "not everything is as it was before; restart this agent"
+            );
+        }
+        None
+    }
+
+    fn share(&self) -> io::Result<Vec<(Item, OwnedFd)>> {
+        let mut gifts = self.serving.share()?;
+        gifts.push((Item::Lock, self.lock.share()?));
+        for socket in self.admin.iter().flat_map(|(sockets, _)| sockets) {
+            gifts.push((Item::Admin, socket.try_clone()?));
+        }
+        Ok(gifts)
+    }
+
+    /// From now on another agent does.
+    fn stop_accepting(&mut self) {
+        self.serving.leave();
+        self.serving.stop(Stop::Draining);
+        if let Some((_, admin)) = self.admin.take() {
+            admin.abort();
+        }
+    }
+
+    /// Lets the connections run until they end, or for this long.
+    async fn leave(self, drain: Duration, signals: &mut Signals) {
+        let Self {
+            beating,
+            mut serving,
+            workers,
+            lock,
+            ..
+        } = self;
+        beating.leave();
+        lock.leave();
+        info!(
+            seconds = drain.as_secs(),
+            "another agent serves; this one drains. A signal ends it at once"
+        );
+        drained(&workers, &mut serving, drain, signals).await;
+        info!("the agent has ended; another one serves its workloads");
+    }
+
     /// Refuses what is new, lets run what runs for a while, then ends it.
     async fn end(self, signals: &mut Signals) {
         let Self {
             beating,
             mut serving,
             workers,
+            lock: _lock,
             ..
         } = self;
         drop(beating);
@@ -310,16 +531,25 @@ impl Running {
             seconds = DRAIN.as_secs(),
             "draining; a second signal ends it at once"
         );
-        let deadline = Instant::now() + DRAIN;
-        tokio::select! {
-            () = finished(&workers) => {}
-            () = sleep_until(deadline) => {}
-            () = signals.stop() => {}
-        }
-        serving.stop(Stop::Now);
-        finished(&workers).await;
+        drained(&workers, &mut serving, DRAIN, signals).await;
         info!("the agent has stopped; connections of its workloads stay refused");
     }
+}
+
+/// Until the last connection has ended; those that last longer, or until a signal, are reset.
+async fn drained(
+    workers: &[JoinHandle<()>],
+    serving: &mut Serving,
+    drain: Duration,
+    signals: &mut Signals,
+) {
+    tokio::select! {
+        () = finished(workers) => {}
+        () = sleep(drain) => {}
+        () = signals.stop() => {}
+    }
+    serving.stop(Stop::Now);
+    finished(workers).await;
 }
 
 async fn finished(workers: &[JoinHandle<()>]) {

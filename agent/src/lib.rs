@@ -49,7 +49,9 @@ mod signals;
 mod agent;
 mod reload;
 mod serving;
+mod take_over;
 
 pub use agent::{AgentError, run};
 pub use causes::with_causes;
 pub use enrolment::{InitError, SetupError, init};
+pub use take_over::TakeOverError;

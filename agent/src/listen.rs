@@ -10,7 +10,7 @@ use std::{
 use nix::errno::Errno;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
-use crate::netns::Netns;
+use crate::{netns::Netns, take_over::Purpose};
 
 /// The listeners of one worker in one workload. Ports are the kernel's choice: the eBPF maps carry
 /// them, so nothing that a program may want to bind is taken from it by name.
@@ -65,6 +65,15 @@ impl Listeners {
             }
             Ok(listeners)
         })
+    }
+
+    /// The same sockets once more.
+    pub(crate) fn share(&self) -> io::Result<Vec<(Purpose, TcpListener)>> {
+        let egress = self.egress.iter().map(|it| (Purpose::Egress, it));
+        let ingress = self.ingress.iter().map(|it| (Purpose::Ingress, it));
+        let all = egress.chain(ingress);
+        all.map(|(purpose, it)| Ok((purpose, it.try_clone()?)))
+            .collect()
     }
 
     /// The port of the egress listener of this family, if there is one.

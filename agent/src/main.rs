@@ -1,6 +1,6 @@
 //! `sealwire-agent`: flags and configuration in, an exit code out.
 
-use std::{error::Error, process::ExitCode};
+use std::{error::Error, process::ExitCode, time::Duration};
 
 use agent::{access_log, bpf::Pins as PinDirectory, with_causes};
 use agent_config::{
@@ -18,6 +18,7 @@ fn main() -> ExitCode {
     if flags.detach {
         return detach(&flags, &environment);
     }
+    let take_over = flags.take_over.map(Duration::from_secs);
     let origin = ConfigOrigin::new(flags, environment);
     let config = match origin.load() {
         Ok(config) => config,
@@ -26,7 +27,7 @@ fn main() -> ExitCode {
     if let Err(error) = access_log::init(config.log_format, config.log_level) {
         return fail(&error, FAILED);
     }
-    match agent::run(config, origin) {
+    match agent::run(config, origin, take_over) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error, error.exit_code()),
     }

@@ -78,15 +78,6 @@ struct Stamp {
     modified: (i64, i64),
 }
 
-/// What the operator wants.
-#[derive(Debug)]
-pub(crate) enum Wanted {
-    /// That the agent ends.
-    End,
-    /// That it goes on with this, which could be read or could not.
-    Configuration(Result<Box<Config>, ReloadError>),
-}
-
 impl Changes {
     /// To be made before the configuration is read for the first time.
     pub(crate) fn new(origin: ConfigOrigin) -> Self {
@@ -100,32 +91,33 @@ impl Changes {
         }
     }
 
-    /// Waits for a signal or another file, and reads it.
-    pub(crate) async fn next(&mut self, signals: &mut Signals) -> Wanted {
+    /// Waits for a signal or another file. What it has waited for is not lost if it is dropped.
+    pub(crate) async fn next(&mut self, signals: &mut Signals) -> Heard {
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                heard = signals.next() => match heard {
-                    Heard::Stop => return Wanted::End,
-                    Heard::Reload => break,
-                },
+                heard = signals.next() => return heard,
                 _ = look.tick(), if self.file.is_some() => {
                     if self.has_changed() {
-                        break;
+                        return Heard::Reload;
                     }
                 }
             }
         }
+    }
+
+    /// Reads the configuration.
+    pub(crate) async fn read(&mut self) -> Result<Box<Config>, ReloadError> {
         // Before it is read: what changes meanwhile is seen at the next look.
         self.read = self.file.as_ref().and_then(Stamp::of);
         self.seen = self.read;
         let origin = self.origin.clone();
         let read = spawn_blocking(move || origin.load()).await;
-        Wanted::Configuration(match read {
+        match read {
             Ok(config) => config.map(Box::new).map_err(ReloadError::Config),
             Err(error) => Err(ReloadError::Read(io::Error::other(error))),
-        })
+        }
     }
 
     fn has_changed(&mut self) -> bool {
@@ -274,7 +266,7 @@ struct NewRules {
 }
 
 impl Plan {
-    fn make(old: &Config, new: &Config, serving: &Serving) -> Result<Self, ReloadError> {
+    fn make(old: &Config, new: &Config, serving: &mut Serving) -> Result<Self, ReloadError> {
         let differing = differing_settings(old, new)?;
         if !differing.is_empty() {
             return Err(ReloadError::NeedsRestart(differing));
@@ -412,13 +404,14 @@ impl NewRules {
     fn prepare(
         workload: &WorkloadConfig,
         before: &WorkloadConfig,
-        serving: &Serving,
+        serving: &mut Serving,
     ) -> Result<Self, ReloadError> {
         let had: BTreeSet<_> = before.listeners.iter().map(|it| it.listen).collect();
         let new = workload.listeners.iter().map(|it| it.listen);
         let new: Vec<_> = new.filter(|listen| !had.contains(listen)).collect();
-        let opened = match serving.find(&workload.name) {
-            Some(served) => serving.open(served.workload(), &new)?,
+        let served = serving.find(&workload.name);
+        let opened = match served.map(|served| served.workload().clone()) {
+            Some(served) => serving.open(&served, &new)?,
             None => Opened::default(),
         };
         Ok(Self {

@@ -1,8 +1,9 @@
 //! The workloads that are served: they come, change their rules and go, each without the others.
 
 use std::{
-    net::SocketAddrV4,
-    os::fd::AsFd as _,
+    io,
+    net::{SocketAddrV4, TcpListener},
+    os::fd::{AsFd as _, OwnedFd},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -31,8 +32,9 @@ use crate::{
     registry::{Connection, Registry},
     report::Telemetry,
     rules::Rules,
+    take_over::{Inherited, Item, Purpose, Whose},
     worker::{Entrance, EntranceKind, Stop},
-    workload::Workload,
+    workload::{Telling, Workload},
 };
 
 /// How long connections of a workload that has gone may take to end by themselves.
@@ -92,6 +94,7 @@ pub(crate) struct Serving {
     telemetry: Arc<Telemetry>,
     board: ReadinessBoard,
     served: Vec<Served>,
+    inherited: Inherited,
     known: watch::Sender<Vec<Arc<Workload>>>,
 }
 
@@ -102,6 +105,9 @@ pub(crate) struct Served {
     stop: watch::Sender<Stop>,
     listeners: Vec<Named>,
     tasks: [AbortHandle; 2],
+    /// Its listeners once more, for an agent that takes over: by worker, but for those that the
+    /// configuration names.
+    sockets: Vec<(usize, Purpose, TcpListener)>,
 }
 
 /// One listener that the configuration names.
@@ -109,6 +115,8 @@ pub(crate) struct Served {
 struct Named {
     listen: SocketAddrV4,
     stop: watch::Sender<Stop>,
+    /// By worker, for an agent that takes over.
+    sockets: Vec<TcpListener>,
 }
 
 /// Listeners that are open and that nobody accepts from yet: for each worker, its own.
@@ -123,16 +131,18 @@ impl Served {
 }
 
 impl Serving {
-    /// Nothing is served yet. What is sent to `workers` is served by them once they run.
+    /// Nothing is served yet; what is `inherited` need not be opened. What is sent to `workers` is served by them once they run.
     pub(crate) fn new(
         steering: Steering,
         workers: Vec<mpsc::UnboundedSender<Entrance>>,
         registry: Arc<Registry>,
         telemetry: Arc<Telemetry>,
         board: ReadinessBoard,
+        inherited: Inherited,
     ) -> Self {
         Self {
             steering,
+            inherited,
             workers,
             registry,
             telemetry,
@@ -188,13 +198,12 @@ impl Serving {
         }
     }
 
-    fn start(&self, candidate: Candidate) -> Result<Served, AgentError> {
+    fn start(&mut self, candidate: Candidate) -> Result<Served, AgentError> {
         let Candidate {
             workload,
             source,
             sender,
         } = candidate;
-        let pins = self.pins();
         let rules = workload.rules.get();
         let rules = rules.as_deref();
         let named: Vec<_> = rules
@@ -204,16 +213,20 @@ impl Serving {
             .collect();
         let opened = self.open(&workload, &named)?;
         let (stop, stopped) = watch::channel(Stop::Running);
-        let mut maps = ControlMaps::open(pins)?;
+        let mut maps = ControlMaps::open(self.pins())?;
         let mut state = WorkloadState {
             netns: workload.netns_cookie,
             workers: self.workers.len() as u32,
             ..WorkloadState::default()
         };
         let mut entrances = Vec::new();
+        let mut sockets = Vec::new();
         for index in 0..self.workers.len() {
-            let listeners = Listeners::open(&workload.netns)
+            let listeners = self
+                .listeners(&workload, index)
                 .map_err(failed("listening in a workload's namespace"))?;
+            let kept = listeners.share().map_err(failed("keeping a listener"))?;
+            sockets.extend(kept.into_iter().map(|(purpose, it)| (index, purpose, it)));
             publish(&mut maps, &workload, index, &listeners, &mut state)?;
             let stop = stopped.clone();
             entrances.push(Entrance {
@@ -243,7 +256,7 @@ impl Serving {
         )?;
         interfaces.guard(programs, &mut maps)?;
 
-        let follow = interfaces.follow(ControlMaps::open(pins)?);
+        let follow = interfaces.follow(ControlMaps::open(self.pins())?);
         let tasks = [
             tokio::task::spawn_local(follow).abort_handle(),
             tokio::task::spawn_local(keeper.keep(maps)).abort_handle(),
@@ -257,6 +270,7 @@ impl Serving {
             stop,
             listeners: Vec::new(),
             tasks,
+            sockets,
         };
         self.accept_from(&mut served, opened)?;
         Ok(served)
@@ -264,14 +278,21 @@ impl Serving {
 
     /// Opens listeners at these addresses. Connections wait in them until [`Self::change`].
     pub(crate) fn open(
-        &self,
+        &mut self,
         workload: &Workload,
         addresses: &[SocketAddrV4],
     ) -> Result<Opened, AgentError> {
-        let workers = self.workers.iter();
-        let opened = workers
-            .map(|_| {
-                listen_at(&workload.netns, addresses).map_err(|error| match error {
+        let opened = (0..self.workers.len())
+            .map(|worker| {
+                let (mut sockets, missing) = self.named(workload, worker, addresses);
+                let opened = listen_at(&workload.netns, &missing);
+                let opened = opened.map(|opened| {
+                    sockets.extend(opened);
+                    // In the same order for every worker.
+                    sockets.sort_by_key(|socket| socket.listen);
+                    sockets
+                });
+                opened.map_err(|error| match error {
                     ListenError::Taken(listen) => AgentError::ListenerTaken {
                         workload: workload.name.clone(),
                         listen,
@@ -285,20 +306,117 @@ impl Serving {
         Ok(Opened(opened))
     }
 
+    /// The listeners of one worker, those of the agent before if there are any.
+    fn listeners(&mut self, workload: &Workload, worker: usize) -> io::Result<Listeners> {
+        let mut take = |purpose| self.inherited.take(&item(workload, worker, purpose));
+        let (egress, ingress) = (take(Purpose::Egress), take(Purpose::Ingress));
+        if egress.is_empty() || ingress.is_empty() {
+            return Listeners::open(&workload.netns);
+        }
+        let listeners = |sockets: Vec<OwnedFd>| sockets.into_iter().map(Into::into).collect();
+        Ok(Listeners {
+            egress: listeners(egress),
+            ingress: listeners(ingress),
+        })
+    }
+
+    /// Of these addresses, the listeners that the agent before had, and those that it had not.
+    fn named(
+        &mut self,
+        workload: &Workload,
+        worker: usize,
+        addresses: &[SocketAddrV4],
+    ) -> (Vec<NamedSocket>, Vec<SocketAddrV4>) {
+        let mut missing = Vec::new();
+        let mut sockets = Vec::new();
+        for &listen in addresses {
+            let inherited = self
+                .inherited
+                .take(&item(workload, worker, Purpose::Named(listen)));
+            match inherited.into_iter().next() {
+                Some(socket) => sockets.push(NamedSocket {
+                    listen,
+                    socket: socket.into(),
+                }),
+                None => missing.push(listen),
+            }
+        }
+        (sockets, missing)
+    }
+
+    /// Every listener, for an agent that takes over.
+    pub(crate) fn share(&self) -> io::Result<Vec<(Item, OwnedFd)>> {
+        let mut shared = Vec::new();
+        for Served {
+            workload,
+            listeners,
+            sockets,
+            ..
+        } in &self.served
+        {
+            let mut share = |worker, purpose, socket: &TcpListener| {
+                let socket = socket.as_fd().try_clone_to_owned()?;
+                shared.push((item(workload, worker, purpose), socket));
+                io::Result::Ok(())
+            };
+            for (worker, purpose, socket) in sockets {
+                share(*worker, *purpose, socket)?;
+            }
+            for named in listeners {
+                for (worker, socket) in named.sockets.iter().enumerate() {
+                    share(worker, Purpose::Named(named.listen), socket)?;
+                }
+            }
+        }
+        Ok(shared)
+    }
+
+    /// Another agent has not taken over after all: the kernel side is told everything anew.
+    pub(crate) fn resume(&self) -> Result<(), AgentError> {
+        let mut maps = ControlMaps::open(self.pins())?;
+        let served: Vec<_> = self.served.iter().map(|it| it.workload.id).collect();
+        maps.forget_all_but(&served)?;
+        for Served {
+            workload, sockets, ..
+        } in &self.served
+        {
+            for (worker, purpose, socket) in sockets {
+                if *purpose == Purpose::Ingress {
+                    set_listener(&mut maps, workload, *worker, socket)?;
+                }
+            }
+            if let Some(rules) = workload.rules.get() {
+                set_ports(&mut maps, workload, &rules)?;
+            }
+            workload.telling.send_replace(Telling::Anew);
+        }
+        Ok(())
+    }
+
+    /// Another agent serves the workloads and tells the kernel side of them.
+    pub(crate) fn leave(&self) {
+        for served in &self.served {
+            served.workload.telling.send_replace(Telling::Others);
+        }
+    }
+
     fn accept_from(&self, served: &mut Served, opened: Opened) -> Result<(), AgentError> {
         let Opened(opened) = opened;
         if opened.iter().all(Vec::is_empty) {
             return Ok(());
         }
-        let new: Vec<_> = opened
-            .first()
-            .into_iter()
-            .flatten()
-            .map(|NamedSocket { listen, .. }| Named {
+        let mut new = Vec::new();
+        for (nth, NamedSocket { listen, .. }) in opened.iter().take(1).flatten().enumerate() {
+            let sockets = opened.iter().filter_map(|worker| worker.get(nth));
+            let sockets = sockets.map(|it| it.socket.try_clone());
+            new.push(Named {
                 listen: *listen,
                 stop: watch::Sender::new(Stop::Running),
-            })
-            .collect();
+                sockets: sockets
+                    .collect::<Result<_, _>>()
+                    .map_err(failed("keeping a listener"))?,
+            });
+        }
         let permits = opened
             .iter()
             .map(|_| Permits::open(self.pins()))
@@ -391,6 +509,7 @@ impl Serving {
             stop,
             listeners,
             tasks,
+            ..
         } = self.served.swap_remove(index);
         workload.rules.replace(None);
         for task in tasks {
@@ -495,13 +614,32 @@ fn publish(
     state.egress_v4[index] = listeners.egress_port(false).unwrap_or(0);
     state.egress_v6[index] = listeners.egress_port(true).unwrap_or(0);
     for listener in &listeners.ingress {
-        let ipv6 = listener
-            .local_addr()
-            .map_err(failed("asking a listener"))?
-            .is_ipv6();
-        maps.set_listener(workload.id, index as u32, ipv6, listener)?;
+        set_listener(maps, workload, index, listener)?;
     }
     Ok(())
+}
+
+fn set_listener(
+    maps: &mut ControlMaps,
+    workload: &Workload,
+    worker: usize,
+    listener: &TcpListener,
+) -> Result<(), AgentError> {
+    let address = listener.local_addr().map_err(failed("asking a listener"))?;
+    maps.set_listener(workload.id, worker as u32, address.is_ipv6(), listener)?;
+    Ok(())
+}
+
+fn item(workload: &Workload, worker: usize, purpose: Purpose) -> Item {
+    Item::Listener {
+        workload: Whose {
+            name: workload.name.to_string(),
+            id: workload.id.0,
+            netns: workload.netns_cookie,
+        },
+        worker,
+        purpose,
+    }
 }
 
 /// The ports that differ from the default, and whether each is plaintext.

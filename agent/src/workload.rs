@@ -41,6 +41,19 @@ pub struct Workload {
     pub credential: watch::Receiver<Credential>,
     /// Which device of its namespace is not guarded and why, if one is not. Then nothing new begins.
     pub unguarded: watch::Sender<Option<String>>,
+    /// Whether the kernel side is to be told of it by this agent.
+    pub(crate) telling: watch::Sender<Telling>,
+}
+
+/// Who tells the kernel side of a workload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Telling {
+    /// This agent.
+    Own,
+    /// Another agent did for a while; this one is to tell everything anew.
+    Anew,
+    /// Another agent does.
+    Others,
 }
 
 /// Why a workload can't be served.
@@ -125,6 +138,7 @@ impl Workload {
             rules: CurrentRules::new(Arc::new(Rules::of(config))),
             credential,
             unguarded: watch::Sender::default(),
+            telling: watch::Sender::new(Telling::Own),
         })
     }
 

@@ -219,6 +219,48 @@ impl Agent {
             .with_context(|| format!("no generation in {ready}"))
     }
 
+    /// Lets another process take over from it, which it gives this long for its connections; the old
+    /// one, which drains.
+    pub fn take_over(&mut self, drain: Duration) -> Result<Running> {
+        let heir = self.start_heir(drain)?;
+        Self::wait_until_heir_serves(&heir)?;
+        self.running.replace(heir).context("the agent does not run")
+    }
+
+    /// Waits until a process has taken over.
+    pub fn wait_until_heir_serves(heir: &Running) -> Result<()> {
+        let said = heir.stderr_output().wait_for(LIMIT, |line| {
+            line.contains("taken over from the agent that ran")
+                .then_some(())
+        });
+        said.with_context(|| format!("it has not taken over\n{}", tail(&heir.stderr())))
+    }
+
+    /// Starts a process that tries to take over from it.
+    pub fn start_heir(&self, drain: Duration) -> Result<Running> {
+        self.start_heir_with(drain, &[])
+    }
+
+    /// The same with other options than its own.
+    pub fn start_heir_with(&self, drain: Duration, options: &[&str]) -> Result<Running> {
+        let drain = format!("--take-over={}", drain.as_secs());
+        let command = match options {
+            [] => self.command()?,
+            options => self.command_without_workers()?.args(options),
+        };
+        command.arg(drain).spawn()
+    }
+
+    /// This process, which has taken over, is the agent from now on.
+    pub fn replace(&mut self, heir: Running) {
+        self.running = Some(heir);
+    }
+
+    /// Whether it has handed over, and drains or has ended.
+    pub fn has_left(&self) -> bool {
+        self.log().contains("another agent serves")
+    }
+
     /// Sends it a signal, SIGSTOP say.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         self.running()?.signal(signal)
@@ -291,10 +333,15 @@ impl Agent {
     }
 
     fn command(&self) -> Result<HostCommand> {
+        let command = self.command_without_workers()?;
+        Ok(match self.config.workers {
+            Some(workers) => command.args(["--workers", &workers.to_string()]),
+            None => command,
+        })
+    }
+
+    fn command_without_workers(&self) -> Result<HostCommand> {
         let mut command = command(Some(&self.cgroup))?;
-        if let Some(workers) = self.config.workers {
-            command = command.args(["--workers", &workers.to_string()]);
-        }
         if let Some(clock) = &self.config.clock {
             command = clock.give(command);
         }
