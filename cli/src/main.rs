@@ -16,6 +16,7 @@ mod evidence;
 mod failure;
 mod files;
 mod manifest;
+mod next_step;
 mod pki;
 mod recover;
 mod set;
@@ -27,7 +28,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::failure::Failure;
+use crate::next_step::next_step;
 
 /// Wraps the TCP connections of unmodified programs in mutual TLS.
 #[derive(Parser)]
@@ -71,32 +72,13 @@ fn main() -> ExitCode {
         Some(Command::Config(config)) => config.run(),
         Some(Command::Manifest(manifest)) => manifest.run(),
         Some(Command::Pki(pki)) => pki.run(),
-        None => Err(Failure::usage(NEXT_STEP)),
+        None => Err(next_step()),
     };
     match outcome.and_then(|text| failure::print(&text)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
 }
-
-const NEXT_STEP: &str = "\
-no command given
-
-To try Sealwire on this machine, start a Coordinator on a simulated TEE:
-  echo 'package coordinator' > coordinator.rego
-  sealwire evidence platform-key -o platform.pem
-  sealwire evidence simulate --platform-key platform.pem --policy coordinator.rego -o tee.json
-  sealwire-coordinator --store history.redb --allow-simulated-tee --simulated-tee tee.json
-then write a manifest of what it may trust, set that, and verify what you got:
-  sealwire manifest new --help
-  sealwire set -c localhost:1313 -m manifest.json --allow-simulated-tee
-  sealwire verify -c localhost:1313 -m manifest.json --allow-simulated-tee
-
-Or, without a Coordinator, make a PKI and a certificate for each workload:
-  sealwire pki init --dir pki --trust-domain mesh.local
-  sealwire pki issue --dir pki --name web --out web-tls
-
-All commands: sealwire --help";
 
 const EXAMPLES: &str = "\
 Examples, with a Coordinator:
