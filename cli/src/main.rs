@@ -9,15 +9,18 @@ mod args;
 mod check;
 mod client;
 mod colour;
+mod completions;
 mod config;
 mod connections;
 mod doctor;
 mod evidence;
 mod failure;
 mod files;
+mod man;
 mod manifest;
 mod next_step;
 mod pki;
+mod program;
 mod recover;
 mod set;
 mod sign;
@@ -55,6 +58,8 @@ enum Command {
     Manifest(manifest::Manifest),
     /// Make certificates for development and tests, without a Coordinator.
     Pki(pki::Pki),
+    Completions(completions::Completions),
+    Man(man::Manual),
 }
 
 fn main() -> ExitCode {
@@ -72,6 +77,8 @@ fn main() -> ExitCode {
         Some(Command::Config(config)) => config.run(),
         Some(Command::Manifest(manifest)) => manifest.run(),
         Some(Command::Pki(pki)) => pki.run(),
+        Some(Command::Completions(completions)) => completions.run(),
+        Some(Command::Man(manual)) => manual.run(),
         None => Err(next_step()),
     };
     match outcome.and_then(|text| failure::print(&text)) {

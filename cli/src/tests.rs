@@ -29,7 +29,7 @@ fn words(command: &str) -> Vec<String> {
     let mut words: Vec<String> = Vec::new();
     for word in command
         .split_whitespace()
-        .take_while(|it| *it != "|")
+        .take_while(|it| ![">", "|"].contains(it))
     {
         let Some(start) = word.strip_suffix("...") else {
             words.push(word.to_owned());

@@ -77,7 +77,7 @@ fn dpkg_has(package: &str) -> bool {
 
 /// The program that each package is installed for. One that came otherwise is as good, and some
 /// packages would replace a variant that someone has chosen (nginx-light, nginx-full).
-const PROGRAMS: [(&str, &str); 22] = [
+const PROGRAMS: [(&str, &str); 24] = [
     ("binutils", "strip"),
     ("busybox-static", "busybox"),
     ("cpio", "cpio"),
@@ -87,9 +87,11 @@ const PROGRAMS: [(&str, &str); 22] = [
     ("g++", "g++"),
     ("gcc", "cc"),
     ("gnutls-bin", "gnutls-serv"),
+    ("groff-base", "groff"),
     ("iperf3", "iperf3"),
     ("iproute2", "ip"),
     ("kmod", "depmod"),
+    ("man-db", "man"),
     ("nginx-light", "nginx"),
     ("nodejs", "node"),
     ("opensc", "pkcs11-tool"),
