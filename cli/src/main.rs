@@ -4,17 +4,23 @@
 
 #![forbid(unsafe_code)]
 
+mod admin;
 mod args;
 mod check;
 mod client;
 mod colour;
+mod completions;
 mod config;
+mod connections;
 mod doctor;
 mod evidence;
 mod failure;
 mod files;
+mod man;
 mod manifest;
+mod next_step;
 mod pki;
+mod program;
 mod recover;
 mod set;
 mod sign;
@@ -25,7 +31,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::failure::Failure;
+use crate::next_step::next_step;
 
 /// Wraps the TCP connections of unmodified programs in mutual TLS.
 #[derive(Parser)]
@@ -43,6 +49,7 @@ enum Command {
     Sign(sign::Sign),
     Status(status::Status),
     Evidence(evidence::Evidence),
+    Connections(connections::Connections),
     Doctor(doctor::Doctor),
     Check(check::Check),
     /// Show the agent's configuration in force, and the schema of its file.
@@ -51,6 +58,8 @@ enum Command {
     Manifest(manifest::Manifest),
     /// Make certificates for development and tests, without a Coordinator.
     Pki(pki::Pki),
+    Completions(completions::Completions),
+    Man(man::Manual),
 }
 
 fn main() -> ExitCode {
@@ -62,37 +71,21 @@ fn main() -> ExitCode {
         Some(Command::Sign(sign)) => sign.run(),
         Some(Command::Status(status)) => status.run(),
         Some(Command::Evidence(evidence)) => evidence.run(),
+        Some(Command::Connections(connections)) => connections.run(),
         Some(Command::Doctor(doctor)) => doctor.run(),
         Some(Command::Check(check)) => check.run(),
         Some(Command::Config(config)) => config.run(),
         Some(Command::Manifest(manifest)) => manifest.run(),
         Some(Command::Pki(pki)) => pki.run(),
-        None => Err(Failure::usage(NEXT_STEP)),
+        Some(Command::Completions(completions)) => completions.run(),
+        Some(Command::Man(manual)) => manual.run(),
+        None => Err(next_step()),
     };
     match outcome.and_then(|text| failure::print(&text)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
 }
-
-const NEXT_STEP: &str = "\
-no command given
-
-To try Sealwire on this machine, start a Coordinator on a simulated TEE:
-  echo 'package coordinator' > coordinator.rego
-  sealwire evidence platform-key -o platform.pem
-  sealwire evidence simulate --platform-key platform.pem --policy coordinator.rego -o tee.json
-  sealwire-coordinator --store history.redb --allow-simulated-tee --simulated-tee tee.json
-then write a manifest of what it may trust, set that, and verify what you got:
-  sealwire manifest new --help
-  sealwire set -c localhost:1313 -m manifest.json --allow-simulated-tee
-  sealwire verify -c localhost:1313 -m manifest.json --allow-simulated-tee
-
-Or, without a Coordinator, make a PKI and a certificate for each workload:
-  sealwire pki init --dir pki --trust-domain mesh.local
-  sealwire pki issue --dir pki --name web --out web-tls
-
-All commands: sealwire --help";
 
 const EXAMPLES: &str = "\
 Examples, with a Coordinator:
@@ -109,6 +102,9 @@ Without one:
 Before an agent starts:
   sealwire doctor
   sealwire check /etc/sealwire/agent.toml
+
+While it runs:
+  sealwire connections --admin-port 9464 --watch
 
 Exit codes: 0 done, 1 failed or refused, 2 wrong usage or configuration.";
 

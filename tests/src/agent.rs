@@ -82,7 +82,17 @@ impl Agent {
 
     /// Its counters.
     pub fn metrics(&self) -> Result<Metrics> {
-        Ok(Metrics::parse(&self.get("/metrics")?.body))
+        Ok(Metrics::parse(&self.metrics_text()?))
+    }
+
+    /// The same, as it writes them.
+    pub fn metrics_text(&self) -> Result<String> {
+        Ok(self.get("/metrics")?.body)
+    }
+
+    /// The loopback port on which it answers.
+    pub fn admin_port(&self) -> u16 {
+        self.config.admin_port
     }
 
     /// The connections that it has at present.
