@@ -330,7 +330,8 @@ impl Agent {
         Answer::fetch(self.config.admin_port, path)
     }
 
-    fn log_line(&self, target: &str, mut matches: impl FnMut(&Value) -> bool) -> Result<Value> {
+    /// Waits for a log line of this target that `matches`; its fields.
+    pub fn log_line(&self, target: &str, mut matches: impl FnMut(&Value) -> bool) -> Result<Value> {
         let found = self
             .running()?
             .stderr_output()
@@ -510,6 +511,9 @@ pub struct WorkloadConfig {
     /// `mtls`, `tls` or `plaintext`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ingress_default: Option<&'static str>,
+    /// Whether peers that no list has are let through and told.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
     /// Rules by port.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ingress: Vec<IngressRule>,
