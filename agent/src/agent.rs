@@ -46,6 +46,7 @@ use crate::{
     registry::Registry,
     reload::{Changes, InForce},
     report::Telemetry,
+    service_manager::{self, Pulse},
     serving::{Candidate, Serving},
     signals::{Heard, Signals},
     take_over::{
@@ -193,6 +194,7 @@ pub fn run(
                 .pins()
                 .forget_other_agents(&own_cgroup)?,
         }
+        service_manager::ready();
         let mut holder = Holder::listen(instance.as_str())
             .map_err(failed("listening for an agent that takes over"))?;
         loop {
@@ -335,6 +337,7 @@ impl Parts {
             .metrics()
             .set_kernel_tls(kernel_tls.capabilities());
         let mut threads = Vec::new();
+        let mut pulses = Vec::new();
         for (index, entrances) in receivers.into_iter().enumerate() {
             let start = Start {
                 index,
@@ -344,9 +347,12 @@ impl Parts {
                 registry: registry.clone(),
                 telemetry: telemetry.clone(),
                 kernel_tls: kernel_tls.clone(),
+                pulse: Pulse::new(),
             };
+            pulses.push(start.pulse.clone());
             threads.push(worker::spawn(start).map_err(failed("starting a worker"))?);
         }
+        tokio::task::spawn_local(service_manager::watchdog(pulses));
         let reports = follow_reports(&serving, &telemetry)?;
         if let Some((prepared, slots)) = enrolment {
             let metrics = telemetry.metrics().coordinator();
@@ -525,6 +531,7 @@ impl Running {
             lock: _lock,
             ..
         } = self;
+        service_manager::stopping();
         drop(beating);
         serving.stop(Stop::Draining);
         info!(

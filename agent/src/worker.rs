@@ -25,6 +25,7 @@ use crate::{
     policy::Direction,
     registry::Registry,
     report::{Reporter, Telemetry},
+    service_manager::Pulse,
     strangers::Strangers,
     workload::Workload,
 };
@@ -46,6 +47,8 @@ pub(crate) struct Start {
     pub telemetry: Arc<Telemetry>,
     /// What the kernel's TLS is used for.
     pub kernel_tls: Arc<KernelTls>,
+    /// That its event loop turns.
+    pub pulse: Pulse,
 }
 
 /// One worker's ways into one workload.
@@ -120,6 +123,7 @@ async fn run(start: Start) {
         registry: start.registry,
         kernel_tls: start.kernel_tls,
     });
+    tokio::task::spawn_local(start.pulse.beat());
     let mut doors = JoinSet::new();
     let mut entrances = start.entrances;
     loop {
