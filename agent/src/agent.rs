@@ -8,7 +8,6 @@ use std::{
     os::fd::OwnedFd,
     path::PathBuf,
     sync::Arc,
-    thread::JoinHandle,
     time::Duration,
 };
 
@@ -18,46 +17,32 @@ use nix::sys::{
     resource::{Resource, getrlimit, setrlimit},
 };
 use thiserror::Error;
-use tokio::{
-    runtime,
-    sync::mpsc,
-    task::{AbortHandle, LocalSet},
-    time::sleep,
-};
-use tracing::{info, warn};
+use tokio::{runtime, sync::mpsc, task::LocalSet};
+use tracing::info;
 
 use crate::{
     admin::{Admin, AdminError, AdminState},
-    bpf::{
-        BpfError, ConnectionMaps, ControlMaps, Heartbeat, KernelReports, Options, Pins, Steering,
-        version,
-    },
-    causes::with_causes,
+    bpf::{BpfError, ConnectionMaps, ControlMaps, Heartbeat, Options, Pins, Steering, version},
     certificates::CertificateError,
     config::{CertificateOrigin, Config, ConfigOrigin, LocalAcceleration},
     enrolment::{Enroller, Prepared, SetupError, Slot},
     heartbeat::Beating,
     instance::{InstanceLock, LockError},
     interfaces::InterfaceError,
-    kernel_reports,
     kernel_tls::KernelTls,
     policy::WorkloadName,
     readiness::ReadinessBoard,
     registry::Registry,
     reload::{Changes, InForce},
     report::Telemetry,
+    running::{Offered, Running, follow_reports},
     service_manager::{self, Pulse},
     serving::{Candidate, Serving},
     signals::{Heard, Signals},
-    take_over::{
-        Heir, Holder, Inherited, Item, Outcome, Predecessor, Request, TakeOverError, Terms,
-    },
-    worker::{self, Start, Stop},
+    take_over::{Heir, Holder, Inherited, Item, TakeOverError, Terms},
+    worker::{self, Start},
     workload::{WorkloadError, own_cgroup},
 };
-
-/// How long connections may go on after the agent was told to stop.
-const DRAIN: Duration = Duration::from_secs(10);
 
 /// Why the agent could not start.
 #[derive(Debug, Error)]
@@ -210,9 +195,16 @@ pub fn run(
                     }
                 },
                 Some(request) = holder.next() => {
-                    if let Some(drain) = running.offer(request, &terms).await {
-                        running.leave(drain, &mut signals).await;
-                        return Ok(());
+                    match running.offer(request, &terms, &mut signals).await {
+                        Offered::InVain => {}
+                        Offered::Taken { drain } => {
+                            running.leave(drain, &mut signals).await;
+                            return Ok(());
+                        }
+                        Offered::Stopped => {
+                            running.end(&mut signals).await;
+                            return Ok(());
+                        }
                     }
                 }
             }
@@ -227,20 +219,6 @@ fn terms(config: &Config) -> Terms {
         workers: config.workers.get(),
         local_acceleration: config.local_acceleration == LocalAcceleration::SkMsg,
     }
-}
-
-/// What runs, to be ended in order.
-#[derive(Debug)]
-struct Running {
-    beating: Beating,
-    serving: Serving,
-    in_force: InForce,
-    workers: Vec<JoinHandle<()>>,
-    telemetry: Arc<Telemetry>,
-    reports: AbortHandle,
-    /// Its sockets once more, and who answers there.
-    admin: Option<(Vec<OwnedFd>, AbortHandle)>,
-    lock: InstanceLock,
 }
 
 async fn start(
@@ -405,164 +383,6 @@ async fn admin(port: NonZeroU16, inherited: Vec<OwnedFd>) -> Result<Admin, Agent
     }
     drop(inherited);
     Ok(Admin::bind(port).await?)
-}
-
-fn follow_reports(
-    serving: &Serving,
-    telemetry: &Arc<Telemetry>,
-) -> Result<AbortHandle, AgentError> {
-    let reports = KernelReports::open(serving.steering().pins())?;
-    let follow = kernel_reports::follow(reports, serving.watch(), telemetry.clone());
-    Ok(tokio::task::spawn_local(follow).abort_handle())
-}
-
-impl Running {
-    /// Once the agent before has ended, what served its sockets is taken away.
-    fn steering_after(&self, before: Predecessor, own_cgroup: PathBuf) {
-        let ended = tokio::task::spawn_blocking(|| before.wait());
-        let pins = self.serving.steering().pins().clone();
-        tokio::task::spawn_local(async move {
-            let _ = ended.await;
-            match pins.forget_other_agents(&own_cgroup) {
-                Ok(()) => info!("the agent that ran before has ended"),
-                Err(error) => {
-                    let error = with_causes(&error);
-                    warn!(
-                        error,
-                        "the program for the sockets of the agent before stays attached"
-                    );
-                }
-            }
-        });
-    }
-
-    /// Gives an heir what it needs; for how long to drain, once it serves. Otherwise this agent goes
-    /// on as if nobody had asked.
-    async fn offer(&mut self, request: Request, terms: &Terms) -> Option<Duration> {
-        let Request {
-            terms: of_heir,
-            answer,
-            outcome,
-        } = request;
-        let gifts = match terms.objection(&of_heir) {
-            Some(objection) => Err(objection),
-            None => self.share().map_err(|error| error.to_string()),
-        };
-        if let Err(why) = &gifts {
-            warn!(why, "another agent may not take over");
-        }
-        let is_offered = gifts.is_ok();
-        if is_offered {
-            info!("another agent takes over");
-            // There is one queue of them, and two that read it would disturb each other.
-            self.reports.abort();
-        }
-        let _ = answer.send(gifts);
-        if !is_offered {
-            return None;
-        }
-        let why = match outcome.await {
-            Ok(Outcome::Serving { drain, left }) => {
-                self.stop_accepting();
-                let _ = left.send(());
-                return Some(drain);
-            }
-            Ok(Outcome::Failed(why)) => why,
-            Err(_) => "nobody knows what became of it".to_owned(),
-        };
-        warn!(why, "the other agent has not taken over; this one goes on");
-        let resumed = self.serving.resume().and_then(|()| {
-            self.reports = follow_reports(&self.serving, &self.telemetry)?;
-            Ok(())
-        });
-        if let Err(error) = resumed {
-            let error = with_causes(&error);
-            warn!(
-                error,
-                "not everything is as it was before; restart this agent"
-            );
-        }
-        None
-    }
-
-    fn share(&self) -> io::Result<Vec<(Item, OwnedFd)>> {
-        let mut gifts = self.serving.share()?;
-        gifts.push((Item::Lock, self.lock.share()?));
-        for socket in self.admin.iter().flat_map(|(sockets, _)| sockets) {
-            gifts.push((Item::Admin, socket.try_clone()?));
-        }
-        Ok(gifts)
-    }
-
-    /// From now on another agent does.
-    fn stop_accepting(&mut self) {
-        self.serving.leave();
-        self.serving.stop(Stop::Draining);
-        if let Some((_, admin)) = self.admin.take() {
-            admin.abort();
-        }
-    }
-
-    /// Lets the connections run until they end, or for this long.
-    async fn leave(self, drain: Duration, signals: &mut Signals) {
-        let Self {
-            beating,
-            mut serving,
-            workers,
-            lock,
-            ..
-        } = self;
-        beating.leave();
-        lock.leave();
-        info!(
-            seconds = drain.as_secs(),
-            "another agent serves; this one drains. A signal ends it at once"
-        );
-        drained(&workers, &mut serving, drain, signals).await;
-        info!("the agent has ended; another one serves its workloads");
-    }
-
-    /// Refuses what is new, lets run what runs for a while, then ends it.
-    async fn end(self, signals: &mut Signals) {
-        let Self {
-            beating,
-            mut serving,
-            workers,
-            lock: _lock,
-            ..
-        } = self;
-        service_manager::stopping();
-        drop(beating);
-        serving.stop(Stop::Draining);
-        info!(
-            seconds = DRAIN.as_secs(),
-            "draining; a second signal ends it at once"
-        );
-        drained(&workers, &mut serving, DRAIN, signals).await;
-        info!("the agent has stopped; connections of its workloads stay refused");
-    }
-}
-
-/// Until the last connection has ended; those that last longer, or until a signal, are reset.
-async fn drained(
-    workers: &[JoinHandle<()>],
-    serving: &mut Serving,
-    drain: Duration,
-    signals: &mut Signals,
-) {
-    tokio::select! {
-        () = finished(workers) => {}
-        () = sleep(drain) => {}
-        () = signals.stop() => {}
-    }
-    serving.stop(Stop::Now);
-    finished(workers).await;
-}
-
-async fn finished(workers: &[JoinHandle<()>]) {
-    while !workers.iter().all(JoinHandle::is_finished) {
-        sleep(Duration::from_millis(20)).await;
-    }
 }
 
 fn lock(config: &Config) -> Result<InstanceLock, AgentError> {

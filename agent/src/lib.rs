@@ -48,6 +48,7 @@ mod signals;
 
 mod agent;
 mod reload;
+mod running;
 mod service_manager;
 mod serving;
 mod take_over;
