@@ -336,6 +336,9 @@ impl Parts<'_> {
         if let Some(admin) = admin {
             let state = AdminState {
                 registry,
+                refusals: telemetry.refusals().clone(),
+                workloads: watch::channel(workloads.clone()).1,
+                kernel_tls,
                 metrics: telemetry.metrics().clone(),
                 readiness: board.watch(),
                 config_json: config_json(config)?,

@@ -556,7 +556,7 @@ impl LaneMetrics {
             workload,
             direction,
         } = self.labels.clone();
-        let Datapath { name, why } = datapath;
+        let Datapath { name, why, .. } = datapath;
         self.datapaths
             .get_or_create(&DatapathLabels {
                 workload,
@@ -777,6 +777,7 @@ mod tests {
         lane.entered(Datapath {
             name: "kernel",
             why: "both",
+            means: "both directions",
         });
         lane.key_limit_near();
         lane.spliced(6);

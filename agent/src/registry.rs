@@ -9,6 +9,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::ops::Deref;
+use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
@@ -20,7 +21,7 @@ use userspace_tls::{StopSignal, Traffic};
 use crate::connection::CloseCause;
 use crate::local_acceleration::LocalHop;
 use crate::metrics::LaneMetrics;
-use crate::policy::{Direction, Mode};
+use crate::policy::{Direction, Mode, RuleRef};
 
 /// The open connections of every worker.
 #[derive(Debug)]
@@ -44,6 +45,7 @@ impl Registry {
         let Opening {
             lane,
             mode,
+            rule,
             from,
             to,
             opened,
@@ -55,6 +57,7 @@ impl Registry {
             id,
             lane,
             mode,
+            rule,
             from,
             to,
             opened,
@@ -87,6 +90,12 @@ impl Registry {
         connections
     }
 
+    /// The open connection of this number.
+    pub(crate) fn find(&self, id: ConnectionId) -> Option<Arc<Connection>> {
+        let mut shards = self.shards.iter();
+        shards.find_map(|shard| shard.with(|open| open.get(&id).cloned()))
+    }
+
     /// Ends the connections that meet `condition`, wherever they stand: in their handshake or with
     /// bytes flowing. Each is reset on both sides by its own worker, which is woken for it. How many
     /// there are that nobody had ended before.
@@ -117,6 +126,8 @@ pub(crate) struct Opening {
     pub lane: Arc<LaneMetrics>,
     /// How its bytes will travel.
     pub mode: Mode,
+    /// The rule that let it through.
+    pub rule: RuleRef,
     /// Who opened it.
     pub from: SocketAddr,
     /// Where to, as the opener named it.
@@ -164,6 +175,7 @@ pub(crate) struct Connection {
     id: ConnectionId,
     lane: Arc<LaneMetrics>,
     mode: Mode,
+    rule: RuleRef,
     from: SocketAddr,
     to: SocketAddr,
     opened: Instant,
@@ -186,6 +198,16 @@ impl Connection {
     /// The name of the workload whose connection it is.
     pub(crate) fn workload(&self) -> &str {
         self.lane.workload()
+    }
+
+    /// Which way it goes.
+    pub(crate) fn direction(&self) -> Direction {
+        self.lane.direction()
+    }
+
+    /// The rule that let it through.
+    pub(crate) fn rule(&self) -> RuleRef {
+        self.rule
     }
 
     /// How its bytes travel.
@@ -269,8 +291,9 @@ impl Connection {
         ConnectionView {
             id: self.id(),
             workload: self.workload(),
-            direction: self.lane.direction(),
+            direction: self.direction(),
             mode: self.mode,
+            rule: self.rule,
             from: self.from,
             to: self.to,
             identity: established.map(|it| it.identity.as_str()),
@@ -315,11 +338,27 @@ impl Connection {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub(crate) struct ConnectionId(u64);
 
+impl FromStr for ConnectionId {
+    type Err = NoConnectionId;
+
+    fn from_str(text: &str) -> Result<Self, NoConnectionId> {
+        if !text.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(NoConnectionId);
+        }
+        text.parse().map(Self).map_err(|_| NoConnectionId)
+    }
+}
+
 impl fmt::Display for ConnectionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
 }
+
+/// A text is not the number of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("is no connection's number; write it as /connections does, such as 17")]
+pub(crate) struct NoConnectionId;
 
 /// What a handshake found.
 #[derive(Clone, Debug)]
@@ -343,6 +382,8 @@ pub(crate) struct Datapath {
     pub name: &'static str,
     /// Why that one.
     pub why: &'static str,
+    /// What that means.
+    pub means: &'static str,
 }
 
 /// How far a connection has come.
@@ -362,6 +403,7 @@ pub(crate) struct ConnectionView<'a> {
     pub workload: &'a str,
     pub direction: Direction,
     pub mode: Mode,
+    pub rule: RuleRef,
     pub from: SocketAddr,
     pub to: SocketAddr,
     pub identity: Option<&'a str>,
@@ -407,6 +449,7 @@ mod tests {
         Opening {
             lane: Arc::clone(web.lane(Direction::Egress)),
             mode: Mode::Mtls,
+            rule: RuleRef::EgressDefault,
             from: "10.0.0.1:40000".parse().unwrap(),
             to: "[fd00::1]:80".parse().unwrap(),
             opened: Instant::now(),
@@ -460,6 +503,7 @@ mod tests {
         connection.set_datapath(Datapath {
             name: "userspace",
             why: "few bytes so far",
+            means: "it is young",
         });
         connection.set_local_hop(LocalHop::SkMsg);
         connection.traffic().sent.store(5, Ordering::Relaxed);
@@ -467,6 +511,7 @@ mod tests {
             serde_json::to_value(connection.view(now)).unwrap(),
             serde_json::json!({
                 "id": 1, "workload": "web", "direction": "egress", "mode": "mtls",
+                "rule": "egress default",
                 "from": "10.0.0.1:40000", "to": "[fd00::1]:80",
                 "identity": "spiffe://mesh.local/ns/default/sa/web",
                 "peer": "spiffe://mesh.local/ns/default/sa/db", "datapath": "userspace",

@@ -3,7 +3,7 @@ use std::{sync::Arc, time::SystemTime};
 use userspace_tls::MeshTls;
 
 use super::{
-    Door, NamedListener,
+    Door,
     intercept::{Ends, Intercepted},
     refusal::{Cause, Refusal, RefusalReason},
 };
@@ -56,6 +56,7 @@ impl Intercepted {
                 let opening = Opening {
                     lane: door.reporter.lane().clone(),
                     mode: protection.mode(),
+                    rule,
                     from: self.ends.from,
                     to: self.ends.to,
                     opened: self.since,
@@ -76,19 +77,14 @@ impl Intercepted {
 
 fn egress<'a>(door: &'a Door, ends: &Ends) -> Result<(RuleRef, Protection<'a>), Cause> {
     if let Some(listener) = &door.listener {
-        let NamedListener { index, rule, .. } = &**listener;
-        let EgressListener { listen, peers, .. } = rule;
+        let EgressListener { peers, .. } = &listener.rule;
         // Whatever its name leads to: no answer of a resolver makes this anything but mutual TLS.
         let protection = Protection::Tls {
             mode: Mode::Mtls,
             tls: usable(door, SystemTime::now())?,
             peers,
         };
-        let rule = RuleRef::Listener {
-            index: *index,
-            listen: *listen,
-        };
-        return Ok((rule, protection));
+        return Ok((listener.rule_ref(), protection));
     }
     let decision = door.workload.egress.decide(ends.to);
     let protection = match decision.mode {
@@ -100,7 +96,7 @@ fn egress<'a>(door: &'a Door, ends: &Ends) -> Result<(RuleRef, Protection<'a>), 
         EgressMode::Plaintext => Protection::Plaintext,
         EgressMode::Deny => {
             let detail = format!("{} says deny", decision.rule);
-            return Err(Cause::new(RefusalReason::DeniedByRule, detail));
+            return Err(Cause::new(RefusalReason::DeniedByRule, detail).under(decision.rule));
         }
     };
     Ok((decision.rule, protection))
@@ -116,7 +112,7 @@ fn ingress<'a>(door: &'a Door, ends: &Ends) -> Result<(RuleRef, Protection<'a>),
                 "{} says plaintext, yet the kernel turned it here",
                 decision.rule
             );
-            return Err(Cause::new(RefusalReason::PlaintextPort, detail));
+            return Err(Cause::new(RefusalReason::PlaintextPort, detail).under(decision.rule));
         }
     };
     let protection = Protection::Tls {

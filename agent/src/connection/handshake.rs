@@ -48,6 +48,7 @@ impl Authorized<'_> {
     /// Connects the second socket and lets the peer prove itself.
     pub(super) async fn establish(self, door: &Door) -> Result<Established, Refusal> {
         let Ends { from, to, .. } = self.intercepted.ends;
+        let rule = self.rule;
         let connection = self.entry.connection();
         let established = unless_closed(connection.stop(), async {
             match door.direction {
@@ -63,7 +64,7 @@ impl Authorized<'_> {
                     .borrow_mut()
                     .refuse(workload, to, REFUSED_LIFETIME);
             }
-            cause.between(Some(from), Some(to))
+            cause.under(rule).between(Some(from), Some(to))
         })
     }
 

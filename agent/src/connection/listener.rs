@@ -10,7 +10,7 @@ use super::{
     intercept::{Ends, Intercepted},
     refusal::{Cause, Refusal, RefusalReason},
 };
-use crate::{config::EgressListener, names::Names};
+use crate::{config::EgressListener, names::Names, policy::RuleRef};
 
 /// A listener that the configuration names, and who knows where it leads.
 #[derive(Debug)]
@@ -21,6 +21,16 @@ pub(crate) struct NamedListener {
     pub rule: EgressListener,
     /// Looks up its host.
     pub names: std::rc::Rc<Names>,
+}
+
+impl NamedListener {
+    /// How logs name it.
+    pub(super) fn rule_ref(&self) -> RuleRef {
+        RuleRef::Listener {
+            index: self.index,
+            listen: self.rule.listen,
+        }
+    }
 }
 
 impl Intercepted {
@@ -35,19 +45,25 @@ impl Intercepted {
         let listen = rule.listen.into();
         let from = stream.peer_addr().map_err(|error| {
             let detail = format!("reading the socket's addresses: {error}");
-            Cause::new(RefusalReason::NoOriginalDestination, detail).between(None, Some(listen))
+            Cause::new(RefusalReason::NoOriginalDestination, detail)
+                .under(listener.rule_ref())
+                .between(None, Some(listen))
         })?;
+        let refused_to = |to, cause: Cause| {
+            cause
+                .under(listener.rule_ref())
+                .between(Some(from), Some(to))
+        };
         let failed = |cause: Cause| {
-            let Cause { reason, detail } = cause;
-            let detail = format!("{} of {}: {detail}", rule.remote, rule.listen);
-            Cause { reason, detail }
+            let detail = format!("{} of {}: {}", rule.remote, rule.listen, cause.detail);
+            Cause { detail, ..cause }
         };
         // Without a certificate there is no TCP at all.
         super::authorize::usable(door, SystemTime::now())
-            .map_err(|cause| cause.between(Some(from), Some(listen)))?;
+            .map_err(|cause| refused_to(listen, cause))?;
         let addresses = names.look_up(&rule.remote).await.map_err(|error| {
             let cause = Cause::new(RefusalReason::NameLookup, error.to_string());
-            failed(cause).between(Some(from), Some(listen))
+            refused_to(listen, failed(cause))
         })?;
         let mut refused = None;
         for to in addresses {
@@ -73,7 +89,7 @@ impl Intercepted {
             || (listen, Cause::new(RefusalReason::NameLookup, "no address")),
             |(to, cause)| (to, failed(cause)),
         );
-        Err(cause.between(Some(from), Some(to)))
+        Err(refused_to(to, cause))
     }
 }
 

@@ -130,6 +130,7 @@ impl Bed {
             Opening {
                 lane: Arc::clone(metrics.lane(Direction::Ingress)),
                 mode: Mode::Mtls,
+                rule: RuleRef::IngressDefault,
                 from: "10.0.0.1:40000".parse().unwrap(),
                 to: "10.0.0.2:80".parse().unwrap(),
                 opened: StdInstant::now(),

@@ -10,7 +10,7 @@ use crate::{
         testing::{TestMesh, id, issued},
     },
     metrics::Metrics,
-    policy::Direction,
+    policy::{Direction, RuleRef},
     registry::{Established, Opening, Registration},
 };
 
@@ -193,6 +193,7 @@ impl Bed {
             Opening {
                 lane: Arc::clone(metrics.lane(Direction::Ingress)),
                 mode,
+                rule: RuleRef::IngressDefault,
                 from: "10.0.0.1:40000".parse().unwrap(),
                 to: "10.0.0.2:80".parse().unwrap(),
                 opened: Instant::now(),
