@@ -1,11 +1,12 @@
 //! The admin interface over HTTP: readiness, metrics, open connections, refusals with their
-//! explanation, and configuration.
+//! explanation, configuration, and a page for people that shows them live.
 //!
 //! Answers `GET` on the loopback addresses of the agent's own namespace, and changes nothing. Who
 //! can reach it sees which peers talk; it holds no key and no byte of a connection.
 
 mod explain;
 mod listener;
+mod page;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -143,7 +144,7 @@ pub(crate) struct WorkloadReadiness {
 }
 
 fn router(state: AdminState) -> Router {
-    Router::new()
+    page::routes()
         .route("/ready", get(ready))
         .route("/metrics", get(metrics))
         .route("/connections", get(connections))
@@ -267,7 +268,7 @@ async fn config(State(state): State<AdminState>) -> Response {
 }
 
 async fn unknown_path() -> Response {
-    let hint = "unknown path; there are /ready, /metrics, /connections, /refusals, /explain and \
+    let hint = "unknown path; there are /, /ready, /metrics, /connections, /refusals, /explain and \
                 /config\n";
     (StatusCode::NOT_FOUND, hint).into_response()
 }

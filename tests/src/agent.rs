@@ -74,6 +74,11 @@ impl Agent {
         self.wait_for("it is not ready", |agent| Ok(agent.ready()?.0))
     }
 
+    /// The port of its admin interface.
+    pub fn admin_port(&self) -> u16 {
+        self.config.admin_port
+    }
+
     /// Whether it is ready, and what it says of each workload.
     pub fn ready(&self) -> Result<(bool, Value)> {
         let answer = self.get("/ready")?;
@@ -239,7 +244,7 @@ impl Agent {
     }
 
     fn get(&self, path: &str) -> Result<Answer> {
-        Answer::fetch(self.config.admin_port, path)
+        Answer::fetch(self.admin_port(), path)
     }
 
     fn log_line(&self, target: &str, mut matches: impl FnMut(&Value) -> bool) -> Result<Value> {

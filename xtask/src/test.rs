@@ -185,7 +185,7 @@ impl std::ops::AddAssign for Report {
 const SERVICES: [&str; 5] = ["etcd-server", "gnutls-bin", "opensc", "openssl", "softhsm2"];
 
 /// The unmodified programs that the tests run through Sealwire, and what they run beside it.
-pub(crate) const PROGRAMS: [&str; 12] = [
+pub(crate) const PROGRAMS: [&str; 13] = [
     "nginx-light",
     "etcd-server",
     "faketime",
@@ -198,6 +198,7 @@ pub(crate) const PROGRAMS: [&str; 12] = [
     "openssl",
     "gnutls-bin",
     "nodejs",
+    "chromium",
 ];
 
 /// Each test has an agent and programs of its own; more at once would time out on two cores.

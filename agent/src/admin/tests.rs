@@ -242,6 +242,30 @@ async fn an_explanation_is_json_and_its_absence_a_sentence() {
 }
 
 #[tokio::test]
+async fn the_page_lets_nothing_in_from_elsewhere() {
+    let served = Served::start().await;
+    for (path, kind) in [
+        ("/", "text/html"),
+        ("/live.css", "text/css"),
+        ("/live.js", "text/javascript"),
+    ] {
+        let (status, headers, body) = served.get(path).await;
+        assert_eq!(status, "HTTP/1.1 200 OK", "{path}");
+        assert!(
+            headers.contains(&format!("content-type: {kind}")),
+            "{headers}"
+        );
+        assert!(
+            headers.contains("content-security-policy: default-src 'none'; script-src 'self'"),
+            "{headers}"
+        );
+        for foreign in ["http:", "https:", "style=", "onclick", "innerHTML"] {
+            assert!(!body.contains(foreign), "{path} has {foreign}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn the_configuration_is_shown_as_it_is() {
     let served = Served::start().await;
     assert_eq!(served.get("/config").await.2, r#"{"workers":1}"#);
