@@ -99,7 +99,8 @@ fn summary(config: &Config) -> Result<String, std::fmt::Error> {
     Ok(text)
 }
 
-fn count(number: usize, what: &str) -> String {
+/// So many of something, by its name.
+pub(crate) fn count(number: usize, what: &str) -> String {
     match number {
         1 => format!("1 {what}"),
         number => format!("{number} {what}s"),

@@ -13,6 +13,27 @@ pub(crate) enum Failure {
     Refused(String),
     /// The same, of a configuration.
     Invalid(String),
+    /// Somebody has seen enough.
+    Stopped(Stopped),
+}
+
+/// Which signal ended a command that goes on until one comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stopped {
+    /// Ctrl-C.
+    Interrupted,
+    /// SIGTERM.
+    Terminated,
+}
+
+impl Stopped {
+    /// What a shell makes of a program that such a signal has killed.
+    fn code(self) -> u8 {
+        match self {
+            Self::Interrupted => 128 + 2,
+            Self::Terminated => 128 + 15,
+        }
+    }
 }
 
 impl Failure {
@@ -34,6 +55,7 @@ impl Failure {
                 let _ = print(answer);
                 return ExitCode::from(USAGE);
             }
+            Self::Stopped(stopped) => return ExitCode::from(stopped.code()),
         };
         // Where nobody listens, the exit code has to do.
         let _ = writeln!(io::stderr(), "error: {error:#}");

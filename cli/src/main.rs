@@ -4,11 +4,13 @@
 
 #![forbid(unsafe_code)]
 
+mod admin;
 mod args;
 mod check;
 mod client;
 mod colour;
 mod config;
+mod connections;
 mod doctor;
 mod evidence;
 mod failure;
@@ -43,6 +45,7 @@ enum Command {
     Sign(sign::Sign),
     Status(status::Status),
     Evidence(evidence::Evidence),
+    Connections(connections::Connections),
     Doctor(doctor::Doctor),
     Check(check::Check),
     /// Show the agent's configuration in force, and the schema of its file.
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         Some(Command::Sign(sign)) => sign.run(),
         Some(Command::Status(status)) => status.run(),
         Some(Command::Evidence(evidence)) => evidence.run(),
+        Some(Command::Connections(connections)) => connections.run(),
         Some(Command::Doctor(doctor)) => doctor.run(),
         Some(Command::Check(check)) => check.run(),
         Some(Command::Config(config)) => config.run(),
@@ -109,6 +113,9 @@ Without one:
 Before an agent starts:
   sealwire doctor
   sealwire check /etc/sealwire/agent.toml
+
+While it runs:
+  sealwire connections --admin-port 9464 --watch
 
 Exit codes: 0 done, 1 failed or refused, 2 wrong usage or configuration.";
 
