@@ -91,7 +91,8 @@ impl Browser {
         };
         browser.prepare(screen)?;
         browser.call("Page.navigate", json!({ "url": url }))?;
-        browser.wait_until("location.href !== 'about:blank' && document.readyState === 'complete'")?;
+        browser
+            .wait_until("location.href !== 'about:blank' && document.readyState === 'complete'")?;
         Ok(browser)
     }
 
