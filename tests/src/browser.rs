@@ -73,6 +73,7 @@ impl Browser {
             .arg(format!("--user-data-dir={}", profile.path().display()))
             .arg("about:blank")
             .env("HOME", profile.path())
+            .env("TMPDIR", profile.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(errors)
@@ -90,7 +91,7 @@ impl Browser {
             profile,
         };
         browser.prepare(screen)?;
-        browser.call("Page.navigate", json!({ "url": url }))?;
+        browser.call("Page.navigate", &json!({ "url": url }))?;
         browser
             .wait_until("location.href !== 'about:blank' && document.readyState === 'complete'")?;
         Ok(browser)
@@ -102,25 +103,25 @@ impl Browser {
             height,
             scheme,
         } = screen;
-        let page = self.call("Target.createTarget", json!({ "url": "about:blank" }))?;
+        let page = self.call("Target.createTarget", &json!({ "url": "about:blank" }))?;
         let attach = json!({ "targetId": page["targetId"], "flatten": true });
-        self.session = self.call("Target.attachToTarget", attach)?["sessionId"].take();
+        self.session = self.call("Target.attachToTarget", &attach)?["sessionId"].take();
         for domain in ["Page", "Runtime", "Log"] {
-            self.call(&format!("{domain}.enable"), json!({}))?;
+            self.call(&format!("{domain}.enable"), &json!({}))?;
         }
         let size = json!({
             "width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600,
         });
-        self.call("Emulation.setDeviceMetricsOverride", size)?;
+        self.call("Emulation.setDeviceMetricsOverride", &size)?;
         let dark = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
-        self.call("Emulation.setEmulatedMedia", dark)?;
+        self.call("Emulation.setEmulatedMedia", &dark)?;
         Ok(())
     }
 
     /// What a JavaScript expression comes to on the page.
     pub fn evaluate(&mut self, expression: &str) -> Result<Value> {
         let question = json!({ "expression": expression, "returnByValue": true });
-        let mut answer = self.call("Runtime.evaluate", question)?;
+        let mut answer = self.call("Runtime.evaluate", &question)?;
         ensure!(
             answer["exceptionDetails"].is_null(),
             "{expression}: {answer}"
@@ -156,14 +157,14 @@ impl Browser {
                 "type": kind, "key": key, "code": key, "text": text,
                 "windowsVirtualKeyCode": code, "nativeVirtualKeyCode": code,
             });
-            self.call("Input.dispatchKeyEvent", event)?;
+            self.call("Input.dispatchKeyEvent", &event)?;
         }
         Ok(())
     }
 
     /// Writes what is to be seen into a PNG file.
     pub fn screenshot(&mut self, file: &Path) -> Result<()> {
-        let picture = self.call("Page.captureScreenshot", json!({ "format": "png" }))?;
+        let picture = self.call("Page.captureScreenshot", &json!({ "format": "png" }))?;
         let text = picture["data"].as_str().context("no picture")?;
         let encoded = self.profile.path().join("picture");
         fs::write(&encoded, text)?;
@@ -182,7 +183,7 @@ impl Browser {
         &self.complaints
     }
 
-    fn call(&mut self, method: &str, params: Value) -> Result<Value> {
+    fn call(&mut self, method: &str, params: &Value) -> Result<Value> {
         self.last += 1;
         let mut request = json!({ "id": self.last, "method": method, "params": params });
         if !self.session.is_null() {
@@ -218,6 +219,13 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
+        // Asked, it takes its helpers along; killed, it leaves them for a while.
+        self.session = Value::Null;
+        let _ = self.call("Browser.close", &json!({}));
+        let deadline = Instant::now() + LIMIT;
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(10));
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

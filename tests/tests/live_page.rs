@@ -52,7 +52,7 @@ fn the_page_shows_workloads_peers_and_refusals_with_their_explanation() -> Resul
     assert_eq!(browser.complaints(), &[] as &[String]);
 
     pair.server_agent.kill()?;
-    browser.wait_until("byId('status').textContent.startsWith('The agent does not answer.')")?;
+    browser.wait_until("byId('status').textContent.startsWith('The agent does not answer')")?;
     pair.server_agent.restart()?;
     pair.server_agent.wait_until_ready()?;
     browser.wait_until(

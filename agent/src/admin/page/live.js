@@ -16,6 +16,7 @@ const byId = (id) => document.getElementById(id);
 let known = { since: null, refusals: [], older: 0, newest: null, bytes: new Map(), moment: 0 };
 let failures = 0;
 let timer = null;
+let isAsking = false;
 let isPaused = false;
 
 async function ask(path) {
@@ -314,35 +315,33 @@ function expiry(moment) {
 
 async function turn() {
   let pause;
+  timer = null;
+  isAsking = true;
   try {
     pause = Math.max(PAUSE_MS, (await update()) * SHARE);
     failures = 0;
-  } catch {
+  } catch (error) {
     failures += 1;
     pause = Math.min(PAUSE_MS * 2 ** failures, LONGEST_PAUSE_MS);
-    setStatus(`The agent does not answer. Asking again every ${Math.round(pause / 1000)} s; what is below is old.`, true);
+    setStatus(`The agent does not answer (${error.message}). Asking again every ${Math.round(pause / 1000)} s; what is below is old.`, true);
   }
-  if (!isPaused && !document.hidden) {
-    timer = setTimeout(turn, pause);
-  } else {
-    timer = null;
-  }
+  isAsking = false;
+  schedule(pause);
 }
 
-function resume() {
-  if (timer === null && !isPaused && !document.hidden) {
-    timer = setTimeout(turn, 0);
+// Nobody looks at a page that is hidden.
+function schedule(pause) {
+  if (timer === null && !isAsking && !isPaused && !document.hidden) {
+    timer = setTimeout(turn, pause);
   }
 }
 
 byId("pause").addEventListener("click", () => {
   isPaused = !isPaused;
   byId("pause").setAttribute("aria-pressed", String(isPaused));
-  if (isPaused) {
-    clearTimeout(timer);
-    timer = null;
-  }
-  resume();
+  clearTimeout(timer);
+  timer = null;
+  schedule(0);
 });
-document.addEventListener("visibilitychange", resume);
-timer = setTimeout(turn, 0);
+document.addEventListener("visibilitychange", () => schedule(0));
+schedule(0);
