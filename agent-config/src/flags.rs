@@ -92,6 +92,17 @@ pub struct Flags {
     #[arg(long, value_name = "DIR", help_heading = KERNEL)]
     pub bpffs: Option<String>,
 
+    /// Take the place of the agent that serves this instance, without refusing a connection
+    ///
+    /// It gets the listeners of the agent that runs, serves, and only then is that one told to go:
+    /// it accepts nothing more and ends when its last connection does, or after SECONDS, when it
+    /// resets what is left. If this agent can't start, the one that runs goes on. Where none runs, it
+    /// starts as usual.
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true,
+          default_missing_value = "600", conflicts_with = "detach",
+          value_parser = clap::value_parser!(u64).range(0..=86_400), help_heading = KERNEL)]
+    pub take_over: Option<u64>,
+
     /// Remove this instance's pins and exit: its workloads are then neither steered nor guarded
     ///
     /// An agent that stops or crashes leaves its pins, which refuse connections until the next
@@ -300,6 +311,9 @@ const AFTER_LONG_HELP: &str = r#"Examples:
 
   One workload with certificates from a Coordinator, of which there are two:
       sealwire-agent --cgroup /sys/fs/cgroup/web --coordinator coordinator:7777,coordinator-2:7777 --coordinator-manifest manifest.json
+
+  Take over from the agent that runs, an older version say, and give it an hour for its connections:
+      sealwire-agent --config /etc/sealwire/agent.toml --take-over=3600
 
   Take the eBPF programs of the workload `web` away again:
       sealwire-agent --name web --detach

@@ -19,6 +19,7 @@ mod in_force;
 mod init;
 mod keys;
 mod layers;
+mod origin;
 mod problem;
 mod reference;
 mod rules;
@@ -48,6 +49,7 @@ pub use contrast::{EntryError, Host, Remote};
 pub use coordinator::{CertificateOrigin, Coordinator, Tee};
 pub use file::ConfigFile;
 pub use init::InitConfig;
+pub use origin::ConfigOrigin;
 pub use problem::{ConfigError, Finding, Place, Problem, Rule, Subject, WorkloadRef};
 pub use reference::{json_schema, reference};
 

@@ -11,6 +11,7 @@ mod page;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -62,6 +63,30 @@ impl Admin {
         Ok(Self { listeners })
     }
 
+    /// Sockets that another agent has listened on for this.
+    pub(crate) fn inherit(sockets: Vec<OwnedFd>) -> io::Result<Self> {
+        let listener = |socket| TcpListener::from_std(std::net::TcpListener::from(socket));
+        let listeners = sockets
+            .into_iter()
+            .map(listener)
+            .collect::<Result<_, _>>()?;
+        Ok(Self { listeners })
+    }
+
+    /// Whether all of it listens on this port, and there is anything.
+    pub(crate) fn is_on(&self, port: NonZeroU16) -> bool {
+        let is_on = |it: &TcpListener| it.local_addr().is_ok_and(|it| it.port() == port.get());
+        !self.listeners.is_empty() && self.listeners.iter().all(is_on)
+    }
+
+    /// The sockets, for another agent that is to answer as well.
+    pub(crate) fn share(&self) -> io::Result<Vec<OwnedFd>> {
+        let listeners = self.listeners.iter();
+        listeners
+            .map(|it| it.as_fd().try_clone_to_owned())
+            .collect()
+    }
+
     /// Answers until the returned future drops. Listing many connections takes milliseconds, so it
     /// should not run on a worker's thread.
     pub(crate) async fn serve(self, state: AdminState) {
@@ -109,7 +134,7 @@ pub(crate) struct AdminState {
     /// For `/ready`.
     pub readiness: watch::Receiver<Readiness>,
     /// For `/config`: the effective configuration.
-    pub config_json: Arc<str>,
+    pub config_json: watch::Receiver<Arc<str>>,
 }
 
 /// Whether connections can be served.
@@ -121,6 +146,18 @@ pub(crate) struct Readiness {
     pub coordinator: Option<Trouble>,
     /// Why the disk does not have what the agent remembers of its deployment.
     pub unsaved: Option<String>,
+    /// Which configuration is in force.
+    pub configuration: ConfigurationState,
+}
+
+/// Which configuration is in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct ConfigurationState {
+    /// Counts from 1 for each agent's life.
+    pub generation: u64,
+    /// Why the last one that was read is not in force, if it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
 }
 
 impl Readiness {
@@ -264,7 +301,8 @@ async fn explain(State(state): State<AdminState>, Query(query): Query<explain::Q
 }
 
 async fn config(State(state): State<AdminState>) -> Response {
-    ([(CONTENT_TYPE, JSON)], state.config_json.to_string()).into_response()
+    let json = state.config_json.borrow().to_string();
+    ([(CONTENT_TYPE, JSON)], json).into_response()
 }
 
 async fn unknown_path() -> Response {
@@ -290,6 +328,7 @@ fn json<T: Serialize>(value: &T) -> Response {
 #[derive(Serialize)]
 struct ReadyView<'a> {
     ready: bool,
+    configuration: &'a ConfigurationState,
     #[serde(skip_serializing_if = "Option::is_none")]
     coordinator: Option<CoordinatorView<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -347,6 +386,7 @@ impl<'a> ReadyView<'a> {
             });
         Self {
             coordinator,
+            configuration: &readiness.configuration,
             unsaved: readiness.unsaved.as_deref(),
             ready: readiness.is_ready(),
             workloads,

@@ -118,6 +118,21 @@ impl RefusalCode {
                 "the source has 4096 connections waiting on one worker",
                 "is the source attacked, or attacking?",
             ),
+            Self::Agent(Reason::Closed(CloseCause::PeerNotAllowedAnyMore)) => (
+                "a new manifest or configuration no longer lets the two meet, and came while \
+                 the connection was being made",
+                "`sealwire manifest diff`; look at `AllowedPeers` of both, and at `peers`",
+            ),
+            Self::Agent(Reason::Closed(CloseCause::RuleChanged)) => (
+                "a rule of a new configuration denies the connection, or its listener is \
+                 gone; that came while it was being made",
+                "connect again; if it stays refused, look at the rule",
+            ),
+            Self::Agent(Reason::Closed(CloseCause::WorkloadRemoved)) => (
+                "a new configuration does not have the workload any more, or has it with \
+                 another cgroup, namespace or certificate",
+                "connect again; if it stays refused, look at the configuration",
+            ),
             Self::Agent(
                 Reason::Credential(Unusable::Withdrawn)
                 | Reason::Closed(CloseCause::IdentityWithdrawn),
@@ -196,10 +211,6 @@ impl RefusalCode {
                  has the identity no more, or `AllowedPeers` of this workload does not name \
                  it. The detail says which",
                 "add it to `peers`, or to the manifest, if it should",
-            ),
-            Self::Agent(Reason::Closed(CloseCause::PeerNotAllowedAnyMore)) => (
-                "a new manifest no longer lets the two meet, and came while they shook hands",
-                "`sealwire manifest diff`; look at `AllowedPeers` of both",
             ),
             Self::Agent(Reason::Handshake(Handshake::PeerAlert)) => (
                 "the peer refused us; the detail names the alert",

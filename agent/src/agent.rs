@@ -4,16 +4,15 @@
 use std::{
     io,
     net::SocketAddrV4,
-    num::NonZeroU32,
-    os::fd::AsFd,
+    num::{NonZeroU16, NonZeroU32},
+    os::fd::OwnedFd,
     path::PathBuf,
     sync::Arc,
     thread::JoinHandle,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use attestation::identity::SpiffeId;
-use ebpf_abi::Workload as WorkloadState;
 use nix::sys::{
     prctl,
     resource::{Resource, getrlimit, setrlimit},
@@ -21,35 +20,39 @@ use nix::sys::{
 use thiserror::Error;
 use tokio::{
     runtime,
-    sync::{mpsc, watch},
-    task::LocalSet,
-    time::{Instant, sleep, sleep_until},
+    sync::mpsc,
+    task::{AbortHandle, LocalSet},
+    time::sleep,
 };
 use tracing::{info, warn};
 
 use crate::{
     admin::{Admin, AdminError, AdminState},
     bpf::{
-        BpfError, ConnectionMaps, ControlMaps, Heartbeat, KernelReports, Options, Permits, Pins,
-        Steering,
+        BpfError, ConnectionMaps, ControlMaps, Heartbeat, KernelReports, Options, Pins, Steering,
+        version,
     },
-    certificates::{self, CertificateError, CertificateFiles, Credential},
-    config::{CertificateOrigin, Config, LocalAcceleration},
-    credentials::{CredentialKeeper, CredentialSource},
+    causes::with_causes,
+    certificates::CertificateError,
+    config::{CertificateOrigin, Config, ConfigOrigin, LocalAcceleration},
     enrolment::{Enroller, Prepared, SetupError, Slot},
     heartbeat::Beating,
     instance::{InstanceLock, LockError},
-    interfaces::{InterfaceError, InterfaceWatch},
+    interfaces::InterfaceError,
     kernel_reports,
     kernel_tls::KernelTls,
-    listen::{ListenError, Listeners},
-    policy::{IngressMode, WorkloadName},
+    policy::WorkloadName,
     readiness::ReadinessBoard,
     registry::Registry,
+    reload::{Changes, InForce},
     report::Telemetry,
-    signals::Signals,
-    worker::{self, Entrance, Start, Stop},
-    workload::{Workload, WorkloadError, own_cgroup},
+    serving::{Candidate, Serving},
+    signals::{Heard, Signals},
+    take_over::{
+        Heir, Holder, Inherited, Item, Outcome, Predecessor, Request, TakeOverError, Terms,
+    },
+    worker::{self, Start, Stop},
+    workload::{WorkloadError, own_cgroup},
 };
 
 /// How long connections may go on after the agent was told to stop.
@@ -78,6 +81,9 @@ pub enum AgentError {
         /// The lock.
         path: PathBuf,
     },
+    /// The agent that runs does not hand over.
+    #[error(transparent)]
+    TakeOver(#[from] TakeOverError),
     /// The process has too few rights.
     #[error("the agent must run as root: it loads eBPF programs and enters network namespaces")]
     NotRoot,
@@ -125,114 +131,173 @@ impl AgentError {
             | Self::Certificate { .. }
             | Self::Running { .. }
             | Self::ListenerTaken { .. }
+            | Self::TakeOver(TakeOverError::Refused(_))
             | Self::Admin(_) => 2,
             Self::Coordinator(error) => error.exit_code(),
             Self::Bpf(_) | Self::NotRoot | Self::Interface(InterfaceError::Bpf(_)) => 3,
-            Self::Interface(_) | Self::System { .. } => 1,
+            Self::Interface(_) | Self::TakeOver(_) | Self::System { .. } => 1,
         }
     }
 }
 
-/// Runs the agent until it is told to stop.
+/// Runs the agent with this configuration until it is told to stop, and with what `origin` says later
+/// as soon as it does. With `take_over` it takes the place of an agent that runs, which may then go on
+/// with its connections for so long.
 ///
 /// # Errors
-/// Where it could not start; what it had attached is then undone, unless it was there before.
-pub fn run(config: Config) -> Result<(), AgentError> {
+/// Where it could not start; what it had attached is then undone, unless it was there before. An agent
+/// that was to be taken over from goes on.
+pub fn run(
+    config: Config,
+    origin: ConfigOrigin,
+    take_over: Option<Duration>,
+) -> Result<(), AgentError> {
     protect_memory()?;
     if !nix::unistd::geteuid().is_root() {
         return Err(AgentError::NotRoot);
     }
-    let _lock = lock(&config)?;
+    let instance = config.pins.instance.clone();
+    let terms = terms(&config);
+    let heir = match take_over {
+        Some(_) => Heir::ask(instance.as_str(), terms.clone())?,
+        None => None,
+    };
+    let (lock, heir, inherited) = if let Some((heir, lock, inherited)) = heir {
+        let lock = InstanceLock::inherit(instance.as_str(), lock);
+        let lock = lock.map_err(failed("sharing the instance's lock"))?;
+        (lock, Some(heir), inherited)
+    } else {
+        if take_over.is_some() {
+            info!("no agent runs that could hand over: this one starts as usual");
+        }
+        (lock(&config)?, None, Inherited::default())
+    };
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(failed("making the event loop"))?;
     LocalSet::new().block_on(&runtime, async {
         let mut signals = Signals::new().map_err(failed("listening for signals"))?;
-        let (stop, stopped) = watch::channel(Stop::Running);
-        let running = start(config, stopped).await?;
-        signals.stop().await;
-        running.end(&stop, &mut signals).await;
-        Ok(())
+        let mut changes = Changes::new(origin);
+        let mut running = start(config, lock, inherited).await?;
+        let own_cgroup = own_cgroup().map_err(failed("finding the agent's cgroup"))?;
+        match (heir, take_over) {
+            (Some(heir), Some(drain)) => {
+                let before = heir.serving(drain)?;
+                info!("taken over from the agent that ran, which drains");
+                running.steering_after(before, own_cgroup);
+            }
+            _ => running
+                .serving
+                .steering()
+                .pins()
+                .forget_other_agents(&own_cgroup)?,
+        }
+        let mut holder = Holder::listen(instance.as_str())
+            .map_err(failed("listening for an agent that takes over"))?;
+        loop {
+            tokio::select! {
+                heard = changes.next(&mut signals) => match heard {
+                    Heard::Stop => {
+                        running.end(&mut signals).await;
+                        return Ok(());
+                    }
+                    Heard::Reload => {
+                        let read = changes.read().await;
+                        running.in_force.take(read, &mut running.serving);
+                    }
+                },
+                Some(request) = holder.next() => {
+                    if let Some(drain) = running.offer(request, &terms).await {
+                        running.leave(drain, &mut signals).await;
+                        return Ok(());
+                    }
+                }
+            }
+        }
     })
+}
+
+/// What an agent that takes over from this one must have alike.
+fn terms(config: &Config) -> Terms {
+    Terms {
+        object: version(),
+        workers: config.workers.get(),
+        local_acceleration: config.local_acceleration == LocalAcceleration::SkMsg,
+    }
 }
 
 /// What runs, to be ended in order.
 #[derive(Debug)]
 struct Running {
     beating: Beating,
+    serving: Serving,
+    in_force: InForce,
     workers: Vec<JoinHandle<()>>,
+    telemetry: Arc<Telemetry>,
+    reports: AbortHandle,
+    /// Its sockets once more, and who answers there.
+    admin: Option<(Vec<OwnedFd>, AbortHandle)>,
+    lock: InstanceLock,
 }
 
-async fn start(config: Config, stop: watch::Receiver<Stop>) -> Result<Running, AgentError> {
-    let mut keepers = Vec::new();
-    let mut workloads = Vec::new();
+async fn start(
+    config: Config,
+    lock: InstanceLock,
+    mut inherited: Inherited,
+) -> Result<Running, AgentError> {
     let mut slots = Vec::new();
-    for workload in &config.workloads {
-        let (sender, receiver) = certificates::channel();
-        workloads.push(Arc::new(Workload::find(workload, receiver)?));
-        let source = match &workload.certificates {
-            CertificateOrigin::Files { tls_dir } => {
-                let files = CertificateFiles::new(tls_dir.clone());
-                files.check().map_err(|source| AgentError::Certificate {
-                    workload: workload.name.clone(),
-                    source,
-                })?;
-                CredentialSource::Files(files)
-            }
-            CertificateOrigin::Coordinator { .. } => {
-                let (issued, messages) = mpsc::channel(1);
-                slots.push(Slot::new(issued, sender.subscribe()));
-                CredentialSource::Coordinator(messages)
-            }
-        };
-        keepers.push((source, sender));
-    }
+    let candidates = config
+        .workloads
+        .iter()
+        .map(|workload| Candidate::find(workload, &mut slots))
+        .collect::<Result<_, _>>()?;
     let enrolment = match &config.coordinator {
         Some(coordinator) => Some((Prepared::new(coordinator, identities(&config))?, slots)),
         None => None,
     };
     let admin = match config.admin_port {
-        Some(port) => Some(Admin::bind(port).await?),
+        Some(port) => Some(admin(port, inherited.take(&Item::Admin)).await?),
         None => None,
     };
-    let pins = Pins::open(&config.pins.bpffs, config.pins.instance.as_str())?;
+    let directory = config.pins.clone();
+    let pins = Pins::open(&directory.bpffs, directory.instance.as_str())?;
     let fresh = pins.are_fresh();
     let parts = Parts {
-        config: &config,
-        workloads,
-        keepers,
+        config,
+        candidates,
         enrolment,
         admin,
-        stop,
+        lock,
+        inherited,
     };
     let started = parts.start(pins);
     if started.is_err() && fresh {
-        let _ = Pins::detach(&config.pins.bpffs, config.pins.instance.as_str());
+        let _ = Pins::detach(&directory.bpffs, directory.instance.as_str());
     }
     started
 }
 
 /// What was found and checked before anything was attached.
-struct Parts<'a> {
-    config: &'a Config,
-    workloads: Vec<Arc<Workload>>,
-    keepers: Vec<(CredentialSource, watch::Sender<Credential>)>,
+struct Parts {
+    config: Config,
+    candidates: Vec<Candidate>,
     enrolment: Option<(Prepared, Vec<Slot>)>,
     admin: Option<Admin>,
-    stop: watch::Receiver<Stop>,
+    lock: InstanceLock,
+    inherited: Inherited,
 }
 
-impl Parts<'_> {
-    /// Listeners, then maps, then links, then the heartbeat, without which nothing is let through.
+impl Parts {
+    /// The workloads, then the workers, then the heartbeat, without which nothing is let through.
     fn start(self, pins: Pins) -> Result<Running, AgentError> {
         let Self {
             config,
-            workloads,
-            keepers,
+            candidates,
             enrolment,
             admin,
-            stop,
+            lock,
+            inherited,
         } = self;
         let options = Options {
             debug: config.ebpf_debug,
@@ -240,77 +305,37 @@ impl Parts<'_> {
             local_acceleration: config.local_acceleration == LocalAcceleration::SkMsg,
         };
         let steering = Steering::new(pins, options)?;
-        let pins = steering.pins();
         let workers = config.workers.get();
         let telemetry = Arc::new(Telemetry::new());
         let registry = Arc::new(Registry::new(config.workers));
         let board = ReadinessBoard::new();
 
-        let mut starts: Vec<_> = (0..workers).map(|_| Vec::new()).collect();
-        let mut owners = Vec::new();
-        for (workload, (source, sender)) in workloads.iter().zip(keepers) {
-            let mut maps = ControlMaps::open(pins)?;
-            let mut state = WorkloadState {
-                netns: workload.netns_cookie,
-                workers: workers as u32,
-                ..WorkloadState::default()
-            };
-            for (index, start) in starts.iter_mut().enumerate() {
-                let listeners = Listeners::open(&workload.netns, &workload.listeners)
-                    .map_err(not_listening(&workload.name))?;
-                publish(&mut maps, workload, index, &listeners, &mut state)?;
-                let permits = (!listeners.named.is_empty())
-                    .then(|| Permits::open(pins))
-                    .transpose()?;
-                start.push(Entrance {
-                    workload: workload.clone(),
-                    listeners,
-                    permits,
-                });
-            }
-            let mut keeper = CredentialKeeper::new(
-                workload.clone(),
-                source,
-                sender,
-                registry.clone(),
-                state,
-                telemetry.workload(&workload.name),
-                board.clone(),
-            );
-            keeper.look(&mut maps, SystemTime::now());
-            let (default_is_plaintext, ports) = plaintext_ports(&workload.ingress);
-            maps.set_ingress_ports(workload.id, default_is_plaintext, &ports)?;
-            let mut interfaces = InterfaceWatch::new(workload.clone(), &mut maps)?;
-
-            let owner = workload.owner();
-            let programs = steering.attach_workload(
-                &owner,
-                workload.id,
-                &workload.cgroup,
-                workload.netns.as_fd(),
-            )?;
-            interfaces.guard(programs, &mut maps)?;
-            owners.push(owner);
-            tokio::task::spawn_local(interfaces.follow(ControlMaps::open(pins)?));
-            tokio::task::spawn_local(keeper.keep(maps));
+        let (senders, receivers): (Vec<_>, Vec<_>) =
+            (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
+        let mut serving = Serving::new(
+            steering,
+            senders,
+            registry.clone(),
+            telemetry.clone(),
+            board.clone(),
+            inherited,
+        );
+        let workloads: Vec<_> = candidates.iter().map(|it| it.workload().id).collect();
+        for candidate in candidates {
+            serving.add(candidate)?;
         }
-        ControlMaps::open(pins)?
-            .forget_all_but(&workloads.iter().map(|it| it.id).collect::<Vec<_>>())?;
+        let steering = serving.steering();
+        let pins = steering.pins();
+        ControlMaps::open(pins)?.forget_all_but(&workloads)?;
         steering.attach_agent(&own_cgroup().map_err(failed("finding the agent's cgroup"))?)?;
-        for stranger in steering.strangers(&owners) {
-            warn!(
-                pins = stranger,
-                "a workload served before is not configured any more; its connections stay \
-                 refused until --detach"
-            );
-        }
+        serving.name_strangers();
 
         let kernel_tls = Arc::new(KernelTls::probe(config.offload, config.splice));
         telemetry
             .metrics()
             .set_kernel_tls(kernel_tls.capabilities());
         let mut threads = Vec::new();
-        for (index, entrances) in starts.into_iter().enumerate() {
+        for (index, entrances) in receivers.into_iter().enumerate() {
             let start = Start {
                 index,
                 workers,
@@ -319,113 +344,221 @@ impl Parts<'_> {
                 registry: registry.clone(),
                 telemetry: telemetry.clone(),
                 kernel_tls: kernel_tls.clone(),
-                stop: stop.clone(),
             };
             threads.push(worker::spawn(start).map_err(failed("starting a worker"))?);
         }
-        tokio::task::spawn_local(kernel_reports::follow(
-            KernelReports::open(pins)?,
-            workloads.clone(),
-            telemetry.clone(),
-        ));
+        let reports = follow_reports(&serving, &telemetry)?;
         if let Some((prepared, slots)) = enrolment {
             let metrics = telemetry.metrics().coordinator();
             let enroller = Enroller::new(prepared, slots, metrics, board.clone());
             tokio::task::spawn_local(enroller.run());
         }
-        if let Some(admin) = admin {
+        let instance = config.pins.instance.clone();
+        let in_force = InForce::first(config, board.clone(), telemetry.metrics().clone())
+            .map_err(failed("writing the configuration as JSON"))?;
+        let admin = admin.map(|admin| -> Result<_, AgentError> {
+            let sockets = admin
+                .share()
+                .map_err(failed("keeping the admin interface"))?;
             let state = AdminState {
                 registry,
                 refusals: telemetry.refusals().clone(),
-                workloads: watch::channel(workloads.clone()).1,
+                workloads: serving.watch(),
                 kernel_tls,
                 metrics: telemetry.metrics().clone(),
                 readiness: board.watch(),
-                config_json: config_json(config)?,
+                config_json: in_force.watch(),
             };
-            tokio::task::spawn_local(admin.serve(state));
-        }
+            let task = tokio::task::spawn_local(admin.serve(state));
+            Ok((sockets, task.abort_handle()))
+        });
+        let admin = admin.transpose()?;
         let beating =
             Beating::start(Heartbeat::open(pins)?).map_err(failed("starting the heartbeat"))?;
         info!(
             workloads = workloads.len(),
             workers,
-            instance = %config.pins.instance,
+            %instance,
             "the agent serves"
         );
         Ok(Running {
             beating,
+            serving,
+            in_force,
             workers: threads,
+            telemetry,
+            reports,
+            admin,
+            lock,
         })
     }
 }
 
+/// The admin interface on this port, by the sockets of the agent before where they are of it.
+async fn admin(port: NonZeroU16, inherited: Vec<OwnedFd>) -> Result<Admin, AgentError> {
+    let inherited = Admin::inherit(inherited).map_err(failed("taking over the admin interface"))?;
+    if inherited.is_on(port) {
+        return Ok(inherited);
+    }
+    drop(inherited);
+    Ok(Admin::bind(port).await?)
+}
+
+fn follow_reports(
+    serving: &Serving,
+    telemetry: &Arc<Telemetry>,
+) -> Result<AbortHandle, AgentError> {
+    let reports = KernelReports::open(serving.steering().pins())?;
+    let follow = kernel_reports::follow(reports, serving.watch(), telemetry.clone());
+    Ok(tokio::task::spawn_local(follow).abort_handle())
+}
+
 impl Running {
+    /// Once the agent before has ended, what served its sockets is taken away.
+    fn steering_after(&self, before: Predecessor, own_cgroup: PathBuf) {
+        let ended = tokio::task::spawn_blocking(|| before.wait());
+        let pins = self.serving.steering().pins().clone();
+        tokio::task::spawn_local(async move {
+            let _ = ended.await;
+            match pins.forget_other_agents(&own_cgroup) {
+                Ok(()) => info!("the agent that ran before has ended"),
+                Err(error) => {
+                    let error = with_causes(&error);
+                    warn!(
+                        error,
+                        "the program for the sockets of the agent before stays attached"
+                    );
+                }
+            }
+        });
+    }
+
+    /// Gives an heir what it needs; for how long to drain, once it serves. Otherwise this agent goes
+    /// on as if nobody had asked.
+    async fn offer(&mut self, request: Request, terms: &Terms) -> Option<Duration> {
+        let Request {
+            terms: of_heir,
+            answer,
+            outcome,
+        } = request;
+        let gifts = match terms.objection(&of_heir) {
+            Some(objection) => Err(objection),
+            None => self.share().map_err(|error| error.to_string()),
+        };
+        if let Err(why) = &gifts {
+            warn!(why, "another agent may not take over");
+        }
+        let is_offered = gifts.is_ok();
+        if is_offered {
+            info!("another agent takes over");
+            // There is one queue of them, and two that read it would disturb each other.
+            self.reports.abort();
+        }
+        let _ = answer.send(gifts);
+        if !is_offered {
+            return None;
+        }
+        let why = match outcome.await {
+            Ok(Outcome::Serving { drain, left }) => {
+                self.stop_accepting();
+                let _ = left.send(());
+                return Some(drain);
+            }
+            Ok(Outcome::Failed(why)) => why,
+            Err(_) => "nobody knows what became of it".to_owned(),
+        };
+        warn!(why, "the other agent has not taken over; this one goes on");
+        let resumed = self.serving.resume().and_then(|()| {
+            self.reports = follow_reports(&self.serving, &self.telemetry)?;
+            Ok(())
+        });
+        if let Err(error) = resumed {
+            let error = with_causes(&error);
+            warn!(
+                error,
+                "not everything is as it was before; restart this agent"
+            );
+        }
+        None
+    }
+
+    fn share(&self) -> io::Result<Vec<(Item, OwnedFd)>> {
+        let mut gifts = self.serving.share()?;
+        gifts.push((Item::Lock, self.lock.share()?));
+        for socket in self.admin.iter().flat_map(|(sockets, _)| sockets) {
+            gifts.push((Item::Admin, socket.try_clone()?));
+        }
+        Ok(gifts)
+    }
+
+    /// From now on another agent does.
+    fn stop_accepting(&mut self) {
+        self.serving.leave();
+        self.serving.stop(Stop::Draining);
+        if let Some((_, admin)) = self.admin.take() {
+            admin.abort();
+        }
+    }
+
+    /// Lets the connections run until they end, or for this long.
+    async fn leave(self, drain: Duration, signals: &mut Signals) {
+        let Self {
+            beating,
+            mut serving,
+            workers,
+            lock,
+            ..
+        } = self;
+        beating.leave();
+        lock.leave();
+        info!(
+            seconds = drain.as_secs(),
+            "another agent serves; this one drains. A signal ends it at once"
+        );
+        drained(&workers, &mut serving, drain, signals).await;
+        info!("the agent has ended; another one serves its workloads");
+    }
+
     /// Refuses what is new, lets run what runs for a while, then ends it.
-    async fn end(self, stop: &watch::Sender<Stop>, signals: &mut Signals) {
-        let Self { beating, workers } = self;
+    async fn end(self, signals: &mut Signals) {
+        let Self {
+            beating,
+            mut serving,
+            workers,
+            lock: _lock,
+            ..
+        } = self;
         drop(beating);
-        stop.send_replace(Stop::Draining);
+        serving.stop(Stop::Draining);
         info!(
             seconds = DRAIN.as_secs(),
             "draining; a second signal ends it at once"
         );
-        let deadline = Instant::now() + DRAIN;
-        tokio::select! {
-            () = finished(&workers) => {}
-            () = sleep_until(deadline) => {}
-            () = signals.stop() => {}
-        }
-        stop.send_replace(Stop::Now);
-        finished(&workers).await;
+        drained(&workers, &mut serving, DRAIN, signals).await;
         info!("the agent has stopped; connections of its workloads stay refused");
     }
+}
+
+/// Until the last connection has ended; those that last longer, or until a signal, are reset.
+async fn drained(
+    workers: &[JoinHandle<()>],
+    serving: &mut Serving,
+    drain: Duration,
+    signals: &mut Signals,
+) {
+    tokio::select! {
+        () = finished(workers) => {}
+        () = sleep(drain) => {}
+        () = signals.stop() => {}
+    }
+    serving.stop(Stop::Now);
+    finished(workers).await;
 }
 
 async fn finished(workers: &[JoinHandle<()>]) {
     while !workers.iter().all(JoinHandle::is_finished) {
         sleep(Duration::from_millis(20)).await;
     }
-}
-
-fn config_json(config: &Config) -> Result<Arc<str>, AgentError> {
-    let json = serde_json::to_string_pretty(config).map_err(io::Error::from);
-    Ok(json
-        .map_err(failed("writing the configuration as JSON"))?
-        .into())
-}
-
-/// Enters a worker's listeners into the maps and into the workload's state.
-fn publish(
-    maps: &mut ControlMaps,
-    workload: &Workload,
-    index: usize,
-    listeners: &Listeners,
-    state: &mut WorkloadState,
-) -> Result<(), AgentError> {
-    state.egress_v4[index] = listeners.egress_port(false).unwrap_or(0);
-    state.egress_v6[index] = listeners.egress_port(true).unwrap_or(0);
-    for listener in &listeners.ingress {
-        let ipv6 = listener
-            .local_addr()
-            .map_err(failed("asking a listener"))?
-            .is_ipv6();
-        maps.set_listener(workload.id, index as u32, ipv6, listener)?;
-    }
-    Ok(())
-}
-
-/// The ports that differ from the default, and whether each is plaintext.
-fn plaintext_ports(policy: &crate::policy::IngressPolicy) -> (bool, Vec<(u16, bool)>) {
-    let is_plaintext = |mode| mode == IngressMode::Plaintext;
-    let default = is_plaintext(policy.default_mode());
-    let ports = policy
-        .rules()
-        .iter()
-        .map(|rule| (rule.port.get(), is_plaintext(rule.mode)))
-        .filter(|(_, plaintext)| *plaintext != default)
-        .collect();
-    (default, ports)
 }
 
 fn lock(config: &Config) -> Result<InstanceLock, AgentError> {
@@ -466,16 +599,7 @@ pub(crate) fn forbid_core_dumps() -> nix::Result<()> {
     setrlimit(Resource::RLIMIT_CORE, 0, 0)
 }
 
-fn not_listening(workload: &WorkloadName) -> impl Fn(ListenError) -> AgentError {
-    move |error| match error {
-        ListenError::Taken(listen) => AgentError::ListenerTaken {
-            workload: workload.clone(),
-            listen,
-        },
-        ListenError::System(source) => failed("listening in a workload's namespace")(source),
-    }
-}
-
-fn failed(what: &'static str) -> impl Fn(io::Error) -> AgentError {
+/// What a call to the system was for.
+pub(crate) fn failed(what: &'static str) -> impl Fn(io::Error) -> AgentError {
     move |source| AgentError::System { what, source }
 }

@@ -12,8 +12,12 @@ use ebpf_abi::Workload as WorkloadState;
 use tracing::error;
 
 use crate::{
-    bpf::ControlMaps, certificates::Credential, metrics::WorkloadMetrics,
-    readiness::ReadinessBoard, registry::Registry, workload::Workload,
+    bpf::ControlMaps,
+    certificates::Credential,
+    metrics::WorkloadMetrics,
+    readiness::ReadinessBoard,
+    registry::Registry,
+    workload::{Telling, Workload},
 };
 use current::CurrentCredential;
 pub(crate) use source::CredentialSource;
@@ -68,6 +72,7 @@ impl CredentialKeeper {
     /// Follows the source, the clock and the devices' guard until the agent ends.
     pub(crate) async fn keep(mut self, mut maps: ControlMaps) {
         let mut unguarded = self.workload.unguarded.subscribe();
+        let mut telling = self.workload.telling.subscribe();
         loop {
             tokio::select! {
                 brought = self.source.next() => {
@@ -76,6 +81,7 @@ impl CredentialKeeper {
                     }
                 }
                 Ok(()) = unguarded.changed() => {}
+                Ok(()) = telling.changed() => self.is_told = false,
             }
             self.tell(&mut maps, SystemTime::now());
         }
@@ -99,7 +105,8 @@ impl CredentialKeeper {
         let is_valid = |until| until > 1;
         let drift = Duration::from_nanos(told.abs_diff(until));
         let stays = told == until || is_valid(told) && is_valid(until) && drift < TOLERANCE;
-        if self.is_told && stays {
+        let is_others = *self.workload.telling.borrow() == Telling::Others;
+        if is_others || self.is_told && stays {
             return;
         }
         let state = WorkloadState {

@@ -19,6 +19,7 @@ use crate::bpf::Heartbeat;
 #[derive(Debug)]
 pub(crate) struct Beating {
     stop: Arc<AtomicBool>,
+    leave: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -31,6 +32,8 @@ impl Beating {
         heartbeat.beat().map_err(io::Error::other)?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
+        let leave = Arc::new(AtomicBool::new(false));
+        let left = leave.clone();
         let thread = thread::Builder::new()
             .name("heartbeat".into())
             .spawn(move || {
@@ -43,14 +46,23 @@ impl Beating {
                         error!(%error, "the heartbeat can't be written: connections are refused");
                     }
                 }
+                if left.load(Ordering::Relaxed) {
+                    return;
+                }
                 if let Err(error) = heartbeat.stop() {
                     error!(%error, "the heartbeat can't be stopped; it goes stale by itself");
                 }
             })?;
         Ok(Self {
             stop,
+            leave,
             thread: Some(thread),
         })
+    }
+
+    /// Stops, but not the heart: another agent keeps it going.
+    pub(crate) fn leave(self) {
+        self.leave.store(true, Ordering::Relaxed);
     }
 }
 

@@ -3,7 +3,10 @@
 use std::{
     fs::{self, File},
     io,
-    os::unix::fs::MetadataExt,
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::fs::MetadataExt,
+    },
     path::{Path, PathBuf},
 };
 
@@ -16,7 +19,7 @@ use nix::{
 #[derive(Debug)]
 pub(crate) struct InstanceLock {
     path: PathBuf,
-    _file: Flock<File>,
+    file: Flock<File>,
 }
 
 /// Who holds the right, as far as can be told: the file that it locks.
@@ -29,6 +32,11 @@ pub(crate) enum LockError {
 }
 
 const DIRECTORY: &str = "/run/sealwire";
+
+/// Where instances have their files.
+pub(crate) fn directory() -> &'static Path {
+    Path::new(DIRECTORY)
+}
 
 impl InstanceLock {
     /// Takes the right to serve `instance`, if nobody has it.
@@ -44,9 +52,30 @@ impl InstanceLock {
             };
             // Its last holder may have removed the file after it was opened here.
             if is_at(&file, &path).map_err(LockError::Io)? {
-                return Ok(Self { path, _file: file });
+                return Ok(Self { path, file });
             }
         }
+    }
+
+    /// The right that another agent has and shares with this one.
+    pub(crate) fn inherit(instance: &str, descriptor: OwnedFd) -> io::Result<Self> {
+        let path = Path::new(DIRECTORY).join(format!("{instance}.lock"));
+        // It is the same lock to the kernel, so this can't fail but where it is none at all.
+        let locked = Flock::lock(File::from(descriptor), FlockArg::LockExclusiveNonblock);
+        match locked {
+            Ok(file) => Ok(Self { path, file }),
+            Err((_, errno)) => Err(errno.into()),
+        }
+    }
+
+    /// For another agent that is to share it.
+    pub(crate) fn share(&self) -> io::Result<OwnedFd> {
+        self.file.as_fd().try_clone_to_owned()
+    }
+
+    /// Leaves the right to who shares it: neither is the file removed nor the lock released.
+    pub(crate) fn leave(self) {
+        std::mem::forget(self);
     }
 }
 

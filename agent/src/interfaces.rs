@@ -23,7 +23,7 @@ use crate::{
     causes::with_causes,
     netns::Interfaces,
     readable::readable,
-    workload::Workload,
+    workload::{Telling, Workload},
 };
 
 /// One workload's interfaces.
@@ -134,13 +134,22 @@ impl InterfaceWatch {
                 return;
             }
         };
+        let mut telling = self.workload.telling.subscribe();
         loop {
-            let Ok(mut ready) = changes.readable().await else {
-                return;
-            };
-            sleep(SETTLE).await;
-            drain(&changes);
-            ready.clear_ready();
+            tokio::select! {
+                ready = changes.readable() => {
+                    let Ok(mut ready) = ready else {
+                        return;
+                    };
+                    sleep(SETTLE).await;
+                    drain(&changes);
+                    ready.clear_ready();
+                }
+                Ok(()) = telling.changed() => self.known = None,
+            }
+            if *telling.borrow() == Telling::Others {
+                continue;
+            }
             let mut told = None;
             while let Err(error) = self.update(&mut maps) {
                 let error = Some(with_causes(&error));

@@ -7,7 +7,10 @@ use std::{
 
 use ebpf_abi::{Direction as KernelDirection, KernelRefusal, RefusalEvent};
 use kernel_tls::NicOffload;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::{
+    sync::watch,
+    time::{MissedTickBehavior, interval},
+};
 use tracing::error;
 
 use crate::{
@@ -21,7 +24,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Passes reports on until the agent ends. What was refused while no agent was there comes first.
 pub(crate) async fn follow(
     mut reports: KernelReports,
-    workloads: Vec<Arc<Workload>>,
+    workloads: watch::Receiver<Vec<Arc<Workload>>>,
     telemetry: Arc<Telemetry>,
 ) {
     let events = match reports.events().and_then(readable) {
@@ -38,7 +41,7 @@ pub(crate) async fn follow(
         tokio::select! {
             ready = events.readable() => {
                 while let Some(event) = reports.next_refusal() {
-                    tell(&event, &workloads, &telemetry);
+                    tell(&event, &workloads.borrow(), &telemetry);
                 }
                 if let Ok(mut ready) = ready {
                     ready.clear_ready();
@@ -47,7 +50,7 @@ pub(crate) async fn follow(
             _ = tick.tick() => {
                 telemetry.kernel(&reports);
                 if has_tls {
-                    telemetry.metrics().set_nic_offload(nic_offload(&workloads));
+                    telemetry.metrics().set_nic_offload(nic_offload(&workloads.borrow()));
                 }
             }
         }

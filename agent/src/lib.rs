@@ -24,6 +24,7 @@ pub mod local_acceleration;
 mod admission;
 mod connection;
 mod order;
+mod rules;
 mod strangers;
 mod worker;
 
@@ -48,7 +49,11 @@ mod report;
 mod signals;
 
 mod agent;
+mod reload;
+mod serving;
+mod take_over;
 
 pub use agent::{AgentError, run};
 pub use causes::with_causes;
 pub use enrolment::{InitError, SetupError, init};
+pub use take_over::TakeOverError;

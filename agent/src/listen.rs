@@ -10,7 +10,7 @@ use std::{
 use nix::errno::Errno;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
-use crate::{config::EgressListener, netns::Netns};
+use crate::{netns::Netns, take_over::Purpose};
 
 /// The listeners of one worker in one workload. Ports are the kernel's choice: the eBPF maps carry
 /// them, so nothing that a program may want to bind is taken from it by name.
@@ -21,8 +21,15 @@ pub(crate) struct Listeners {
     /// For connections that others open to the workload. On the loopback too: only `sk_lookup` can
     /// bring a connection from outside here.
     pub ingress: Vec<TcpListener>,
-    /// For connections to the addresses that the configuration names, in its order.
-    pub named: Vec<TcpListener>,
+}
+
+/// A listener for connections to an address that the configuration names.
+#[derive(Debug)]
+pub(crate) struct NamedSocket {
+    /// The address.
+    pub listen: SocketAddrV4,
+    /// The listener.
+    pub socket: TcpListener,
 }
 
 /// Why there are no listeners.
@@ -36,22 +43,12 @@ pub(crate) enum ListenError {
 
 impl Listeners {
     /// Makes the listeners; without IPv6 in the namespace those for IPv4 only.
-    pub(crate) fn open(netns: &Netns, named: &[EgressListener]) -> Result<Self, ListenError> {
-        let mut taken = None;
-        let opened = netns.run(|| {
+    pub(crate) fn open(netns: &Netns) -> io::Result<Self> {
+        netns.run(|| {
             let mut listeners = Self {
                 egress: Vec::new(),
                 ingress: Vec::new(),
-                named: Vec::new(),
             };
-            for EgressListener { listen, .. } in named {
-                let listener = listen_beside(*listen).inspect_err(|error| {
-                    if error.kind() == io::ErrorKind::AddrInUse {
-                        taken = Some(*listen);
-                    }
-                })?;
-                listeners.named.push(listener);
-            }
             for loopback in [
                 SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
                 SocketAddr::from((Ipv6Addr::LOCALHOST, 0)),
@@ -67,8 +64,16 @@ impl Listeners {
                 }
             }
             Ok(listeners)
-        });
-        opened.map_err(|error| taken.map_or(ListenError::System(error), ListenError::Taken))
+        })
+    }
+
+    /// The same sockets once more.
+    pub(crate) fn share(&self) -> io::Result<Vec<(Purpose, TcpListener)>> {
+        let egress = self.egress.iter().map(|it| (Purpose::Egress, it));
+        let ingress = self.ingress.iter().map(|it| (Purpose::Ingress, it));
+        let all = egress.chain(ingress);
+        all.map(|(purpose, it)| Ok((purpose, it.try_clone()?)))
+            .collect()
     }
 
     /// The port of the egress listener of this family, if there is one.
@@ -79,6 +84,29 @@ impl Listeners {
             .find(|address| address.is_ipv6() == ipv6)
             .map(|address| address.port())
     }
+}
+
+/// Listens at the addresses that the configuration names, beside other workers.
+pub(crate) fn listen_at(
+    netns: &Netns,
+    addresses: &[SocketAddrV4],
+) -> Result<Vec<NamedSocket>, ListenError> {
+    let mut taken = None;
+    let opened = netns.run(|| {
+        let open = |listen: &SocketAddrV4| {
+            let socket = listen_beside(*listen).inspect_err(|error| {
+                if error.kind() == io::ErrorKind::AddrInUse {
+                    taken = Some(*listen);
+                }
+            })?;
+            Ok(NamedSocket {
+                listen: *listen,
+                socket,
+            })
+        };
+        addresses.iter().map(open).collect()
+    });
+    opened.map_err(|error| taken.map_or(ListenError::System(error), ListenError::Taken))
 }
 
 /// Prepares a socket of the agent's so that it can only ever end in one of two ways: orderly, which

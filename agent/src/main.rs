@@ -1,10 +1,10 @@
 //! `sealwire-agent`: flags and configuration in, an exit code out.
 
-use std::{error::Error, process::ExitCode};
+use std::{error::Error, process::ExitCode, time::Duration};
 
 use agent::{access_log, bpf::Pins as PinDirectory, with_causes};
 use agent_config::{
-    Config, ConfigError, InitConfig, Pins,
+    ConfigOrigin, InitConfig, Pins,
     flags::{Command, Environment, Flags, InitFlags},
 };
 use clap::Parser;
@@ -18,14 +18,16 @@ fn main() -> ExitCode {
     if flags.detach {
         return detach(&flags, &environment);
     }
-    let config = match load(&flags, &environment) {
+    let take_over = flags.take_over.map(Duration::from_secs);
+    let origin = ConfigOrigin::new(flags, environment);
+    let config = match origin.load() {
         Ok(config) => config,
         Err(error) => return fail(&error, WRONG_CONFIGURATION),
     };
     if let Err(error) = access_log::init(config.log_format, config.log_level) {
         return fail(&error, FAILED);
     }
-    match agent::run(config) {
+    match agent::run(config, origin, take_over) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error, error.exit_code()),
     }
@@ -33,12 +35,6 @@ fn main() -> ExitCode {
 
 const FAILED: u8 = 1;
 const WRONG_CONFIGURATION: u8 = 2;
-
-fn load(flags: &Flags, environment: &Environment) -> Result<Config, ConfigError> {
-    let config = Config::load(flags, environment)?;
-    config.check_system()?;
-    Ok(config)
-}
 
 /// Fetches certificate, key and secret once.
 fn initialise(flags: &InitFlags, environment: &Environment) -> ExitCode {

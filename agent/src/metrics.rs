@@ -39,6 +39,8 @@ pub(crate) struct Metrics {
     handshakes: Family<DirectionLabel, Histogram, fn() -> Histogram>,
     certificate_expiry: Family<WorkloadLabel, Gauge>,
     certificate_reloads: Family<ReloadLabels, Counter>,
+    config_generation: Gauge,
+    config_reloads: Family<ConfigReloadLabel, Counter>,
     coordinator: CoordinatorGauges,
     enrolments: Family<EnrolmentLabel, Counter>,
     map_entries: Family<MapLabel, Gauge>,
@@ -67,6 +69,8 @@ impl Metrics {
             handshakes,
             certificate_expiry: Family::default(),
             certificate_reloads: Family::default(),
+            config_generation: Gauge::default(),
+            config_reloads: Family::default(),
             coordinator: CoordinatorGauges::default(),
             enrolments: Family::default(),
             map_entries: Family::default(),
@@ -103,6 +107,19 @@ impl Metrics {
             reloads_loaded: reloads(ReloadResult::Loaded),
             reloads_refused: reloads(ReloadResult::Refused),
         }
+    }
+
+    /// This configuration is in force, counted from 1.
+    pub(crate) fn set_config_generation(&self, generation: u64) {
+        self.config_generation
+            .set(generation.try_into().unwrap_or(i64::MAX));
+    }
+
+    /// The configuration was read again.
+    pub(crate) fn config_reloaded(&self, result: ReloadResult) {
+        self.config_reloads
+            .get_or_create(&ConfigReloadLabel { result })
+            .inc();
     }
 
     /// The handles of who asks the Coordinator; the series exist from now on, and without a
@@ -224,6 +241,8 @@ impl Metrics {
             handshakes,
             certificate_expiry,
             certificate_reloads,
+            config_generation,
+            config_reloads,
             coordinator,
             enrolments,
             map_entries,
@@ -281,6 +300,16 @@ impl Metrics {
             "certificate_reloads",
             "Attempts to load the workload's certificate, by result",
             certificate_reloads.clone(),
+        );
+        exposition.register(
+            "config_generation",
+            "Which configuration of this agent's life is in force",
+            config_generation.clone(),
+        );
+        exposition.register(
+            "config_reloads",
+            "Times that the configuration was read again, by result",
+            config_reloads.clone(),
         );
         exposition.register_collector(Box::new(coordinator.clone()));
         exposition.register(
@@ -607,12 +636,12 @@ impl LaneMetrics {
     }
 }
 
-/// How an attempt to load a certificate ended.
+/// How an attempt to load something anew ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum ReloadResult {
-    /// New connections use it.
+    /// It is in force.
     Loaded,
-    /// It was not usable; the one before stays in use.
+    /// It was not usable; what was there before stays in force.
     Refused,
 }
 
@@ -675,6 +704,11 @@ struct BytesLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReloadLabels {
     workload: Arc<str>,
+    result: ReloadResult,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ConfigReloadLabel {
     result: ReloadResult,
 }
 

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::SystemTime};
 use tokio::sync::watch;
 
 use crate::{
-    admin::{Readiness, WorkloadReadiness},
+    admin::{ConfigurationState, Readiness, WorkloadReadiness},
     certificates::Credential,
     enrolment::Trouble,
     policy::WorkloadName,
@@ -42,6 +42,22 @@ impl ReadinessBoard {
             board.unsaved = why;
             is_news
         });
+    }
+
+    /// Writes down which configuration is in force, and why the last one that was read is not.
+    pub(crate) fn set_configuration(&self, generation: u64, refused: Option<String>) {
+        self.0.send_modify(|board| {
+            board.configuration = ConfigurationState {
+                generation,
+                refused,
+            };
+        });
+    }
+
+    /// Takes a workload off the board.
+    pub(crate) fn remove(&self, name: &WorkloadName) {
+        self.0
+            .send_modify(|board| board.workloads.retain(|it| it.name != *name));
     }
 
     /// Writes down what a workload can prove itself with, and which device is not guarded.

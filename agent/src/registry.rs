@@ -439,22 +439,16 @@ impl Shard {
 }
 
 #[cfg(test)]
+pub(crate) mod testing;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::metrics::Metrics;
     use std::time::Duration;
 
     fn opening(metrics: &Metrics) -> Opening {
-        let web = metrics.workload(&"web".parse().unwrap());
-        Opening {
-            lane: Arc::clone(web.lane(Direction::Egress)),
-            mode: Mode::Mtls,
-            rule: RuleRef::EgressDefault,
-            from: "10.0.0.1:40000".parse().unwrap(),
-            to: "[fd00::1]:80".parse().unwrap(),
-            opened: Instant::now(),
-            traffic: Arc::default(),
-        }
+        testing::opening(metrics, "web", Direction::Egress, Mode::Mtls)
     }
 
     fn established() -> Established {
@@ -511,8 +505,7 @@ mod tests {
             serde_json::to_value(connection.view(now)).unwrap(),
             serde_json::json!({
                 "id": 1, "workload": "web", "direction": "egress", "mode": "mtls",
-                "rule": "egress default",
-                "from": "10.0.0.1:40000", "to": "[fd00::1]:80",
+                "rule": "egress default", "from": "10.0.0.1:40000", "to": "10.0.0.2:80",
                 "identity": "spiffe://mesh.local/ns/default/sa/web",
                 "peer": "spiffe://mesh.local/ns/default/sa/db", "datapath": "userspace",
                 "datapath_why": "few bytes so far", "local_hop": "sk-msg",
@@ -546,7 +539,7 @@ mod tests {
             let peer = connection.established().and_then(|it| it.peer.as_ref());
             peer.is_some_and(|peer| peer.workload_name() == Some("db"))
         };
-        let [withdrawn, not_allowed] = CloseCause::ALL;
+        let [withdrawn, not_allowed, ..] = CloseCause::ALL;
         assert_eq!(registry.close_where(withdrawn, is_db), 1);
         assert_eq!(registry.close_where(not_allowed, is_db), 0);
         assert_eq!(first.stop().cause(), Some(withdrawn));

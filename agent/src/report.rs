@@ -14,7 +14,7 @@ use crate::{
     bpf::{KernelReports, monotonic_ns},
     connection::{CloseReason, Refusal},
     metrics::{LaneMetrics, Metrics, ReloadResult, WorkloadMetrics},
-    policy::{Direction, RuleRef, WorkloadName},
+    policy::{Direction, WorkloadName},
     refusals::{History, Occurrence, RefusalCode},
     registry::Connection,
 };
@@ -150,7 +150,7 @@ impl Reporter {
     }
 
     /// A connection that was established has ended.
-    pub(crate) fn closed(&self, connection: &Connection, rule: RuleRef, close: CloseReason) {
+    pub(crate) fn closed(&self, connection: &Connection, close: CloseReason) {
         let close = close.as_str();
         self.lane.ended(connection.mode(), close);
         let established = connection.established();
@@ -158,11 +158,11 @@ impl Reporter {
         let traffic = connection.traffic();
         let line = ConnectionLine {
             workload: self.lane.workload(),
-            direction: self.lane.direction(),
+            direction: connection.direction(),
             from: connection.from(),
             to: connection.to(),
             mode: connection.mode(),
-            rule,
+            rule: connection.rule(),
             identity: established.map(|found| &found.identity),
             peer: established.and_then(|found| found.peer.as_ref()),
             datapath: datapath.map_or("none", |datapath| datapath.name),

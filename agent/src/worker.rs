@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use tokio::{
     net::TcpListener,
     runtime,
-    sync::watch,
+    sync::{mpsc, watch},
     task::{JoinSet, LocalSet},
     time::sleep,
 };
@@ -20,7 +20,7 @@ use crate::{
     bpf::{ConnectionMaps, Permits},
     connection::{Door, NamedListener, Worker, serve},
     kernel_tls::KernelTls,
-    listen::Listeners,
+    listen::{Listeners, NamedSocket},
     names::Names,
     policy::Direction,
     registry::Registry,
@@ -38,16 +38,14 @@ pub(crate) struct Start {
     pub workers: usize,
     /// Its own handles to the kernel's maps.
     pub maps: ConnectionMaps,
-    /// Its listeners, by workload.
-    pub entrances: Vec<Entrance>,
+    /// Where it is to accept; it ends when nobody can tell it any more and its connections are over.
+    pub entrances: mpsc::UnboundedReceiver<Entrance>,
     /// Where live connections are listed.
     pub registry: Arc<Registry>,
     /// Where outcomes are told.
     pub telemetry: Arc<Telemetry>,
     /// What the kernel's TLS is used for.
     pub kernel_tls: Arc<KernelTls>,
-    /// How far the agent's end has come.
-    pub stop: watch::Receiver<Stop>,
 }
 
 /// One worker's ways into one workload.
@@ -56,12 +54,29 @@ pub(crate) struct Entrance {
     /// Whose.
     pub workload: Arc<Workload>,
     /// The listeners.
-    pub listeners: Listeners,
-    /// For queries of names, where a listener leads to one.
-    pub permits: Option<Permits>,
+    pub kind: EntranceKind,
 }
 
-/// How far the agent's end has come.
+/// Which ways.
+#[derive(Debug)]
+pub(crate) enum EntranceKind {
+    /// Those that the hooks turn connections to.
+    Steered {
+        /// The listeners.
+        listeners: Listeners,
+        /// How far their end has come.
+        stop: watch::Receiver<Stop>,
+    },
+    /// Those that programs dial.
+    Named {
+        /// The listeners, with how far the end of each has come.
+        listeners: Vec<(NamedSocket, watch::Receiver<Stop>)>,
+        /// For queries of names.
+        permits: Permits,
+    },
+}
+
+/// How far the end of a listener has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Stop {
     /// Not at all.
@@ -106,56 +121,70 @@ async fn run(start: Start) {
         kernel_tls: start.kernel_tls,
     });
     let mut doors = JoinSet::new();
-    for Entrance {
-        workload,
-        listeners,
-        permits,
-    } in start.entrances
-    {
-        let Listeners {
-            egress,
-            ingress,
-            named,
-        } = listeners;
-        for (direction, sockets) in [(Direction::Egress, egress), (Direction::Ingress, ingress)] {
-            let reporter = Rc::new(Reporter::new(&start.telemetry, &workload.name, direction));
-            let door = Rc::new(Door {
-                worker: worker.clone(),
-                workload: workload.clone(),
-                direction,
-                listener: None,
-                reporter,
-            });
-            for socket in sockets {
-                if direction == Direction::Ingress
-                    && let Err(error) = worker.maps.borrow_mut().permit(&socket)
-                {
-                    error!(%error, workload = %workload.name, "a listener's answers stay guarded");
-                }
-                doors.spawn_local(accept(socket, door.clone(), start.stop.clone()));
-            }
-        }
-        let Some(permits) = permits else { continue };
-        let names = Rc::new(Names::new(&workload.netns, permits));
-        let direction = Direction::Egress;
-        let reporter = Rc::new(Reporter::new(&start.telemetry, &workload.name, direction));
-        let rules = workload.listeners.iter().cloned().enumerate();
-        for (socket, (index, rule)) in named.into_iter().zip(rules) {
-            let names = names.clone();
-            let door = Rc::new(Door {
-                worker: worker.clone(),
-                workload: workload.clone(),
-                direction,
-                listener: Some(Rc::new(NamedListener { index, rule, names })),
-                reporter: reporter.clone(),
-            });
-            doors.spawn_local(accept(socket, door, start.stop.clone()));
+    let mut entrances = start.entrances;
+    loop {
+        tokio::select! {
+            entrance = entrances.recv() => match entrance {
+                Some(entrance) => open(&worker, &mut doors, &start.telemetry, entrance),
+                None => break,
+            },
+            Some(_) = doors.join_next() => {}
         }
     }
     while doors.join_next().await.is_some() {}
 }
 
-/// Accepts until the agent drains, then waits for the connections of this listener.
+/// Begins to accept there.
+fn open(
+    worker: &Rc<Worker>,
+    doors: &mut JoinSet<()>,
+    telemetry: &Arc<Telemetry>,
+    entrance: Entrance,
+) {
+    let Entrance { workload, kind } = entrance;
+    let reporter = |direction| Rc::new(Reporter::new(telemetry, &workload.name, direction));
+    match kind {
+        EntranceKind::Steered { listeners, stop } => {
+            let Listeners { egress, ingress } = listeners;
+            for (direction, sockets) in [(Direction::Egress, egress), (Direction::Ingress, ingress)]
+            {
+                let door = Rc::new(Door {
+                    worker: worker.clone(),
+                    workload: workload.clone(),
+                    direction,
+                    listener: None,
+                    reporter: reporter(direction),
+                });
+                for socket in sockets {
+                    if direction == Direction::Ingress
+                        && let Err(error) = worker.maps.borrow_mut().permit(&socket)
+                    {
+                        error!(%error, workload = %workload.name, "a listener's answers stay guarded");
+                    }
+                    doors.spawn_local(accept(socket, door.clone(), stop.clone()));
+                }
+            }
+        }
+        EntranceKind::Named { listeners, permits } => {
+            let names = Rc::new(Names::new(&workload.netns, permits));
+            let direction = Direction::Egress;
+            let reporter = reporter(direction);
+            for (NamedSocket { listen, socket }, stop) in listeners {
+                let names = names.clone();
+                let door = Rc::new(Door {
+                    worker: worker.clone(),
+                    workload: workload.clone(),
+                    direction,
+                    listener: Some(Rc::new(NamedListener { listen, names })),
+                    reporter: reporter.clone(),
+                });
+                doors.spawn_local(accept(socket, door, stop));
+            }
+        }
+    }
+}
+
+/// Accepts until it is to drain, then waits for the connections of this listener.
 async fn accept(socket: StdTcpListener, door: Rc<Door>, mut stop: watch::Receiver<Stop>) {
     let mut connections = JoinSet::new();
     let listener = match TcpListener::from_std(socket) {

@@ -4,6 +4,7 @@ use std::{
     fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    sync::Arc,
     time::SystemTime,
 };
 
@@ -15,9 +16,10 @@ use tokio::sync::watch;
 use crate::{
     bpf::netns_cookie,
     certificates::Credential,
-    config::{self, EgressListener},
+    config,
     netns::Netns,
-    policy::{EgressPolicy, IngressPolicy, WorkloadName},
+    policy::WorkloadName,
+    rules::{CurrentRules, Rules},
 };
 
 /// What connections of a workload need to know of it. Shared by all workers.
@@ -33,16 +35,25 @@ pub struct Workload {
     pub netns: Netns,
     /// The namespace's cookie, as the kernel side sees it on sockets.
     pub netns_cookie: u64,
-    /// Its rules for connections from outside.
-    pub ingress: IngressPolicy,
-    /// Its rules for connections to the outside.
-    pub egress: EgressPolicy,
-    /// Addresses of its loopback that lead elsewhere.
-    pub listeners: Vec<EgressListener>,
+    /// Its rules.
+    pub(crate) rules: CurrentRules,
     /// What it proves itself with; changes while connections come and go.
     pub credential: watch::Receiver<Credential>,
     /// Which device of its namespace is not guarded and why, if one is not. Then nothing new begins.
     pub unguarded: watch::Sender<Option<String>>,
+    /// Whether the kernel side is to be told of it by this agent.
+    pub(crate) telling: watch::Sender<Telling>,
+}
+
+/// Who tells the kernel side of a workload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Telling {
+    /// This agent.
+    Own,
+    /// Another agent did for a while; this one is to tell everything anew.
+    Anew,
+    /// Another agent does.
+    Others,
 }
 
 /// Why a workload can't be served.
@@ -124,11 +135,10 @@ impl Workload {
             cgroup,
             netns,
             netns_cookie,
-            ingress: config.ingress.clone(),
-            egress: config.egress.clone(),
-            listeners: config.listeners.clone(),
+            rules: CurrentRules::new(Arc::new(Rules::of(config))),
             credential,
             unguarded: watch::Sender::default(),
+            telling: watch::Sender::new(Telling::Own),
         })
     }
 

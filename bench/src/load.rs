@@ -107,11 +107,7 @@ impl Load {
                 address,
                 requests,
                 never_blocking,
-            } => exchange::client(
-                address,
-                exchange::Load::Requests(requests),
-                never_blocking,
-            ),
+            } => exchange::client(address, exchange::Load::Requests(requests), never_blocking),
             Self::Send {
                 address,
                 mebibytes,

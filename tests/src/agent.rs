@@ -1,7 +1,7 @@
 //! The agent under test: a process of the root namespace, in a cgroup of its own.
 
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -188,6 +188,84 @@ impl Agent {
             .status)
     }
 
+    /// Changes its configuration and writes the file anew, in one step as an editor does.
+    pub fn rewrite(&mut self, change: impl FnOnce(&mut AgentConfig)) -> Result<()> {
+        change(&mut self.config);
+        self.rewrite_as(&toml::to_string(&self.config)?)
+    }
+
+    /// Writes this into its file.
+    pub fn rewrite_as(&self, text: &str) -> Result<()> {
+        let new = self.config_file.with_extension("new");
+        fs::write(&new, text)?;
+        fs::rename(&new, &self.config_file).context("replacing the configuration")
+    }
+
+    /// As [`Self::rewrite`]; tells it by SIGHUP, and waits until that is in force.
+    pub fn reconfigure(&mut self, change: impl FnOnce(&mut AgentConfig)) -> Result<()> {
+        let before = self.generation()?;
+        self.rewrite(change)?;
+        self.signal(Signal::SIGHUP)?;
+        self.wait_for_generation(before + 1)
+    }
+
+    /// Waits until that many configurations were in force.
+    pub fn wait_for_generation(&self, nth: u64) -> Result<()> {
+        self.wait_for("the new configuration is not in force", |agent| {
+            Ok(agent.generation()? >= nth)
+        })
+    }
+
+    /// Which configuration of its life is in force.
+    pub fn generation(&self) -> Result<u64> {
+        let (_, ready) = self.ready()?;
+        ready["configuration"]["generation"]
+            .as_u64()
+            .with_context(|| format!("no generation in {ready}"))
+    }
+
+    /// Lets another process take over from it, which it gives this long for its connections; the old
+    /// one, which drains.
+    pub fn take_over(&mut self, drain: Duration) -> Result<Running> {
+        let heir = self.start_heir(drain)?;
+        Self::wait_until_heir_serves(&heir)?;
+        self.running.replace(heir).context("the agent does not run")
+    }
+
+    /// Waits until a process has taken over.
+    pub fn wait_until_heir_serves(heir: &Running) -> Result<()> {
+        let said = heir.stderr_output().wait_for(LIMIT, |line| {
+            line.contains("taken over from the agent that ran")
+                .then_some(())
+        });
+        said.with_context(|| format!("it has not taken over\n{}", tail(&heir.stderr())))
+    }
+
+    /// Starts a process that tries to take over from it.
+    pub fn start_heir(&self, drain: Duration) -> Result<Running> {
+        self.start_heir_with(drain, &[])
+    }
+
+    /// The same with other options than its own.
+    pub fn start_heir_with(&self, drain: Duration, options: &[&str]) -> Result<Running> {
+        let drain = format!("--take-over={}", drain.as_secs());
+        let command = match options {
+            [] => self.command()?,
+            options => self.command_without_workers()?.args(options),
+        };
+        command.arg(drain).spawn()
+    }
+
+    /// This process, which has taken over, is the agent from now on.
+    pub fn replace(&mut self, heir: Running) {
+        self.running = Some(heir);
+    }
+
+    /// Whether it has handed over, and drains or has ended.
+    pub fn has_left(&self) -> bool {
+        self.log().contains("another agent serves")
+    }
+
     /// Sends it a signal, SIGSTOP say.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         self.running()?.signal(signal)
@@ -260,10 +338,15 @@ impl Agent {
     }
 
     fn command(&self) -> Result<HostCommand> {
+        let command = self.command_without_workers()?;
+        Ok(match self.config.workers {
+            Some(workers) => command.args(["--workers", &workers.to_string()]),
+            None => command,
+        })
+    }
+
+    fn command_without_workers(&self) -> Result<HostCommand> {
         let mut command = command(Some(&self.cgroup))?;
-        if let Some(workers) = self.config.workers {
-            command = command.args(["--workers", &workers.to_string()]);
-        }
         if let Some(clock) = &self.config.clock {
             command = clock.give(command);
         }
@@ -346,6 +429,11 @@ impl AgentConfig {
         })
     }
 
+    /// Its workloads, to be changed.
+    pub fn workloads(&mut self) -> &mut Vec<WorkloadConfig> {
+        &mut self.workload
+    }
+
     /// With certificates from a Coordinator.
     #[must_use]
     pub fn enrolled(self, coordinator: CoordinatorConfig) -> Self {
@@ -423,6 +511,9 @@ pub struct WorkloadConfig {
     /// Rules by destination.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub egress: Vec<EgressRule>,
+    /// Addresses of its loopback that lead elsewhere.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub listener: Vec<ListenerRule>,
 }
 
 impl WorkloadConfig {
@@ -470,6 +561,15 @@ pub struct EgressRule {
     /// Who may answer; anyone of the mesh if empty.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub peers: Vec<String>,
+}
+
+/// An address of the loopback, and where it leads.
+#[derive(Debug, Clone, Serialize)]
+pub struct ListenerRule {
+    /// What the program dials.
+    pub listen: SocketAddrV4,
+    /// Host and port.
+    pub remote: String,
 }
 
 /// The fields of a log line, if it is of this target.

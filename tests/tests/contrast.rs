@@ -287,6 +287,7 @@ fn assert_forwarded(pair: &Pair, address: SocketAddr) -> Result<Capture> {
     let sniffer = pair.bed.sniff()?;
     let said = Client::run(pair.client(), LISTEN.parse()?, "--send 5000")?;
     said.assert_exact(5000, 5000);
+    serving.closed(0)?.assert_exact(5000, 5000);
     assert_eq!(serving.connections(), 1);
     sniffer.finish()
 }

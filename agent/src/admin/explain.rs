@@ -18,12 +18,13 @@ use super::{AdminState, rfc3339};
 use crate::advice::Advice;
 use crate::bpf::AddressPrefix;
 use crate::certificates::Credential;
-use crate::connection::RefusalReason;
+use crate::connection::{CloseCause, RefusalReason};
 use crate::kernel_tls::KernelTls;
 use crate::netns::Interfaces;
 use crate::policy::{Direction, EgressMode, IngressMode, PeerSet, RuleRef};
 use crate::refusals::{NoRefusalId, RefusalCode, RefusalId, Refused, UnknownRefusal};
 use crate::registry::{Connection, NoConnectionId, State};
+use crate::rules::Rules;
 use crate::workload::Workload;
 
 /// What `/explain` is asked: a connection, a refusal, or where a connection would go.
@@ -492,9 +493,10 @@ impl<'a> Question<'a> {
     }
 
     fn answer(self, state: &AdminState, now: SystemTime) -> Explanation {
-        let verdict = match self.direction {
-            Direction::Egress => self.egress(),
-            Direction::Ingress => self.ingress(),
+        let verdict = match (self.workload.rules.get(), self.direction) {
+            (Some(rules), Direction::Egress) => self.egress(&rules),
+            (Some(rules), Direction::Ingress) => self.ingress(&rules),
+            (None, _) => Verdict::removed(),
         };
         let Verdict {
             mut outcome,
@@ -529,11 +531,12 @@ impl<'a> Question<'a> {
         }
     }
 
-    fn egress(&self) -> Verdict {
-        let rules = self.workload;
-        let listeners = rules.listeners.iter().enumerate();
-        let mut matching = listeners.filter(|(_, it)| SocketAddr::V4(it.listen) == self.to);
-        if let Some((index, listener)) = matching.next() {
+    fn egress(&self, rules: &Rules) -> Verdict {
+        let listener = match self.to {
+            SocketAddr::V4(to) => rules.listener(to),
+            SocketAddr::V6(_) => None,
+        };
+        if let Some((index, listener)) = listener {
             let rule = RuleRef::Listener {
                 index,
                 listen: listener.listen,
@@ -563,8 +566,7 @@ impl<'a> Question<'a> {
         }
     }
 
-    fn ingress(&self) -> Verdict {
-        let rules = self.workload;
+    fn ingress(&self, rules: &Rules) -> Verdict {
         let decision = rules.ingress.decide(self.to.port());
         let rule = RuleView::of(decision.rule).with_peers(decision.peers);
         let through = Verdict::through(decision.mode.as_str(), rule);
@@ -638,6 +640,18 @@ impl Verdict {
             mode: Some(mode),
             rule: Some(rule),
             refusal: None,
+            notes: Vec::new(),
+        }
+    }
+
+    /// The workload went while it was asked about.
+    fn removed() -> Self {
+        let code = RefusalCode::Agent(RefusalReason::Closed(CloseCause::WorkloadRemoved));
+        Self {
+            outcome: Outcome::WouldBeRefused,
+            mode: None,
+            rule: None,
+            refusal: Some(RefusalView::of(code, "it is not served any more")),
             notes: Vec::new(),
         }
     }

@@ -7,9 +7,10 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::*;
-use crate::policy::{Direction, Mode, RuleRef};
+use crate::policy::{Direction, Mode};
 use crate::refusals::occurrence;
-use crate::registry::Opening;
+use crate::registry::Registration;
+use crate::registry::testing::{Stage, open};
 
 /// A served admin interface, and what a test changes behind it.
 struct Served {
@@ -35,7 +36,7 @@ impl Served {
             kernel_tls: Arc::new(KernelTls::probe(OffloadChoice::Off, SpliceChoice::Off)),
             metrics: Arc::clone(&metrics),
             readiness: receiver,
-            config_json: r#"{"workers":1}"#.into(),
+            config_json: watch::channel(r#"{"workers":1}"#.into()).1,
         };
         tokio::spawn(
             Admin {
@@ -50,6 +51,18 @@ impl Served {
             metrics,
             readiness,
         }
+    }
+
+    fn open(&self) -> Registration {
+        let (direction, mode) = (Direction::Ingress, Mode::Mtls);
+        open(
+            &self.registry,
+            &self.metrics,
+            "web",
+            direction,
+            mode,
+            Stage::Handshaking,
+        )
     }
 
     /// Status line, headers and body of the answer to `request`, which ends its connection.
@@ -71,25 +84,15 @@ impl Served {
     }
 }
 
-fn opening(metrics: &Metrics) -> Opening {
-    let web = metrics.workload(&"web".parse().unwrap());
-    Opening {
-        lane: Arc::clone(web.lane(Direction::Ingress)),
-        mode: Mode::Mtls,
-        rule: RuleRef::IngressDefault,
-        from: "10.0.0.1:40000".parse().unwrap(),
-        to: "10.0.0.2:80".parse().unwrap(),
-        opened: Instant::now(),
-        traffic: Arc::default(),
-    }
-}
-
 #[tokio::test]
 async fn ready_is_503_until_every_workload_is_ready() {
     let served = Served::start().await;
     let (status, _, body) = served.get("/ready").await;
     assert_eq!(status, "HTTP/1.1 503 Service Unavailable");
-    assert_eq!(body, "{\"ready\":false,\"workloads\":[]}\n");
+    assert_eq!(
+        body,
+        "{\"ready\":false,\"configuration\":{\"generation\":0},\"workloads\":[]}\n"
+    );
 
     let mut web = WorkloadReadiness {
         name: "web".parse().unwrap(),
@@ -99,8 +102,7 @@ async fn ready_is_503_until_every_workload_is_ready() {
     };
     served.readiness.send_replace(Readiness {
         workloads: vec![web.clone()],
-        coordinator: None,
-        unsaved: None,
+        ..Readiness::default()
     });
     let (status, _, body) = served.get("/ready").await;
     assert_eq!(status, "HTTP/1.1 503 Service Unavailable");
@@ -111,15 +113,14 @@ async fn ready_is_503_until_every_workload_is_ready() {
     web.certificate_not_after = Some(SystemTime::UNIX_EPOCH + Duration::from_hours(500_000));
     served.readiness.send_replace(Readiness {
         workloads: vec![web.clone()],
-        coordinator: None,
-        unsaved: None,
+        ..Readiness::default()
     });
     let (status, _, body) = served.get("/ready").await;
     assert_eq!(status, "HTTP/1.1 200 OK");
     let body: serde_json::Value = serde_json::from_str(&body).unwrap();
     assert_eq!(
         body,
-        serde_json::json!({ "ready": true, "workloads": [{
+        serde_json::json!({ "ready": true, "configuration": { "generation": 0 }, "workloads": [{
             "name": "web", "identity": "spiffe://mesh.local/ns/default/sa/web", "ready": true,
             "why": null, "certificate_not_after": "2027-01-15T08:00:00Z",
         }]})
@@ -138,7 +139,7 @@ async fn ready_says_for_how_long_the_coordinator_is_away_and_stays_ready() {
     served.readiness.send_replace(Readiness {
         workloads: vec![web],
         coordinator: Some(Trouble::unreachable_since(tokio::time::Instant::now())),
-        unsaved: None,
+        ..Readiness::default()
     });
     tokio::time::advance(Duration::from_secs(12)).await;
     let (status, _, body) = served.get("/ready").await;
@@ -155,7 +156,7 @@ async fn ready_says_for_how_long_the_coordinator_is_away_and_stays_ready() {
 #[tokio::test]
 async fn metrics_hold_the_bytes_of_open_connections() {
     let served = Served::start().await;
-    let connection = served.registry.register(0, opening(&served.metrics));
+    let connection = served.open();
     connection
         .traffic()
         .sent
@@ -174,7 +175,7 @@ async fn metrics_hold_the_bytes_of_open_connections() {
 async fn connections_are_a_json_array() {
     let served = Served::start().await;
     assert_eq!(served.get("/connections").await.2, "[]\n");
-    let _connection = served.registry.register(0, opening(&served.metrics));
+    let _connection = served.open();
     let (_, headers, body) = served.get("/connections").await;
     let body: serde_json::Value = serde_json::from_str(&body).unwrap();
     assert_eq!(body[0]["from"], "10.0.0.1:40000");

@@ -147,6 +147,18 @@ impl ControlMaps {
             .try_for_each(|id| self.workloads.remove(id).map_err(full("WORKLOADS")))
     }
 
+    /// Forgets one of them, and its ports and addresses.
+    pub fn forget(&mut self, id: WorkloadId) -> Result<(), BpfError> {
+        if self.workloads.get(&id, 0).is_ok() {
+            self.workloads.remove(&id).map_err(full("WORKLOADS"))?;
+        }
+        let ports: Vec<_> = self.ingress_ports.keys().filter_map(Result::ok).collect();
+        for key in ports.iter().filter(|key| key.workload == id) {
+            let _ = self.ingress_ports.remove(key);
+        }
+        self.set_addresses(id, &[])
+    }
+
     /// Tells the state of a workload.
     pub fn set_workload(&mut self, id: WorkloadId, state: Workload) -> Result<(), BpfError> {
         self.workloads

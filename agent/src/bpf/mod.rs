@@ -36,6 +36,7 @@ pub use maps::{
     AddressPrefix, ConnectionMaps, ControlMaps, Heartbeat, KernelReports, Permits, monotonic_ns,
 };
 pub use pins::Pins;
+pub(crate) use pins::version;
 pub use sys::netns_cookie;
 
 /// The eBPF object, as `cargo xtask ebpf` builds and strips it.
@@ -197,17 +198,8 @@ impl Steering {
     /// Attaches the program that serves the agent's own sockets to the agent's cgroup.
     pub fn attach_agent(&self, cgroup: &Path) -> Result<(), BpfError> {
         let mut object = self.load(WorkloadId(0))?;
-        let links = self.pins.links(AGENT)?;
+        let pin = self.pins.agent(cgroup)?;
         let cgroup = open(cgroup)?;
-        // The agent may have been started in another cgroup than last time, and a link can't
-        // move. Without it new connections are refused, so a moment of absence is safe.
-        let pin = links.join("sockops_agent");
-        if pin.exists() {
-            fs::remove_file(&pin).map_err(|source| BpfError::Pin {
-                path: pin.clone(),
-                source,
-            })?;
-        }
         attach(
             &mut object,
             "sockops_agent",
@@ -240,6 +232,16 @@ impl Steering {
             links,
             device_hook: self.device_hook,
         })
+    }
+
+    /// Whether programs of this workload are attached.
+    pub fn is_attached(&self, owner: &str) -> bool {
+        self.pins.has_links(owner)
+    }
+
+    /// Takes the programs of one workload away: it is not steered, guarded or refused any more.
+    pub fn release_workload(&self, owner: &str) -> Result<(), BpfError> {
+        self.pins.release(owner)
     }
 
     /// Names the workloads that were served before and are not among `owners`: their pins stay, so

@@ -8,7 +8,7 @@ use std::{
     fs, io,
     os::{
         fd::AsRawFd,
-        unix::fs::{DirBuilderExt, PermissionsExt},
+        unix::fs::{DirBuilderExt, MetadataExt as _, PermissionsExt},
     },
     path::{Path, PathBuf},
 };
@@ -76,6 +76,51 @@ impl Pins {
         let path = self.root.join(owner);
         match private_directory(&path) {
             Ok(()) => Ok(path),
+            Err(source) => Err(BpfError::Pin { path, source }),
+        }
+    }
+
+    /// The link of the program for the agent's own sockets. By the number of its cgroup, as a link
+    /// can't move.
+    pub(super) fn agent(&self, cgroup: &Path) -> Result<PathBuf, BpfError> {
+        let metadata = fs::metadata(cgroup).map_err(|source| BpfError::Target {
+            path: cgroup.to_owned(),
+            source,
+        })?;
+        let links = self.links(super::AGENT)?;
+        Ok(links.join(format!("sockops_agent-{}", metadata.ino())))
+    }
+
+    /// Takes that program away from other cgroups than this, in which an agent has run before.
+    pub(crate) fn forget_other_agents(&self, cgroup: &Path) -> Result<(), BpfError> {
+        let own = self.agent(cgroup)?;
+        let failed = |source| BpfError::Pin {
+            path: own.clone(),
+            source,
+        };
+        for pin in fs::read_dir(self.links(super::AGENT)?).map_err(failed)? {
+            let path = pin.map_err(failed)?.path();
+            if path != own {
+                fs::remove_file(&path).map_err(|source| BpfError::Pin { path, source })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether there are links of this owner.
+    pub(super) fn has_links(&self, owner: &str) -> bool {
+        self.root.join(owner).exists()
+    }
+
+    /// Removes one owner's links, and its filters from devices.
+    pub(super) fn release(&self, owner: &str) -> Result<(), BpfError> {
+        let path = self.root.join(owner);
+        if !path.exists() {
+            return Ok(());
+        }
+        release_devices(std::slice::from_ref(&path))?;
+        match remove_pins(&path) {
+            Ok(_) => Ok(()),
             Err(source) => Err(BpfError::Pin { path, source }),
         }
     }
@@ -209,7 +254,7 @@ pub(super) fn remove_pins(directory: &Path) -> io::Result<usize> {
 }
 
 /// The version of the eBPF object and with it of the maps' layout: the beginning of its SHA-256.
-fn version() -> String {
+pub(crate) fn version() -> String {
     let digest = Sha256::digest(OBJECT);
     format!(
         "{:016x}",

@@ -3,7 +3,7 @@ use std::{sync::Arc, time::SystemTime};
 use userspace_tls::MeshTls;
 
 use super::{
-    Door,
+    CloseCause, Door, NamedListener,
     intercept::{Ends, Intercepted},
     refusal::{Cause, Refusal, RefusalReason},
 };
@@ -11,31 +11,33 @@ use crate::{
     config::EgressListener,
     policy::{Direction, EgressMode, IngressMode, Mode, PeerSet, RuleRef},
     registry::{Opening, Registration},
+    rules::Rules,
 };
 
 /// A connection that a rule lets through, with who the peer must be.
 #[derive(Debug)]
-pub(super) struct Authorized<'a> {
+pub(super) struct Authorized {
     pub(super) intercepted: Intercepted,
-    pub(super) rule: RuleRef,
-    pub(super) protection: Protection<'a>,
+    /// The rules that were asked.
+    pub(super) rules: Arc<Rules>,
+    pub(super) protection: Protection,
     pub(super) entry: Registration,
 }
 
 /// How the rule wants the bytes to travel.
 #[derive(Debug)]
-pub(super) enum Protection<'a> {
+pub(super) enum Protection {
     /// TLS, with what the workload proves itself with and whom it accepts.
     Tls {
         mode: Mode,
         tls: Arc<MeshTls>,
-        peers: &'a PeerSet,
+        peers: PeerSet,
     },
     /// In clear.
     Plaintext,
 }
 
-impl Protection<'_> {
+impl Protection {
     pub(super) fn mode(&self) -> Mode {
         match self {
             Self::Tls { mode, .. } => *mode,
@@ -46,52 +48,67 @@ impl Protection<'_> {
 
 impl Intercepted {
     /// Asks the workload's rules.
-    pub(super) fn authorize(self, door: &Door) -> Result<Authorized<'_>, Refusal> {
-        let decided = match door.direction {
-            Direction::Egress => egress(door, &self.ends),
-            Direction::Ingress => ingress(door, &self.ends),
+    pub(super) fn authorize(self, door: &Door) -> Result<Authorized, Refusal> {
+        let Ends { from, to, .. } = self.ends;
+        self.decide(door)
+            .map_err(|cause| cause.between(Some(from), Some(to)))
+    }
+
+    fn decide(self, door: &Door) -> Result<Authorized, Cause> {
+        let removed = || closed(CloseCause::WorkloadRemoved);
+        let rules = door.workload.rules.get().ok_or_else(removed)?;
+        let (rule, protection) = match door.direction {
+            Direction::Egress => egress(door, &rules, &self.ends)?,
+            Direction::Ingress => ingress(door, &rules, &self.ends)?,
         };
-        match decided {
-            Ok((rule, protection)) => {
-                let opening = Opening {
-                    lane: door.reporter.lane().clone(),
-                    mode: protection.mode(),
-                    rule,
-                    from: self.ends.from,
-                    to: self.ends.to,
-                    opened: self.since,
-                    traffic: Arc::default(),
-                };
-                let entry = door.worker.registry.register(door.worker.index, opening);
-                Ok(Authorized {
-                    intercepted: self,
-                    rule,
-                    protection,
-                    entry,
-                })
-            }
-            Err(cause) => Err(cause.between(Some(self.ends.from), Some(self.ends.to))),
+        let opening = Opening {
+            lane: door.reporter.lane().clone(),
+            mode: protection.mode(),
+            rule,
+            from: self.ends.from,
+            to: self.ends.to,
+            opened: self.since,
+            traffic: Arc::default(),
+        };
+        let entry = door.worker.registry.register(door.worker.index, opening);
+        match door.workload.rules.objection_since(&rules, &entry) {
+            Some(cause) => Err(closed(cause)),
+            None => Ok(Authorized {
+                intercepted: self,
+                rules,
+                protection,
+                entry,
+            }),
         }
     }
 }
 
-fn egress<'a>(door: &'a Door, ends: &Ends) -> Result<(RuleRef, Protection<'a>), Cause> {
-    if let Some(listener) = &door.listener {
-        let EgressListener { peers, .. } = &listener.rule;
+/// The refusal of a connection that was not wanted any more before it was established.
+pub(super) fn closed(cause: CloseCause) -> Cause {
+    let detail = "it is not wanted any more; it was not established yet";
+    Cause::new(RefusalReason::Closed(cause), detail)
+}
+
+fn egress(door: &Door, rules: &Rules, ends: &Ends) -> Result<(RuleRef, Protection), Cause> {
+    if let Some(NamedListener { listen, .. }) = door.listener.as_deref() {
+        let listen = *listen;
+        let (index, EgressListener { peers, .. }) = rules
+            .listener(listen)
+            .ok_or_else(|| closed(CloseCause::RuleChanged))?;
         // Whatever its name leads to: no answer of a resolver makes this anything but mutual TLS.
         let protection = Protection::Tls {
             mode: Mode::Mtls,
             tls: usable(door, SystemTime::now())?,
-            peers,
+            peers: peers.clone(),
         };
-        return Ok((listener.rule_ref(), protection));
+        return Ok((RuleRef::Listener { index, listen }, protection));
     }
-    let decision = door.workload.egress.decide(ends.to);
+    let decision = rules.egress.decide(ends.to);
     let protection = match decision.mode {
         EgressMode::Mtls => Protection::Tls {
             mode: Mode::Mtls,
             tls: usable(door, SystemTime::now())?,
-            peers: decision.peers,
+            peers: decision.peers.clone(),
         },
         EgressMode::Plaintext => Protection::Plaintext,
         EgressMode::Deny => {
@@ -102,8 +119,8 @@ fn egress<'a>(door: &'a Door, ends: &Ends) -> Result<(RuleRef, Protection<'a>), 
     Ok((decision.rule, protection))
 }
 
-fn ingress<'a>(door: &'a Door, ends: &Ends) -> Result<(RuleRef, Protection<'a>), Cause> {
-    let decision = door.workload.ingress.decide(ends.to.port());
+fn ingress(door: &Door, rules: &Rules, ends: &Ends) -> Result<(RuleRef, Protection), Cause> {
+    let decision = rules.ingress.decide(ends.to.port());
     let mode = match decision.mode {
         IngressMode::Mtls => Mode::Mtls,
         IngressMode::Tls => Mode::Tls,
@@ -118,7 +135,7 @@ fn ingress<'a>(door: &'a Door, ends: &Ends) -> Result<(RuleRef, Protection<'a>),
     let protection = Protection::Tls {
         mode,
         tls: usable(door, SystemTime::now())?,
-        peers: decision.peers,
+        peers: decision.peers.clone(),
     };
     Ok((decision.rule, protection))
 }

@@ -30,7 +30,7 @@ pub(crate) enum CloseReason {
     WireError,
     /// The agent stopped and reset the connection.
     AgentStopped,
-    /// The mesh no longer wanted the connection: the peer was told by an alert, where one could be
+    /// The mesh or the rules no longer wanted the connection: the peer was told by an alert, where one could be
     /// sent, and both sides were reset.
     Closed(CloseCause),
 }
@@ -74,24 +74,35 @@ impl CloseReason {
     }
 }
 
-/// Why the mesh no longer wants a connection that it wanted before.
+/// Why a connection is not wanted any more that was wanted before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum CloseCause {
     /// The workload's identity, or the peer's, is none of the mesh's any more.
     IdentityWithdrawn,
     /// The peer is still in the mesh, but the workload may not meet it any more.
     PeerNotAllowedAnyMore,
+    /// A rule of a new configuration denies the connection, or asks for what it does not have.
+    RuleChanged,
+    /// A new configuration does not have the workload any more, or has another in its place.
+    WorkloadRemoved,
 }
 
 impl CloseCause {
     /// Every cause.
-    pub(crate) const ALL: [Self; 2] = [Self::IdentityWithdrawn, Self::PeerNotAllowedAnyMore];
+    pub(crate) const ALL: [Self; 4] = [
+        Self::IdentityWithdrawn,
+        Self::PeerNotAllowedAnyMore,
+        Self::RuleChanged,
+        Self::WorkloadRemoved,
+    ];
 
     /// The code in logs, metrics and the documentation.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::IdentityWithdrawn => "identity-withdrawn",
             Self::PeerNotAllowedAnyMore => "peer-not-allowed-any-more",
+            Self::RuleChanged => "rule-changed",
+            Self::WorkloadRemoved => "workload-removed",
         }
     }
 }

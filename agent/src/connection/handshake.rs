@@ -1,4 +1,4 @@
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use attestation::identity::SpiffeId;
 use tokio::{
@@ -14,15 +14,16 @@ use userspace_tls::{
 
 use super::{
     CloseCause, Door,
-    authorize::{Authorized, Protection},
+    authorize::{Authorized, Protection, closed},
     dial::{self, ClientName},
     intercept::{Ends, Intercepted},
     refusal::{Cause, Refusal, RefusalReason},
 };
 use crate::{
     certificates::{Credential, Unusable},
-    policy::{Direction, Mode, Objection, PeerSet, RuleRef},
+    policy::{Direction, Mode, Objection, PeerSet},
     registry::{self, Registration},
+    rules::{CurrentRules, Rules},
 };
 
 /// How long a TLS handshake may take, the wait for a slot included.
@@ -40,15 +41,13 @@ pub(super) struct Established {
     pub(super) wire: WireSocket,
     pub(super) session: Option<Session>,
     pub(super) client: Option<ClientName>,
-    pub(super) rule: RuleRef,
     pub(super) entry: Registration,
 }
 
-impl Authorized<'_> {
+impl Authorized {
     /// Connects the second socket and lets the peer prove itself.
     pub(super) async fn establish(self, door: &Door) -> Result<Established, Refusal> {
         let Ends { from, to, .. } = self.intercepted.ends;
-        let rule = self.rule;
         let connection = self.entry.connection();
         let established = unless_closed(connection.stop(), async {
             match door.direction {
@@ -64,7 +63,7 @@ impl Authorized<'_> {
                     .borrow_mut()
                     .refuse(workload, to, REFUSED_LIFETIME);
             }
-            cause.under(rule).between(Some(from), Some(to))
+            cause.under(connection.rule()).between(Some(from), Some(to))
         })
     }
 
@@ -72,7 +71,7 @@ impl Authorized<'_> {
     async fn egress(self, door: &Door) -> Result<Established, Cause> {
         let Self {
             intercepted,
-            rule,
+            rules,
             protection,
             entry,
         } = self;
@@ -89,8 +88,9 @@ impl Authorized<'_> {
                 let (mut wire, shaken) = call(door, &tls, ends.to, source, dialled).await?;
                 let check = PeerCheck {
                     credential: &door.workload.credential,
-                    peers,
-                    rule,
+                    current: &door.workload.rules,
+                    decided: &rules,
+                    peers: &peers,
                     entry: &entry,
                 };
                 let session = check.admit(shaken, &tls, &mut wire).await?;
@@ -102,7 +102,6 @@ impl Authorized<'_> {
             wire,
             session,
             client: None,
-            rule,
             entry,
         })
     }
@@ -111,7 +110,7 @@ impl Authorized<'_> {
     async fn ingress(self, door: &Door) -> Result<Established, Cause> {
         let Self {
             intercepted,
-            rule,
+            rules,
             protection,
             entry,
         } = self;
@@ -125,8 +124,9 @@ impl Authorized<'_> {
         let shaken = answer(door, &tls, mode, ends.from, &mut wire).await?;
         let check = PeerCheck {
             credential: &door.workload.credential,
-            peers,
-            rule,
+            current: &door.workload.rules,
+            decided: &rules,
+            peers: &peers,
             entry: &entry,
         };
         let session = Some(check.admit(shaken, &tls, &mut wire).await?);
@@ -137,7 +137,6 @@ impl Authorized<'_> {
             wire,
             session,
             client: Some(client),
-            rule,
             entry,
         })
     }
@@ -219,18 +218,14 @@ async fn answer(
     shaken
 }
 
-/// Lets go of a connection on its way to being established as soon as the mesh no longer wants it.
-/// What it has opened is reset then.
+/// Lets go of a connection on its way to being established as soon as it is not wanted any more. What it has opened is reset then.
 async fn unless_closed<T>(
     stop: &StopSignal<CloseCause>,
     establishing: impl Future<Output = Result<T, Cause>>,
 ) -> Result<T, Cause> {
     tokio::select! {
         biased;
-        cause = stop.stopped() => {
-            let detail = "the mesh no longer wants it; it was not established yet";
-            Err(Cause::new(RefusalReason::Closed(cause), detail))
-        }
+        cause = stop.stopped() => Err(closed(cause)),
         established = establishing => established,
     }
 }
@@ -239,9 +234,12 @@ async fn unless_closed<T>(
 struct PeerCheck<'a> {
     /// What the mesh says, at any moment.
     credential: &'a watch::Receiver<Credential>,
-    /// What the rule says.
+    /// What the rules say, at any moment.
+    current: &'a CurrentRules,
+    /// The rules that were asked before.
+    decided: &'a Arc<Rules>,
+    /// Whom they allow.
     peers: &'a PeerSet,
-    rule: RuleRef,
     entry: &'a Registration,
 }
 
@@ -261,8 +259,8 @@ impl PeerCheck<'_> {
             session,
         } = shaken;
         let refused = self.rule_objects(peer.as_ref()).or_else(|| {
-            // Written down before the mesh is asked: who is withdrawn between the two is found here
-            // by those who close what is open, and who is withdrawn earlier is refused.
+            // Written down before mesh and rules are asked: who is withdrawn between the two is found
+            // here by those who close what is open, and who is withdrawn earlier is refused.
             self.entry.set_established(registry::Established {
                 identity: tls.identity().clone(),
                 peer,
@@ -273,7 +271,7 @@ impl PeerCheck<'_> {
                     Alpn::Other => "other",
                 }),
             });
-            self.mesh_objects()
+            self.mesh_objects().or_else(|| self.newer_rules_object())
         });
         let Some(cause) = refused else {
             return Ok(session);
@@ -293,8 +291,13 @@ impl PeerCheck<'_> {
             Some(peer) => peer.as_str(),
             None => "a peer without an identity",
         };
-        let detail = format!("{who} is not among the peers of {}", self.rule);
+        let detail = format!("{who} is not among the peers of {}", self.entry.rule());
         Some(Cause::new(RefusalReason::PeerNotAllowed, detail))
+    }
+
+    fn newer_rules_object(&self) -> Option<Cause> {
+        let objection = self.current.objection_since(self.decided, self.entry);
+        objection.map(closed)
     }
 
     fn mesh_objects(&self) -> Option<Cause> {

@@ -1,36 +1,28 @@
 //! Connections to an address of the loopback that stands for a host elsewhere.
 
-use std::time::{Instant, SystemTime};
+use std::{
+    net::{SocketAddr, SocketAddrV4},
+    rc::Rc,
+    time::{Duration, Instant, SystemTime},
+};
 
 use tokio::{net::TcpStream, time::timeout};
 
 use super::{
-    Door,
+    CloseCause, Door,
     dial::{self, DialError},
     intercept::{Ends, Intercepted},
     refusal::{Cause, Refusal, RefusalReason},
 };
-use crate::{config::EgressListener, names::Names, policy::RuleRef};
+use crate::{names::Names, policy::RuleRef};
 
 /// A listener that the configuration names, and who knows where it leads.
 #[derive(Debug)]
 pub(crate) struct NamedListener {
-    /// Which of the workload's.
-    pub index: usize,
-    /// What the configuration says of it.
-    pub rule: EgressListener,
+    /// What the program dials; the rules say where it leads.
+    pub listen: SocketAddrV4,
     /// Looks up its host.
-    pub names: std::rc::Rc<Names>,
-}
-
-impl NamedListener {
-    /// How logs name it.
-    pub(super) fn rule_ref(&self) -> RuleRef {
-        RuleRef::Listener {
-            index: self.index,
-            listen: self.rule.listen,
-        }
-    }
+    pub names: Rc<Names>,
 }
 
 impl Intercepted {
@@ -41,17 +33,24 @@ impl Intercepted {
         listener: &NamedListener,
     ) -> Result<Self, Refusal> {
         let since = Instant::now();
-        let NamedListener { rule, names, .. } = listener;
-        let listen = rule.listen.into();
+        let NamedListener { listen, names } = listener;
+        let rules = door.workload.rules.get();
+        let (listen, rule) = (
+            SocketAddr::from(*listen),
+            rules.as_ref().and_then(|rules| rules.listener(*listen)),
+        );
         let from = stream.peer_addr().map_err(|error| {
             let detail = format!("reading the socket's addresses: {error}");
-            Cause::new(RefusalReason::NoOriginalDestination, detail)
-                .under(listener.rule_ref())
-                .between(None, Some(listen))
+            Cause::new(RefusalReason::NoOriginalDestination, detail).between(None, Some(listen))
+        })?;
+        let (index, rule) = rule.ok_or_else(|| {
+            let cause = super::authorize::closed(CloseCause::RuleChanged);
+            cause.between(Some(from), Some(listen))
         })?;
         let refused_to = |to, cause: Cause| {
+            let listen = rule.listen;
             cause
-                .under(listener.rule_ref())
+                .under(RuleRef::Listener { index, listen })
                 .between(Some(from), Some(to))
         };
         let failed = |cause: Cause| {
@@ -94,4 +93,4 @@ impl Intercepted {
 }
 
 /// How long one of several addresses may take to answer, as in Envoy.
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(5);

@@ -43,7 +43,7 @@ pub(crate) enum RefusalReason {
     Handshake(HandshakeRefusal),
     /// The peer is a member of the mesh, but not one that the rule lists.
     PeerNotAllowed,
-    /// The mesh no longer wants the connection, and said so before it was established.
+    /// The mesh or the rules no longer want the connection, and said so before it was established.
     Closed(CloseCause),
     /// The destination, or the program, refused the connection.
     DialRefused,

@@ -6,7 +6,7 @@ use super::{
     handshake::Established,
     offload::{Datapath, Follower},
 };
-use crate::{policy::RuleRef, registry::Registration};
+use crate::registry::Registration;
 
 impl Datapath {
     /// Moves the connection's bytes until it ends, and tells how it ended.
@@ -17,13 +17,11 @@ impl Datapath {
             wire,
             session,
             client,
-            rule,
             entry,
         } = established;
         let follower = Follower::new(&entry, kind, door);
         let mut end = End {
             door,
-            rule,
             entry: &entry,
             close: CloseReason::AgentStopped,
         };
@@ -42,13 +40,12 @@ impl Datapath {
 /// Tells how a connection ended when it is dropped: also when the agent ends it.
 struct End<'a> {
     door: &'a Door,
-    rule: RuleRef,
     entry: &'a Registration,
     close: CloseReason,
 }
 
 impl Drop for End<'_> {
     fn drop(&mut self) {
-        self.door.reporter.closed(self.entry, self.rule, self.close);
+        self.door.reporter.closed(self.entry, self.close);
     }
 }

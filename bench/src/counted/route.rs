@@ -98,11 +98,11 @@ impl Route {
         };
         match (self, load) {
             (Self::Direct | Self::Plaintext, _) => None,
-            (Self::Userspace | Self::NeverBlocking, _) | (Self::Auto, Load::Requests(_)) => {
-                both("userspace")
-            }
+            (Self::Userspace | Self::NeverBlocking, _)
+            | (Self::SkMsg, Load::Mebibytes(_))
+            | (Self::Auto, Load::Requests(_)) => both("userspace"),
             // The server's agent dials: what comes from a program to it is answers.
-            (Self::SkMsg, _) => Some(["sk-msg", "tcp"].map(|local_hop| Datapath {
+            (Self::SkMsg, Load::Requests(_)) => Some(["sk-msg", "tcp"].map(|local_hop| Datapath {
                 local_hop,
                 ..copied("userspace")
             })),

@@ -16,7 +16,10 @@ use crate::metrics::Metrics;
 use crate::netns::Netns;
 use crate::policy::Mode;
 use crate::refusals::{History, occurrence};
-use crate::registry::{self, Opening, Registry};
+use crate::registry::testing::opening;
+use crate::registry::{self, Registry};
+use crate::rules::CurrentRules;
+use crate::workload::Telling;
 
 /// What an agent with the workloads `web` and `db` would answer.
 struct Bed {
@@ -49,31 +52,34 @@ impl Bed {
                 cgroup: "/c".into(),
                 netns: Netns::own().unwrap(),
                 netns_cookie: 1,
-                ingress: IngressPolicy::new(
-                    IngressMode::Mtls,
-                    PeerSet::any(),
-                    vec![
-                        ingress(80, IngressMode::Mtls, &["client"]),
-                        ingress(90, IngressMode::Plaintext, &[]),
-                    ],
-                ),
-                egress: EgressPolicy::new(
-                    EgressMode::Mtls,
-                    PeerSet::any(),
-                    vec![
-                        egress("192.0.2.0/24", EgressMode::Deny),
-                        egress("198.51.100.0/24", EgressMode::Plaintext),
-                    ],
-                ),
-                listeners: vec![EgressListener {
-                    listen: "127.137.0.1:5432".parse().unwrap(),
-                    remote: Remote {
-                        host: Host::Name("db.example".to_owned()),
-                        port: NonZeroU16::new(5432).unwrap(),
-                    },
-                    peers: PeerSet::any(),
-                }],
+                rules: CurrentRules::new(Arc::new(Rules {
+                    ingress: IngressPolicy::new(
+                        IngressMode::Mtls,
+                        PeerSet::any(),
+                        vec![
+                            ingress(80, IngressMode::Mtls, &["client"]),
+                            ingress(90, IngressMode::Plaintext, &[]),
+                        ],
+                    ),
+                    egress: EgressPolicy::new(
+                        EgressMode::Mtls,
+                        PeerSet::any(),
+                        vec![
+                            egress("192.0.2.0/24", EgressMode::Deny),
+                            egress("198.51.100.0/24", EgressMode::Plaintext),
+                        ],
+                    ),
+                    listeners: vec![EgressListener {
+                        listen: "127.137.0.1:5432".parse().unwrap(),
+                        remote: Remote {
+                            host: Host::Name("db.example".to_owned()),
+                            port: NonZeroU16::new(5432).unwrap(),
+                        },
+                        peers: PeerSet::any(),
+                    }],
+                })),
                 credential,
+                telling: watch::Sender::new(Telling::Own),
                 unguarded: watch::Sender::default(),
             })
         });
@@ -84,7 +90,7 @@ impl Bed {
             kernel_tls: Arc::new(KernelTls::probe(OffloadChoice::Off, SpliceChoice::Auto)),
             metrics: Arc::new(Metrics::new("0.1.0")),
             readiness: watch::channel(Readiness::default()).1,
-            config_json: "{}".into(),
+            config_json: watch::channel("{}".into()).1,
         };
         Self {
             state,
@@ -139,19 +145,8 @@ fn a_refusal_is_told_with_its_rule_and_what_to_do() {
 #[test]
 fn an_open_connection_is_told_with_rule_certificate_and_datapath() {
     let bed = Bed::certified();
-    let web = bed.metrics.workload(&"web".parse().unwrap());
-    let connection = bed.state.registry.register(
-        0,
-        Opening {
-            lane: Arc::clone(web.lane(Direction::Egress)),
-            mode: Mode::Mtls,
-            rule: RuleRef::EgressDefault,
-            from: "10.0.0.1:40000".parse().unwrap(),
-            to: "10.0.0.2:80".parse().unwrap(),
-            opened: std::time::Instant::now(),
-            traffic: Arc::default(),
-        },
-    );
+    let opening = opening(&bed.metrics, "web", Direction::Egress, Mode::Mtls);
+    let connection = bed.state.registry.register(0, opening);
     let found = bed.ask(&[("connection", "1")]).unwrap();
     assert_eq!(found["outcome"], "handshaking");
     assert!(found["datapath"].is_null(), "{found}");

@@ -88,8 +88,11 @@ function setStatus(text, isBad) {
   status.classList.toggle("is-bad", isBad);
 }
 
-function showTrouble({ coordinator, unsaved }) {
+function showTrouble({ configuration, coordinator, unsaved }) {
   const lines = [];
+  if (configuration.refused) {
+    lines.push(`The configuration as it is written is not in force: ${configuration.refused}`);
+  }
   if (coordinator) {
     lines.push(`Coordinator, for ${coordinator.trouble_seconds} s: ${coordinator.why}`);
   }

@@ -1,4 +1,4 @@
-use std::{future::pending, num::NonZeroUsize, sync::Arc, time::Instant as StdInstant};
+use std::{future::pending, num::NonZeroUsize, sync::Arc};
 
 use socket2::SockRef;
 use tokio::net::TcpListener;
@@ -7,11 +7,15 @@ use userspace_tls::{RelayEnd, Traffic, relay};
 use super::*;
 use crate::{
     certificates::{
-        self,
+        self, Credential,
         testing::{TestMesh, id, issued},
     },
     metrics::Metrics,
-    registry::{Opening, Registry},
+    policy::{EgressMode, EgressPolicy, IngressMode, IngressPolicy},
+    registry::{
+        Registry,
+        testing::{Stage, open},
+    },
 };
 
 #[tokio::test]
@@ -76,6 +80,21 @@ async fn the_rule_is_asked_as_before() {
 }
 
 #[tokio::test]
+async fn rules_that_came_during_the_handshake_are_asked_too() {
+    let mut bed = Bed::new().await;
+    bed.publish(&["web", "db"], &["any"]);
+    let nobody = IngressPolicy::new(IngressMode::Mtls, PeerSet::from_iter([]), Vec::new());
+    bed.current.replace(Some(Arc::new(Rules {
+        ingress: nobody,
+        ..any()
+    })));
+    let told = bed.told();
+    let (refused, _) = tokio::join!(bed.admit(), told);
+    let cause = CloseCause::PeerNotAllowedAnyMore;
+    assert_eq!(refused.unwrap_err().reason, RefusalReason::Closed(cause));
+}
+
+#[tokio::test]
 async fn a_connection_that_is_no_longer_wanted_is_reset_before_it_is_established() {
     let (near, mut far) = tcp_pair().await;
     let stop = StopSignal::default();
@@ -109,6 +128,8 @@ struct Bed {
     client: Option<(TcpStream, Session)>,
     sender: watch::Sender<Credential>,
     credential: watch::Receiver<Credential>,
+    decided: Arc<Rules>,
+    current: CurrentRules,
     entry: Registration,
     peers: PeerSet,
 }
@@ -124,20 +145,20 @@ impl Bed {
         );
         let (sender, credential) = certificates::channel();
         let registry = Arc::new(Registry::new(NonZeroUsize::MIN));
-        let metrics = Metrics::new("0.1.0").workload(&"web".parse().unwrap());
-        let entry = registry.register(
-            0,
-            Opening {
-                lane: Arc::clone(metrics.lane(Direction::Ingress)),
-                mode: Mode::Mtls,
-                rule: RuleRef::IngressDefault,
-                from: "10.0.0.1:40000".parse().unwrap(),
-                to: "10.0.0.2:80".parse().unwrap(),
-                opened: StdInstant::now(),
-                traffic: Arc::default(),
-            },
+        let metrics = Metrics::new("0.1.0");
+        let (direction, mode) = (Direction::Ingress, Mode::Mtls);
+        let entry = open(
+            &registry,
+            &metrics,
+            "web",
+            direction,
+            mode,
+            Stage::Handshaking,
         );
+        let rules = Arc::new(any());
         Self {
+            decided: Arc::clone(&rules),
+            current: CurrentRules::new(rules),
             web,
             shaken: Some(shaken.unwrap()),
             wire: wire.into(),
@@ -157,8 +178,9 @@ impl Bed {
     async fn admit(&mut self) -> Result<Session, Cause> {
         let check = PeerCheck {
             credential: &self.credential,
+            current: &self.current,
+            decided: &self.decided,
             peers: &self.peers,
-            rule: RuleRef::IngressDefault,
             entry: &self.entry,
         };
         let shaken = self.shaken.take().unwrap();
@@ -188,4 +210,13 @@ async fn tcp_pair() -> (TcpStream, TcpStream) {
             .unwrap();
     }
     (near, far)
+}
+
+/// Rules that let everybody of the mesh in and out.
+fn any() -> Rules {
+    Rules {
+        ingress: IngressPolicy::new(IngressMode::Mtls, PeerSet::any(), Vec::new()),
+        egress: EgressPolicy::new(EgressMode::Mtls, PeerSet::any(), Vec::new()),
+        listeners: Vec::new(),
+    }
 }

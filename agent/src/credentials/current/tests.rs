@@ -1,17 +1,17 @@
-use std::{
-    num::NonZeroUsize,
-    time::{Instant, SystemTime},
-};
+use std::{num::NonZeroUsize, time::SystemTime};
 
 use super::*;
 use crate::{
     certificates::{
         self, Unusable,
-        testing::{TestMesh, id, issued},
+        testing::{TestMesh, issued},
     },
     metrics::Metrics,
-    policy::{Direction, RuleRef},
-    registry::{Established, Opening, Registration},
+    policy::Direction,
+    registry::{
+        Registration,
+        testing::{self, Stage},
+    },
 };
 
 #[test]
@@ -151,15 +151,6 @@ fn a_membership_alone_is_no_new_certificate() {
     bed.expect_reloads("loaded", 2);
 }
 
-/// How far a connection has come.
-#[derive(Clone, Copy)]
-enum Stage {
-    Handshaking,
-    Met(&'static str),
-    /// A client without a certificate.
-    MetNobody,
-}
-
 /// The credential of the workload `web`, and connections.
 struct Bed {
     metrics: Metrics,
@@ -187,32 +178,8 @@ impl Bed {
     }
 
     fn open(&self, workload: &str, mode: Mode, stage: Stage) -> Registration {
-        let metrics = self.metrics.workload(&workload.parse().unwrap());
-        let entry = self.registry.register(
-            0,
-            Opening {
-                lane: Arc::clone(metrics.lane(Direction::Ingress)),
-                mode,
-                rule: RuleRef::IngressDefault,
-                from: "10.0.0.1:40000".parse().unwrap(),
-                to: "10.0.0.2:80".parse().unwrap(),
-                opened: Instant::now(),
-                traffic: Arc::default(),
-            },
-        );
-        let peer = match stage {
-            Stage::Handshaking => return entry,
-            Stage::Met(peer) => Some(id(peer)),
-            Stage::MetNobody => None,
-        };
-        entry.set_established(Established {
-            identity: id(workload),
-            peer,
-            key_exchange: "X25519MLKEM768",
-            cipher: "AES-128-GCM",
-            alpn: None,
-        });
-        entry
+        let (registry, metrics) = (&self.registry, &self.metrics);
+        testing::open(registry, metrics, workload, Direction::Ingress, mode, stage)
     }
 
     fn expect_reloads(&self, result: &str, count: u64) {

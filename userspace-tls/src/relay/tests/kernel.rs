@@ -452,10 +452,7 @@ pub(super) fn skip(why: &dyn fmt::Display) {
     let line = format!("SKIPPED {}: {why}", thread.name().unwrap_or("a test"));
     let _ = writeln!(io::stderr(), "{line}");
     if let Some(path) = std::env::var_os("SEALWIRE_SKIP_LOG")
-        && let Ok(mut log) = fs::File::options()
-            .create(true)
-            .append(true)
-            .open(path)
+        && let Ok(mut log) = fs::File::options().create(true).append(true).open(path)
     {
         let _ = writeln!(log, "{line}");
     }

@@ -177,12 +177,11 @@ impl KernelSending {
             starvation,
             ..
         } = self;
-        let sent = match starvation.poll_send(cx, wire, tx, |tx| {
-            tx.send(wire, &[IoSlice::new(data)])
-        }) {
-            Poll::Ready(sent) => sent.map_err(wire_error)?,
-            Poll::Pending => 0,
-        };
+        let sent =
+            match starvation.poll_send(cx, wire, tx, |tx| tx.send(wire, &[IoSlice::new(data)])) {
+                Poll::Ready(sent) => sent.map_err(wire_error)?,
+                Poll::Pending => 0,
+            };
         age.sent(sent);
         if sent < data.len() {
             self.queue.push_back(Queued::Data {
@@ -210,10 +209,11 @@ impl KernelSending {
             match first {
                 Queued::Data { bytes, sent } => {
                     let rest = &bytes[*sent..];
-                    let len = ready!(starvation.poll_send(cx, wire, tx, |tx| {
-                        tx.send(wire, &[IoSlice::new(rest)])
-                    }))
-                    .map_err(wire_error)?;
+                    let len =
+                        ready!(starvation.poll_send(cx, wire, tx, |tx| {
+                            tx.send(wire, &[IoSlice::new(rest)])
+                        }))
+                        .map_err(wire_error)?;
                     age.sent(len);
                     *sent += len;
                     if *sent < bytes.len() {
@@ -251,9 +251,8 @@ impl KernelSending {
         } = self;
         if let Some(pipe) = pipe {
             while pipe.held() > 0 {
-                let sent = ready!(starvation.poll_send(cx, wire, tx, |tx| {
-                    tx.splice(wire, pipe)
-                }))?;
+                let sent =
+                    ready!(starvation.poll_send(cx, wire, tx, |tx| { tx.splice(wire, pipe) }))?;
                 age.spliced(sent);
             }
         }
@@ -319,10 +318,10 @@ impl Starvation {
         mut send: impl FnMut(&mut Tx) -> io::Result<R>,
     ) -> Poll<io::Result<R>> {
         loop {
-            let sent = poll_io(cx, wire, Interest::WRITABLE, || send(tx));
-            if sent.is_ready() {
+            let attempt = poll_io(cx, wire, Interest::WRITABLE, || send(tx));
+            if attempt.is_ready() {
                 self.pause = None;
-                return sent;
+                return attempt;
             }
             if let Some(pause) = &mut self.pause {
                 ready!(pause.as_mut().poll(cx));

@@ -1,0 +1,159 @@
+use std::num::NonZeroUsize;
+
+use super::*;
+use crate::{
+    metrics::Metrics,
+    policy::{EgressRule, IngressRule, PortRange},
+    registry::{
+        Registration, Registry,
+        testing::{
+            self,
+            Stage::{self, Handshaking, Met, MetNobody},
+        },
+    },
+};
+
+#[test]
+fn what_new_rules_forbid_ends_and_nothing_else() {
+    use CloseCause::{PeerNotAllowedAnyMore, RuleChanged};
+    use Direction::{Egress, Ingress};
+    let bed = Bed::new();
+    let nothing = rules(EgressMode::Mtls, IngressMode::Mtls, &["any"]);
+    let plaintext = rules(EgressMode::Plaintext, IngressMode::Plaintext, &["any"]);
+    let tls = rules(EgressMode::Mtls, IngressMode::Tls, &["any"]);
+    let deny = rules(EgressMode::Deny, IngressMode::Mtls, &["any"]);
+    let db = rules(EgressMode::Mtls, IngressMode::Mtls, &["db"]);
+    let log = rules(EgressMode::Mtls, IngressMode::Mtls, &["log"]);
+    for (direction, mode, peer, now, expected) in [
+        (Egress, Mode::Mtls, Met("db"), &nothing, None),
+        (Egress, Mode::Mtls, Met("db"), &db, None),
+        (
+            Egress,
+            Mode::Mtls,
+            Met("db"),
+            &log,
+            Some(PeerNotAllowedAnyMore),
+        ),
+        // Judged when it has proved itself.
+        (Egress, Mode::Mtls, Handshaking, &log, None),
+        (Egress, Mode::Mtls, Handshaking, &deny, Some(RuleChanged)),
+        (Egress, Mode::Mtls, Met("db"), &deny, Some(RuleChanged)),
+        (
+            Egress,
+            Mode::Plaintext,
+            Handshaking,
+            &deny,
+            Some(RuleChanged),
+        ),
+        (
+            Egress,
+            Mode::Plaintext,
+            Handshaking,
+            &nothing,
+            Some(RuleChanged),
+        ),
+        // More protection than the rule asks for.
+        (Egress, Mode::Mtls, Met("db"), &plaintext, None),
+        (Ingress, Mode::Mtls, Met("db"), &plaintext, None),
+        (Ingress, Mode::Mtls, Met("db"), &tls, None),
+        (
+            Ingress,
+            Mode::Mtls,
+            Met("db"),
+            &log,
+            Some(PeerNotAllowedAnyMore),
+        ),
+        (Ingress, Mode::Mtls, Met("db"), &deny, None),
+        (Ingress, Mode::Tls, MetNobody, &tls, None),
+        (Ingress, Mode::Tls, MetNobody, &nothing, Some(RuleChanged)),
+        (Ingress, Mode::Tls, Met("db"), &nothing, None),
+    ] {
+        let connection = bed.open(direction, mode, peer);
+        assert_eq!(
+            now.objection(&connection),
+            expected,
+            "{direction:?} {mode:?} {peer:?} under {now:?}"
+        );
+    }
+}
+
+#[test]
+fn the_rule_for_the_destination_is_asked_and_no_other() {
+    let bed = Bed::new();
+    let connection = bed.open(Direction::Egress, Mode::Mtls, Met("db"));
+    for (cidr, expected) in [
+        ("10.0.0.2/32", Some(CloseCause::RuleChanged)),
+        ("10.0.0.3/32", None),
+    ] {
+        let rule = EgressRule {
+            cidr: cidr.parse().unwrap(),
+            ports: PortRange::ALL,
+            mode: EgressMode::Deny,
+            peers: PeerSet::any(),
+        };
+        let mut now = rules(EgressMode::Mtls, IngressMode::Mtls, &["any"]);
+        now.egress = EgressPolicy::new(EgressMode::Mtls, PeerSet::any(), vec![rule]);
+        assert_eq!(now.objection(&connection), expected, "{cidr}");
+    }
+    let connection = bed.open(Direction::Ingress, Mode::Mtls, Met("db"));
+    for (port, expected) in [(80, Some(CloseCause::PeerNotAllowedAnyMore)), (81, None)] {
+        let rule = IngressRule {
+            port: port.try_into().unwrap(),
+            mode: IngressMode::Mtls,
+            peers: PeerSet::from_iter([]),
+        };
+        let mut now = rules(EgressMode::Mtls, IngressMode::Mtls, &["any"]);
+        now.ingress = IngressPolicy::new(IngressMode::Mtls, PeerSet::any(), vec![rule]);
+        assert_eq!(now.objection(&connection), expected, "{port}");
+    }
+}
+
+#[test]
+fn rules_that_came_since_are_asked_and_those_that_decided_are_not() {
+    let bed = Bed::new();
+    let decided = Arc::new(rules(EgressMode::Mtls, IngressMode::Mtls, &["log"]));
+    let current = CurrentRules::new(Arc::clone(&decided));
+    let connection = bed.open(Direction::Egress, Mode::Mtls, Met("db"));
+    assert_eq!(current.objection_since(&decided, &connection), None);
+    current.replace(Some(Arc::new(rules(
+        EgressMode::Deny,
+        IngressMode::Mtls,
+        &["any"],
+    ))));
+    assert_eq!(
+        current.objection_since(&decided, &connection),
+        Some(CloseCause::RuleChanged)
+    );
+    current.replace(None);
+    assert_eq!(
+        current.objection_since(&decided, &connection),
+        Some(CloseCause::WorkloadRemoved)
+    );
+}
+
+fn rules(egress: EgressMode, ingress: IngressMode, peers: &[&str]) -> Rules {
+    let peers: PeerSet = peers.iter().map(|entry| entry.parse().unwrap()).collect();
+    Rules {
+        ingress: IngressPolicy::new(ingress, peers.clone(), Vec::new()),
+        egress: EgressPolicy::new(egress, peers, Vec::new()),
+        listeners: Vec::new(),
+    }
+}
+
+struct Bed {
+    metrics: Metrics,
+    registry: Arc<Registry>,
+}
+
+impl Bed {
+    fn new() -> Self {
+        Self {
+            metrics: Metrics::new("0.1.0"),
+            registry: Arc::new(Registry::new(NonZeroUsize::MIN)),
+        }
+    }
+
+    fn open(&self, direction: Direction, mode: Mode, stage: Stage) -> Registration {
+        testing::open(&self.registry, &self.metrics, "web", direction, mode, stage)
+    }
+}

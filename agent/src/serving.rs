@@ -1,0 +1,656 @@
+//! The workloads that are served: they come, change their rules and go, each without the others.
+
+use std::{
+    io,
+    net::{SocketAddrV4, TcpListener},
+    os::fd::{AsFd as _, OwnedFd},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use ebpf_abi::Workload as WorkloadState;
+use tokio::{
+    sync::{mpsc, watch},
+    task::AbortHandle,
+    time::sleep,
+};
+use tracing::{info, warn};
+
+use crate::{
+    agent::{AgentError, failed},
+    bpf::{ControlMaps, Permits, Pins, Steering},
+    causes::with_causes,
+    certificates::{self, CertificateFiles, Credential},
+    config::{self, CertificateOrigin},
+    connection::CloseCause,
+    credentials::{CredentialKeeper, CredentialSource},
+    enrolment::Slot,
+    interfaces::InterfaceWatch,
+    listen::{ListenError, Listeners, NamedSocket, listen_at},
+    policy::{IngressMode, IngressPolicy, WorkloadName},
+    readiness::ReadinessBoard,
+    registry::{Connection, Registry},
+    report::Telemetry,
+    rules::Rules,
+    take_over::{Inherited, Item, Purpose, Whose},
+    worker::{Entrance, EntranceKind, Stop},
+    workload::{Telling, Workload},
+};
+
+/// How long connections of a workload that has gone may take to end by themselves.
+const LAST_MOMENTS: Duration = Duration::from_secs(5);
+
+/// A workload that was found and checked, and is not served yet.
+#[derive(Debug)]
+pub(crate) struct Candidate {
+    workload: Arc<Workload>,
+    source: CredentialSource,
+    sender: watch::Sender<Credential>,
+}
+
+impl Candidate {
+    /// Looks for what the configuration names; changes nothing. Where its certificate is to come
+    /// from the Coordinator, a slot for it is added to `slots`.
+    pub(crate) fn find(
+        config: &config::Workload,
+        slots: &mut Vec<Slot>,
+    ) -> Result<Self, AgentError> {
+        let (sender, receiver) = certificates::channel();
+        let workload = Arc::new(Workload::find(config, receiver)?);
+        let source = match &config.certificates {
+            CertificateOrigin::Files { tls_dir } => {
+                let files = CertificateFiles::new(tls_dir.clone());
+                files.check().map_err(|source| AgentError::Certificate {
+                    workload: config.name.clone(),
+                    source,
+                })?;
+                CredentialSource::Files(files)
+            }
+            CertificateOrigin::Coordinator { .. } => {
+                let (issued, messages) = mpsc::channel(1);
+                slots.push(Slot::new(issued, sender.subscribe()));
+                CredentialSource::Coordinator(messages)
+            }
+        };
+        Ok(Self {
+            workload,
+            source,
+            sender,
+        })
+    }
+
+    /// Whose.
+    pub(crate) fn workload(&self) -> &Workload {
+        &self.workload
+    }
+}
+
+/// All workloads, and what serving one takes.
+#[derive(Debug)]
+pub(crate) struct Serving {
+    steering: Steering,
+    workers: Vec<mpsc::UnboundedSender<Entrance>>,
+    registry: Arc<Registry>,
+    telemetry: Arc<Telemetry>,
+    board: ReadinessBoard,
+    served: Vec<Served>,
+    inherited: Inherited,
+    known: watch::Sender<Vec<Arc<Workload>>>,
+}
+
+/// One workload, as it is served.
+#[derive(Debug)]
+pub(crate) struct Served {
+    workload: Arc<Workload>,
+    stop: watch::Sender<Stop>,
+    listeners: Vec<Named>,
+    tasks: [AbortHandle; 2],
+    /// Its listeners once more, for an agent that takes over: by worker, but for those that the
+    /// configuration names.
+    sockets: Vec<(usize, Purpose, TcpListener)>,
+}
+
+/// One listener that the configuration names.
+#[derive(Debug)]
+struct Named {
+    listen: SocketAddrV4,
+    stop: watch::Sender<Stop>,
+    /// By worker, for an agent that takes over.
+    sockets: Vec<TcpListener>,
+}
+
+/// Listeners that are open and that nobody accepts from yet: for each worker, its own.
+#[derive(Debug, Default)]
+pub(crate) struct Opened(Vec<Vec<NamedSocket>>);
+
+impl Served {
+    /// Whose.
+    pub(crate) fn workload(&self) -> &Arc<Workload> {
+        &self.workload
+    }
+}
+
+impl Serving {
+    /// Nothing is served yet; what is `inherited` need not be opened. What is sent to `workers` is served by them once they run.
+    pub(crate) fn new(
+        steering: Steering,
+        workers: Vec<mpsc::UnboundedSender<Entrance>>,
+        registry: Arc<Registry>,
+        telemetry: Arc<Telemetry>,
+        board: ReadinessBoard,
+        inherited: Inherited,
+    ) -> Self {
+        Self {
+            steering,
+            inherited,
+            workers,
+            registry,
+            telemetry,
+            board,
+            served: Vec::new(),
+            known: watch::Sender::default(),
+        }
+    }
+
+    /// The kernel side.
+    pub(crate) fn steering(&self) -> &Steering {
+        &self.steering
+    }
+
+    /// The workloads, now and later.
+    pub(crate) fn watch(&self) -> watch::Receiver<Vec<Arc<Workload>>> {
+        self.known.subscribe()
+    }
+
+    /// The one with this name.
+    pub(crate) fn find(&self, name: &WorkloadName) -> Option<&Served> {
+        self.served.iter().find(|it| it.workload.name == *name)
+    }
+
+    /// Serves one more: listeners, then maps, then links.
+    ///
+    /// # Errors
+    /// Then nothing of it is left, but what an earlier agent had attached.
+    pub(crate) fn add(&mut self, candidate: Candidate) -> Result<(), AgentError> {
+        let owner = candidate.workload.owner();
+        let was_attached = self.steering.is_attached(&owner);
+        let workload = candidate.workload.clone();
+        match self.start(candidate) {
+            Ok(served) => {
+                self.served.push(served);
+                self.tell_known();
+                Ok(())
+            }
+            Err(error) => {
+                let forgotten =
+                    ControlMaps::open(self.pins()).and_then(|mut maps| maps.forget(workload.id));
+                let released = if was_attached {
+                    Ok(())
+                } else {
+                    self.steering.release_workload(&owner)
+                };
+                if let Err(error) = forgotten.and(released) {
+                    let error = with_causes(&error);
+                    warn!(workload = %workload.name, error, "not all of it could be taken back");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn start(&mut self, candidate: Candidate) -> Result<Served, AgentError> {
+        let Candidate {
+            workload,
+            source,
+            sender,
+        } = candidate;
+        let rules = workload.rules.get();
+        let rules = rules.as_deref();
+        let named: Vec<_> = rules
+            .into_iter()
+            .flat_map(|rules| &rules.listeners)
+            .map(|listener| listener.listen)
+            .collect();
+        let opened = self.open(&workload, &named)?;
+        let (stop, stopped) = watch::channel(Stop::Running);
+        let mut maps = ControlMaps::open(self.pins())?;
+        let mut state = WorkloadState {
+            netns: workload.netns_cookie,
+            workers: self.workers.len() as u32,
+            ..WorkloadState::default()
+        };
+        let mut entrances = Vec::new();
+        let mut sockets = Vec::new();
+        for index in 0..self.workers.len() {
+            let listeners = self
+                .listeners(&workload, index)
+                .map_err(failed("listening in a workload's namespace"))?;
+            let kept = listeners.share().map_err(failed("keeping a listener"))?;
+            sockets.extend(kept.into_iter().map(|(purpose, it)| (index, purpose, it)));
+            publish(&mut maps, &workload, index, &listeners, &mut state)?;
+            let stop = stopped.clone();
+            entrances.push(Entrance {
+                workload: workload.clone(),
+                kind: EntranceKind::Steered { listeners, stop },
+            });
+        }
+        let mut keeper = CredentialKeeper::new(
+            workload.clone(),
+            source,
+            sender,
+            self.registry.clone(),
+            state,
+            self.telemetry.workload(&workload.name),
+            self.board.clone(),
+        );
+        keeper.look(&mut maps, SystemTime::now());
+        if let Some(rules) = rules {
+            set_ports(&mut maps, &workload, rules)?;
+        }
+        let mut interfaces = InterfaceWatch::new(workload.clone(), &mut maps)?;
+        let programs = self.steering.attach_workload(
+            &workload.owner(),
+            workload.id,
+            &workload.cgroup,
+            workload.netns.as_fd(),
+        )?;
+        interfaces.guard(programs, &mut maps)?;
+
+        let follow = interfaces.follow(ControlMaps::open(self.pins())?);
+        let tasks = [
+            tokio::task::spawn_local(follow).abort_handle(),
+            tokio::task::spawn_local(keeper.keep(maps)).abort_handle(),
+        ];
+        for (worker, entrance) in self.workers.iter().zip(entrances) {
+            // It hears as long as there is somebody to tell it anything.
+            let _ = worker.send(entrance);
+        }
+        let mut served = Served {
+            workload,
+            stop,
+            listeners: Vec::new(),
+            tasks,
+            sockets,
+        };
+        self.accept_from(&mut served, opened)?;
+        Ok(served)
+    }
+
+    /// Opens listeners at these addresses. Connections wait in them until [`Self::change`].
+    pub(crate) fn open(
+        &mut self,
+        workload: &Workload,
+        addresses: &[SocketAddrV4],
+    ) -> Result<Opened, AgentError> {
+        let opened = (0..self.workers.len())
+            .map(|worker| {
+                let (mut sockets, missing) = self.named(workload, worker, addresses);
+                let opened = listen_at(&workload.netns, &missing);
+                let opened = opened.map(|opened| {
+                    sockets.extend(opened);
+                    // In the same order for every worker.
+                    sockets.sort_by_key(|socket| socket.listen);
+                    sockets
+                });
+                opened.map_err(|error| match error {
+                    ListenError::Taken(listen) => AgentError::ListenerTaken {
+                        workload: workload.name.clone(),
+                        listen,
+                    },
+                    ListenError::System(source) => {
+                        failed("listening in a workload's namespace")(source)
+                    }
+                })
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Opened(opened))
+    }
+
+    /// The listeners of one worker, those of the agent before if there are any.
+    fn listeners(&mut self, workload: &Workload, worker: usize) -> io::Result<Listeners> {
+        let mut take = |purpose| self.inherited.take(&item(workload, worker, purpose));
+        let (egress, ingress) = (take(Purpose::Egress), take(Purpose::Ingress));
+        if egress.is_empty() || ingress.is_empty() {
+            return Listeners::open(&workload.netns);
+        }
+        let listeners = |sockets: Vec<OwnedFd>| sockets.into_iter().map(Into::into).collect();
+        Ok(Listeners {
+            egress: listeners(egress),
+            ingress: listeners(ingress),
+        })
+    }
+
+    /// Of these addresses, the listeners that the agent before had, and those that it had not.
+    fn named(
+        &mut self,
+        workload: &Workload,
+        worker: usize,
+        addresses: &[SocketAddrV4],
+    ) -> (Vec<NamedSocket>, Vec<SocketAddrV4>) {
+        let mut missing = Vec::new();
+        let mut sockets = Vec::new();
+        for &listen in addresses {
+            let inherited = self
+                .inherited
+                .take(&item(workload, worker, Purpose::Named(listen)));
+            match inherited.into_iter().next() {
+                Some(socket) => sockets.push(NamedSocket {
+                    listen,
+                    socket: socket.into(),
+                }),
+                None => missing.push(listen),
+            }
+        }
+        (sockets, missing)
+    }
+
+    /// Every listener, for an agent that takes over.
+    pub(crate) fn share(&self) -> io::Result<Vec<(Item, OwnedFd)>> {
+        let mut shared = Vec::new();
+        for Served {
+            workload,
+            listeners,
+            sockets,
+            ..
+        } in &self.served
+        {
+            let mut share = |worker, purpose, socket: &TcpListener| {
+                let socket = socket.as_fd().try_clone_to_owned()?;
+                shared.push((item(workload, worker, purpose), socket));
+                io::Result::Ok(())
+            };
+            for (worker, purpose, socket) in sockets {
+                share(*worker, *purpose, socket)?;
+            }
+            for named in listeners {
+                for (worker, socket) in named.sockets.iter().enumerate() {
+                    share(worker, Purpose::Named(named.listen), socket)?;
+                }
+            }
+        }
+        Ok(shared)
+    }
+
+    /// Another agent has not taken over after all: the kernel side is told everything anew.
+    pub(crate) fn resume(&self) -> Result<(), AgentError> {
+        let mut maps = ControlMaps::open(self.pins())?;
+        let served: Vec<_> = self.served.iter().map(|it| it.workload.id).collect();
+        maps.forget_all_but(&served)?;
+        for Served {
+            workload, sockets, ..
+        } in &self.served
+        {
+            for (worker, purpose, socket) in sockets {
+                if *purpose == Purpose::Ingress {
+                    set_listener(&mut maps, workload, *worker, socket)?;
+                }
+            }
+            if let Some(rules) = workload.rules.get() {
+                set_ports(&mut maps, workload, &rules)?;
+            }
+            workload.telling.send_replace(Telling::Anew);
+        }
+        Ok(())
+    }
+
+    /// Another agent serves the workloads and tells the kernel side of them.
+    pub(crate) fn leave(&self) {
+        for served in &self.served {
+            served.workload.telling.send_replace(Telling::Others);
+        }
+    }
+
+    fn accept_from(&self, served: &mut Served, opened: Opened) -> Result<(), AgentError> {
+        let Opened(opened) = opened;
+        if opened.iter().all(Vec::is_empty) {
+            return Ok(());
+        }
+        let mut new = Vec::new();
+        for (nth, NamedSocket { listen, .. }) in opened.iter().take(1).flatten().enumerate() {
+            let sockets = opened.iter().filter_map(|worker| worker.get(nth));
+            let sockets = sockets.map(|it| it.socket.try_clone());
+            new.push(Named {
+                listen: *listen,
+                stop: watch::Sender::new(Stop::Running),
+                sockets: sockets
+                    .collect::<Result<_, _>>()
+                    .map_err(failed("keeping a listener"))?,
+            });
+        }
+        let permits = opened
+            .iter()
+            .map(|_| Permits::open(self.pins()))
+            .collect::<Result<Vec<_>, _>>()?;
+        for ((worker, sockets), permits) in self.workers.iter().zip(opened).zip(permits) {
+            let stops = new.iter().map(|named| named.stop.subscribe());
+            let kind = EntranceKind::Named {
+                listeners: sockets.into_iter().zip(stops).collect(),
+                permits,
+            };
+            let _ = worker.send(Entrance {
+                workload: served.workload.clone(),
+                kind,
+            });
+        }
+        served.listeners.extend(new);
+        Ok(())
+    }
+
+    /// Tells the hooks which ports of a workload are steered by these rules.
+    pub(crate) fn set_ports(&self, workload: &Workload, rules: &Rules) -> Result<(), AgentError> {
+        set_ports(&mut ControlMaps::open(self.pins())?, workload, rules)
+    }
+
+    /// Puts other rules in force, and ends what they forbid; how many connections that were.
+    /// `opened` are the listeners that they have and those before had not.
+    pub(crate) fn change(
+        &mut self,
+        name: &WorkloadName,
+        rules: &Arc<Rules>,
+        opened: Opened,
+    ) -> Result<usize, AgentError> {
+        let Some(index) = self.served.iter().position(|it| it.workload.name == *name) else {
+            return Ok(0);
+        };
+        let mut served = self.served.swap_remove(index);
+        served.workload.rules.replace(Some(rules.clone()));
+        let closed = self.close(name, |connection| rules.objection(connection));
+        served.listeners.retain(|named| {
+            let stays = rules.listener(named.listen).is_some();
+            if !stays {
+                end(named.stop.clone());
+            }
+            stays
+        });
+        let accepted = self.accept_from(&mut served, opened);
+        self.served.push(served);
+        accepted.map(|()| closed)
+    }
+
+    /// Serves another in the place of that with its name; how many connections had to end. In between
+    /// its connections are refused.
+    ///
+    /// # Errors
+    /// Where it can't be served. Neither is then: what fails here was found a moment before.
+    pub(crate) fn replace(&mut self, candidate: Candidate) -> Result<usize, AgentError> {
+        let (id, owner) = (candidate.workload.id, candidate.workload.owner());
+        let before = self.find(&candidate.workload.name);
+        let before = before.map(|served| (served.workload.id, served.workload.owner()));
+        let closed = self.retire(&candidate.workload.name.clone());
+        self.add(candidate)?;
+        // Programs of the same cgroup that know another namespace.
+        if let Some((_, before)) = before.filter(|(of, before)| *of == id && *before != owner) {
+            self.steering.release_workload(&before)?;
+        }
+        Ok(closed)
+    }
+
+    /// Undoes [`Self::add`]: as if the workload had never been configured.
+    pub(crate) fn take_back(&mut self, name: &WorkloadName) {
+        let Some(owner) = self.find(name).map(|served| served.workload.owner()) else {
+            return;
+        };
+        self.retire(name);
+        if let Err(error) = self.steering.release_workload(&owner) {
+            let error = with_causes(&error);
+            warn!(workload = %name, error, "its programs stay attached; it is refused until --detach");
+        }
+    }
+
+    /// Serves a workload no longer: its connections end, new ones are refused; how many ended. Its
+    /// programs stay attached as long as its cgroup exists, so that nothing of it goes out past an
+    /// agent.
+    pub(crate) fn retire(&mut self, name: &WorkloadName) -> usize {
+        let Some(index) = self.served.iter().position(|it| it.workload.name == *name) else {
+            return 0;
+        };
+        let Served {
+            workload,
+            stop,
+            listeners,
+            tasks,
+            ..
+        } = self.served.swap_remove(index);
+        workload.rules.replace(None);
+        for task in tasks {
+            task.abort();
+        }
+        self.board.remove(name);
+        let forgotten =
+            ControlMaps::open(self.pins()).and_then(|mut maps| maps.forget(workload.id));
+        let released = if workload.cgroup.exists() {
+            Ok(())
+        } else {
+            self.steering.release_workload(&workload.owner())
+        };
+        if let Err(error) = forgotten.and(released) {
+            let error = with_causes(&error);
+            warn!(workload = %name, error, "not all of it could be taken back");
+        }
+        let closed = self.close(name, |_| Some(CloseCause::WorkloadRemoved));
+        end(stop);
+        for Named { stop, .. } in listeners {
+            end(stop);
+        }
+        self.tell_known();
+        closed
+    }
+
+    fn close(
+        &self,
+        name: &WorkloadName,
+        objection: impl Fn(&Connection) -> Option<CloseCause>,
+    ) -> usize {
+        let mut sum = 0;
+        for cause in CloseCause::ALL {
+            let closed = self.registry.close_where(cause, |connection| {
+                connection.workload() == name.as_str() && objection(connection) == Some(cause)
+            });
+            if closed > 0 {
+                info!(workload = %name, closed, reason = cause.as_str(), "connections closed");
+            }
+            sum += closed;
+        }
+        sum
+    }
+
+    /// Says which workloads were served before and are not any more. Their connections stay refused.
+    pub(crate) fn name_strangers(&self) {
+        let owners: Vec<_> = self.served.iter().map(|it| it.workload.owner()).collect();
+        for stranger in self.steering.strangers(&owners) {
+            warn!(
+                pins = stranger,
+                "a workload served before is not configured any more; its connections stay \
+                 refused until --detach"
+            );
+        }
+    }
+
+    fn tell_known(&self) {
+        let workloads = self.served.iter().map(|it| it.workload.clone());
+        self.known.send_replace(workloads.collect());
+    }
+
+    fn pins(&self) -> &Pins {
+        self.steering.pins()
+    }
+
+    /// Tells all listeners how far their end has come. Nothing more can be served then, and workers
+    /// end with their last connection.
+    pub(crate) fn stop(&mut self, stop: Stop) {
+        self.workers.clear();
+        for served in &self.served {
+            served.stop.send_replace(stop);
+            for named in &served.listeners {
+                named.stop.send_replace(stop);
+            }
+        }
+    }
+}
+
+/// Ends a listener: nothing more is accepted, and what runs has a moment to end by itself.
+fn end(stop: watch::Sender<Stop>) {
+    stop.send_replace(Stop::Draining);
+    tokio::task::spawn_local(async move {
+        sleep(LAST_MOMENTS).await;
+        stop.send_replace(Stop::Now);
+    });
+}
+
+fn set_ports(maps: &mut ControlMaps, workload: &Workload, rules: &Rules) -> Result<(), AgentError> {
+    let (default_is_plaintext, ports) = plaintext_ports(&rules.ingress);
+    maps.set_ingress_ports(workload.id, default_is_plaintext, &ports)?;
+    Ok(())
+}
+
+/// Enters a worker's listeners into the maps and into the workload's state.
+fn publish(
+    maps: &mut ControlMaps,
+    workload: &Workload,
+    index: usize,
+    listeners: &Listeners,
+    state: &mut WorkloadState,
+) -> Result<(), AgentError> {
+    state.egress_v4[index] = listeners.egress_port(false).unwrap_or(0);
+    state.egress_v6[index] = listeners.egress_port(true).unwrap_or(0);
+    for listener in &listeners.ingress {
+        set_listener(maps, workload, index, listener)?;
+    }
+    Ok(())
+}
+
+fn set_listener(
+    maps: &mut ControlMaps,
+    workload: &Workload,
+    worker: usize,
+    listener: &TcpListener,
+) -> Result<(), AgentError> {
+    let address = listener.local_addr().map_err(failed("asking a listener"))?;
+    maps.set_listener(workload.id, worker as u32, address.is_ipv6(), listener)?;
+    Ok(())
+}
+
+fn item(workload: &Workload, worker: usize, purpose: Purpose) -> Item {
+    Item::Listener {
+        workload: Whose {
+            name: workload.name.to_string(),
+            id: workload.id.0,
+            netns: workload.netns_cookie,
+        },
+        worker,
+        purpose,
+    }
+}
+
+/// The ports that differ from the default, and whether each is plaintext.
+fn plaintext_ports(policy: &IngressPolicy) -> (bool, Vec<(u16, bool)>) {
+    let is_plaintext = |mode| mode == IngressMode::Plaintext;
+    let default = is_plaintext(policy.default_mode());
+    let ports = policy
+        .rules()
+        .iter()
+        .map(|rule| (rule.port.get(), is_plaintext(rule.mode)))
+        .filter(|(_, plaintext)| *plaintext != default)
+        .collect();
+    (default, ports)
+}
