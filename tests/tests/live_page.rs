@@ -25,13 +25,15 @@ fn the_page_shows_workloads_peers_and_refusals_with_their_explanation() -> Resul
     let _in_clear = Client::start(pair.outsider(), address, "--send 100")?;
     let refused = pair.server_agent.refusal("peer-not-tls")?;
 
-    let mut browser = open(&pair, Screen::PHONE)?;
+    let mut browser = open(pair.server_agent.admin_port(), Screen::PHONE)?;
     browser.wait_until("document.querySelectorAll('#refusals details').length === 1")?;
+    let peer = spiffe_id("client");
+    browser.wait_until(&format!("byId('peers').textContent.includes('{peer}')"))?;
     let text = browser.text()?;
     for expected in [
         "server",
         &spiffe_id("server"),
-        &spiffe_id("client"),
+        &peer,
         "The workload is ready. 1 connection refused.",
         refused["id"].as_str().context("no id")?,
         "peer-not-tls",
@@ -46,7 +48,7 @@ fn the_page_shows_workloads_peers_and_refusals_with_their_explanation() -> Resul
     browser.wait_until("/[1-9][0-9.]* [kMG]?B\\/s sent/.test(byId('peers').textContent)")?;
 
     assert_keyboard(&mut browser)?;
-    assert_fits(&mut browser)?;
+    assert_fits(&mut browser, Screen::PHONE)?;
     let kept = env::var_os("SEALWIRE_SCREENSHOT").map(PathBuf::from);
     browser.screenshot(&kept.unwrap_or_else(|| pair.bed.directory().join("live-page.png")))?;
     assert_eq!(browser.complaints(), &[] as &[String]);
@@ -88,11 +90,12 @@ fn assert_keyboard(browser: &mut Browser) -> Result<()> {
 }
 
 /// Nothing is wider than the screen, so that nobody has to scroll sideways.
-fn assert_fits(browser: &mut Browser) -> Result<()> {
-    let width = browser.evaluate("document.documentElement.clientWidth")?;
-    assert_eq!(width, 360);
-    let needed = browser.evaluate("document.documentElement.scrollWidth")?;
-    assert_eq!(needed, width);
+fn assert_fits(browser: &mut Browser, screen: Screen) -> Result<()> {
+    let shown = browser.evaluate("innerWidth")?;
+    assert_eq!(shown, screen.width);
+    let root = "document.documentElement";
+    let fits = browser.evaluate(&format!("{root}.scrollWidth <= {root}.clientWidth"))?;
+    assert_eq!(fits, true, "{screen:?}");
     Ok(())
 }
 
@@ -116,29 +119,36 @@ fn ten_thousand_connections_and_hostile_text_do_the_page_no_harm() -> Result<()>
         pair.server_agent.admin_port(),
         json!(connections).to_string(),
     )?;
-    let mut browser = Browser::open(&format!("http://127.0.0.1:{port}/"), Screen::PHONE)?;
-    browser.wait_until("byId('connections').children.length === 100")?;
-    let note = browser.evaluate("byId('connections-note').textContent")?;
-    assert_eq!(note, "The 100 busiest of 10000.");
-    let first = browser.evaluate("byId('peers').querySelector('h3').textContent")?;
-    assert_eq!(first, hostile);
-    assert_eq!(browser.evaluate("document.images.length")?, 0);
-    assert_eq!(browser.evaluate("typeof window.harmed")?, "undefined");
-    assert_fits(&mut browser)?;
-    // Between two answers, the page has the time that it takes to draw, and nine times as much.
-    let drawing = "{ const began = performance.now(); showConnections({ body: structuredClone(window.list), \
-                   headers: new Headers() }); performance.now() - began }";
-    browser.evaluate(
-        "fetch('/connections').then(it => it.json()).then(it => { window.list = it; }); 0",
-    )?;
+    for screen in [Screen::PHONE, Screen::DESK] {
+        let mut browser = open(port, screen)?;
+        browser.wait_until("byId('connections').children.length === 100")?;
+        let note = browser.evaluate("byId('connections-note').textContent")?;
+        assert_eq!(note, "The 100 busiest of 10000.");
+        let first = browser.evaluate("byId('peers').querySelector('h3').textContent")?;
+        assert_eq!(first, hostile);
+        assert_eq!(browser.evaluate("document.images.length")?, 0);
+        assert_eq!(browser.evaluate("typeof window.harmed")?, "undefined");
+        assert_fits(&mut browser, screen)?;
+        assert_draws_fast(&mut browser)?;
+    }
+    Ok(())
+}
+
+/// Showing all connections once more takes so little that nobody notices.
+fn assert_draws_fast(browser: &mut Browser) -> Result<()> {
+    let fetched =
+        "fetch('/connections').then(it => it.json()).then(it => { window.list = it; }); 0";
+    browser.evaluate(fetched)?;
     browser.wait_until("window.list !== undefined")?;
+    let drawing = "{ const began = performance.now(); \
+                   showConnections({ body: window.list, headers: new Headers() }); \
+                   performance.now() - began }";
     let milliseconds = browser.evaluate(drawing)?.as_f64().context("no time")?;
     ensure!(milliseconds < 1000.0, "drawing took {milliseconds} ms");
     Ok(())
 }
 
-fn open(pair: &Pair, screen: Screen) -> Result<Browser> {
-    let port = pair.server_agent.admin_port();
+fn open(port: u16, screen: Screen) -> Result<Browser> {
     Browser::open(&format!("http://127.0.0.1:{port}/"), screen)
 }
 
