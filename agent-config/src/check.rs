@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::num::{NonZeroU16, NonZeroU32, NonZeroUsize};
 use std::path::{Component, PathBuf};
 
-use super::Workload;
 use super::contrast::{At, EntryError};
 use super::coordinator::CertificatesFrom;
 use super::file::{Given, Origin, Source, WorkloadKeys};
 use super::problem::{ConfigError, Finding, Place, Problem, Rule, Subject, WorkloadRef};
+use super::{Enforcement, Workload};
 use crate::policy::{PortError, WorkloadName};
 
 /// Judges values and collects what is wrong. A judgement that finds a mistake still returns
@@ -260,6 +260,11 @@ impl<'a> Checker<'a> {
             ingress,
             egress,
             listeners,
+            enforcement: if keys.dry_run.is_some_and(|dry_run| dry_run.value) {
+                Enforcement::DryRun
+            } else {
+                Enforcement::Enforced
+            },
         })
     }
 

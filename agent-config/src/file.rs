@@ -196,13 +196,18 @@ keys! {
         spiffe_id: Text,
         /// `mtls` (default), `tls` or `plaintext`, for every port that no ingress rule names.
         ingress_default: Text,
-        /// Who may connect where a rule does not say: `any` (default), SPIFFE IDs, workload names.
+        /// Who may connect where a rule does not say: `any` (default), SPIFFE IDs, workload names,
+        /// `ns/` and a namespace; `!` before one denies.
         /// An empty list lets nobody in.
         ingress_peers: List,
         /// `mtls` (default), `plaintext` or `deny`, for every destination that no egress rule names.
         egress_default: Text,
-        /// Who may answer where a rule does not say: `any` (default), SPIFFE IDs, workload names.
+        /// Who may answer where a rule does not say: `any` (default), SPIFFE IDs, workload names,
+        /// `ns/` and a namespace; `!` before one denies.
         egress_peers: List,
+        /// Peers that rules do not list are let through, told and counted; default: no. They must be of
+        /// the mesh all the same.
+        dry_run: Boolean,
         /// `[[workload.ingress]]`: what a client must bring, by port.
         ingress: Tables<IngressKeys>,
         /// `[[workload.egress]]`: what happens to a connection, by destination.

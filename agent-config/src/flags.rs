@@ -380,7 +380,7 @@ mod tests {
             Flags::try_parse_from(line.split_whitespace()).unwrap();
             examples += 1;
         }
-        assert_eq!(examples, 5);
+        assert_eq!(examples, 6);
         for argument in Flags::command().get_arguments() {
             let option = format!("--{}", argument.get_long().unwrap());
             assert!(help.contains(&option), "{option}");

@@ -7,8 +7,8 @@ use serde::Serialize;
 use toml::Value;
 
 use super::{
-    CertificateOrigin, Config, Coordinator, EgressListener, InstanceName, Pins, Place, Tee,
-    Workload,
+    CertificateOrigin, Config, Coordinator, EgressListener, Enforcement, InstanceName, Pins, Place,
+    Tee, Workload,
 };
 use crate::policy::{EgressMode, EgressRule, IngressMode, IngressRule, PortRange};
 
@@ -146,6 +146,7 @@ impl Page<'_> {
             ingress,
             egress,
             listeners,
+            enforcement,
         } = workload;
         self.heading("[[workload]]");
         self.value(&format!("{path}.name"), name.as_str());
@@ -184,6 +185,9 @@ impl Page<'_> {
                 &format!("{path}.egress_peers"),
                 list(egress.default_peers()),
             );
+        }
+        if *enforcement == Enforcement::DryRun {
+            self.value(&format!("{path}.dry_run"), true);
         }
         for (index, IngressRule { port, mode, peers }) in ingress.rules().iter().enumerate() {
             let path = format!("{path}.ingress[{index}]");

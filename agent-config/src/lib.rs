@@ -177,6 +177,18 @@ pub struct Workload {
     pub egress: EgressPolicy,
     /// Addresses of its loopback that lead elsewhere.
     pub listeners: Vec<EgressListener>,
+    /// What lists of peers are for.
+    pub enforcement: Enforcement,
+}
+
+/// What happens to a peer that is of the mesh, but on no list of the rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Enforcement {
+    /// It is refused.
+    Enforced,
+    /// It is let through, told and counted.
+    DryRun,
 }
 
 /// One `[[workload.listener]]`: what the program dials, and where that leads, with mutual TLS.

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub use destination::{Cidr, CidrError, PortError, PortRange};
 pub use peers::{
-    LONGEST_NAME, Membership, NameError, Objection, PeerMatch, PeerMatchError, PeerSet,
+    LONGEST_NAME, Membership, NameError, Objection, PeerEntry, PeerMatch, PeerMatchError, PeerSet,
     WorkloadName,
 };
 

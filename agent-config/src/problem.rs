@@ -270,6 +270,16 @@ pub enum Problem {
     NoPeers { key: &'static str },
     #[error("{key} lists `any` beside others, which then have no effect; keep one or the others")]
     AnyAmongPeers { key: &'static str },
+    #[error("{key} says only who is not allowed; add \"any\", or who is")]
+    OnlyDenied { key: &'static str },
+    #[error("{key} lists `!any`, which denies everybody; name who is not allowed")]
+    NotAny { key: &'static str },
+    #[error("{key} lists `{got}` and `{opposite}`; remove one")]
+    PeerContradiction {
+        key: &'static str,
+        got: String,
+        opposite: String,
+    },
     #[error("{key} lists `{got}` twice; remove one")]
     DuplicatePeer { key: &'static str, got: String },
 

@@ -9,7 +9,7 @@ use super::file::{EgressKeys, Given, IngressKeys, ListenerKeys, Origin};
 use super::problem::{Problem, Rule};
 use crate::policy::{
     Direction, EgressMode, EgressPolicy, EgressRule, IngressMode, IngressPolicy, IngressRule,
-    PeerMatch, PeerSet, PortRange,
+    PeerEntry, PeerMatch, PeerSet, PortRange,
 };
 
 impl Checker<'_> {
@@ -257,19 +257,31 @@ impl Checker<'_> {
         if entries.is_empty() && direction == Direction::Egress {
             self.report(origin, Problem::NoPeers { key });
         }
-        let several = entries.len() > 1;
+        let is_denied = |entry: &Given<String>| entry.value.starts_with('!');
+        let denied = entries.iter().filter(|entry| is_denied(entry)).count();
+        if denied > 0 && denied == entries.len() {
+            self.report(origin, Problem::OnlyDenied { key });
+        }
+        let several_allowed = entries.len() - denied > 1;
         let mut seen = HashSet::new();
         let mut accepted = Vec::new();
         for Given { value: got, origin } in entries {
             match got.parse() {
                 Err(reason) => self.report(origin, Problem::Peer { got, reason }),
-                Ok(PeerMatch::Any) if several => {
+                Ok(PeerEntry::Allow(PeerMatch::Any)) if several_allowed => {
                     self.report(origin, Problem::AnyAmongPeers { key });
                 }
-                Ok(peer) if !seen.insert(peer.clone()) => {
+                Ok(PeerEntry::Deny(PeerMatch::Any)) => {
+                    self.report(origin, Problem::NotAny { key });
+                }
+                Ok(entry) if seen.contains(&entry.opposite()) => {
+                    let opposite = entry.opposite().to_string();
+                    self.report(origin, Problem::PeerContradiction { key, got, opposite });
+                }
+                Ok(entry) if !seen.insert(entry.clone()) => {
                     self.report(origin, Problem::DuplicatePeer { key, got });
                 }
-                Ok(peer) => accepted.push(peer),
+                Ok(entry) => accepted.push(entry),
             }
         }
         accepted.into_iter().collect()

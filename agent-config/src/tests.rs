@@ -76,7 +76,7 @@ WEB"#,
     (
         "WEB
 prt = 3",
-        "agent.toml:5:1: unknown field `prt`, expected one of `name`, `cgroup`, `netns`, `tls_dir`, `spiffe_id`, `ingress_default`, `ingress_peers`, `egress_default`, `egress_peers`, `ingress`, `egress`, `listener`",
+        "agent.toml:5:1: unknown field `prt`, expected one of `name`, `cgroup`, `netns`, `tls_dir`, `spiffe_id`, `ingress_default`, `ingress_peers`, `egress_default`, `egress_peers`, `dry_run`, `ingress`, `egress`, `listener`",
     ),
     (
         r#"[workload]
@@ -292,6 +292,26 @@ egress_peers = []",
         r#"WEB
 egress_peers = ["any", "db"]"#,
         r#"agent.toml:5:17: workload "web": egress_peers lists `any` beside others, which then have no effect; keep one or the others"#,
+    ),
+    (
+        r#"WEB
+egress_peers = ["!db", "!ns/test"]"#,
+        r#"agent.toml:5:16: workload "web": egress_peers says only who is not allowed; add "any", or who is"#,
+    ),
+    (
+        r#"WEB
+egress_peers = ["ns/shop", "!any"]"#,
+        r#"agent.toml:5:28: workload "web": egress_peers lists `!any`, which denies everybody; name who is not allowed"#,
+    ),
+    (
+        r#"WEB
+egress_peers = ["db", "!db"]"#,
+        r#"agent.toml:5:23: workload "web": egress_peers lists `!db` and `db`; remove one"#,
+    ),
+    (
+        r#"WEB
+egress_peers = ["any", "!db", "!db"]"#,
+        r#"agent.toml:5:31: workload "web": egress_peers lists `!db` twice; remove one"#,
     ),
     (
         r#"WEB
@@ -575,6 +595,7 @@ fn the_effective_configuration_is_json() {
                     { "cidr": "fd00::/8", "ports": "443", "mode": "mtls", "peers": ["db"] },
                 ]},
                 "listeners": [],
+            "enforcement": "enforced",
             }],
         })
     );

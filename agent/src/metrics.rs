@@ -50,6 +50,7 @@ pub(crate) struct Metrics {
     datapaths: Family<DatapathLabels, Counter>,
     local_hops: Family<LocalHopLabels, Counter>,
     key_limits: Family<LaneLabels, Counter>,
+    dry_run: Family<LaneLabels, Counter>,
     kernel_tls: Family<CapabilityLabels, Gauge>,
     nic: NicGauges,
 }
@@ -80,6 +81,7 @@ impl Metrics {
             datapaths: Family::default(),
             local_hops: Family::default(),
             key_limits: Family::default(),
+            dry_run: Family::default(),
             kernel_tls: Family::default(),
             nic: NicGauges::default(),
         };
@@ -226,6 +228,7 @@ impl Metrics {
             datapaths: self.datapaths.clone(),
             local_hops: self.local_hops.clone(),
             key_limits: self.key_limits.clone(),
+            dry_run: self.dry_run.clone(),
         }
     }
 
@@ -252,6 +255,7 @@ impl Metrics {
             datapaths,
             local_hops,
             key_limits,
+            dry_run,
             kernel_tls,
             nic,
         } = self;
@@ -347,6 +351,11 @@ impl Metrics {
             "key_limits_near",
             "Connections that have nearly used up a key that the kernel can't replace",
             key_limits.clone(),
+        );
+        exposition.register(
+            "dry_run_refusals",
+            "Connections that would have been refused for their peer, were it not for dry_run",
+            dry_run.clone(),
         );
         exposition.register(
             "kernel_tls_capability",
@@ -530,6 +539,7 @@ pub(crate) struct LaneMetrics {
     datapaths: Family<DatapathLabels, Counter>,
     local_hops: Family<LocalHopLabels, Counter>,
     key_limits: Family<LaneLabels, Counter>,
+    dry_run: Family<LaneLabels, Counter>,
 }
 
 impl LaneMetrics {
@@ -610,6 +620,11 @@ impl LaneMetrics {
                 why: hop.why(),
             })
             .inc();
+    }
+
+    /// A peer was let through that no list of the rule has.
+    pub(crate) fn let_through(&self) {
+        self.dry_run.get_or_create(&self.labels).inc();
     }
 
     /// A connection has nearly used up a key that the kernel can't replace.

@@ -275,6 +275,11 @@ impl Connection {
         }
     }
 
+    /// Its peer is on no list of the rule, and is let through all the same.
+    pub(crate) fn let_through(&self) {
+        self.lane.let_through();
+    }
+
     /// Its sending key is nearly used up, and the kernel can't replace it.
     pub(crate) fn key_limit_near(&self) {
         self.lane.key_limit_near();

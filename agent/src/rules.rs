@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    config::{self, EgressListener},
+    config::{self, EgressListener, Enforcement},
     connection::CloseCause,
     policy::{
         Direction, EgressMode, EgressPolicy, IngressMode, IngressPolicy, Mode, PeerSet, RuleRef,
@@ -23,6 +23,8 @@ pub(crate) struct Rules {
     pub egress: EgressPolicy,
     /// Addresses of its loopback that lead elsewhere.
     pub listeners: Vec<EgressListener>,
+    /// Whether a peer that they do not list is refused.
+    pub enforcement: Enforcement,
 }
 
 impl Rules {
@@ -32,6 +34,7 @@ impl Rules {
             ingress: config.ingress.clone(),
             egress: config.egress.clone(),
             listeners: config.listeners.clone(),
+            enforcement: config.enforcement,
         }
     }
 
@@ -70,7 +73,14 @@ impl Rules {
         };
         match needed {
             Needed::Nothing => None,
-            Needed::Mtls => lacks(connection, peers),
+            Needed::Mtls => match lacks(connection, peers) {
+                Some(CloseCause::PeerNotAllowedAnyMore)
+                    if self.enforcement == Enforcement::DryRun =>
+                {
+                    None
+                }
+                objection => objection,
+            },
         }
     }
 }

@@ -9,6 +9,7 @@ mod args;
 mod check;
 mod client;
 mod colour;
+mod completions;
 mod config;
 mod connections;
 mod doctor;
@@ -16,8 +17,11 @@ mod evidence;
 mod explain;
 mod failure;
 mod files;
+mod man;
 mod manifest;
+mod next_step;
 mod pki;
+mod program;
 mod recover;
 mod set;
 mod sign;
@@ -28,7 +32,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::failure::Failure;
+use crate::next_step::next_step;
 
 /// Wraps the TCP connections of unmodified programs in mutual TLS.
 #[derive(Parser)]
@@ -56,6 +60,8 @@ enum Command {
     Manifest(manifest::Manifest),
     /// Make certificates for development and tests, without a Coordinator.
     Pki(pki::Pki),
+    Completions(completions::Completions),
+    Man(man::Manual),
 }
 
 fn main() -> ExitCode {
@@ -74,32 +80,15 @@ fn main() -> ExitCode {
         Some(Command::Config(config)) => config.run(),
         Some(Command::Manifest(manifest)) => manifest.run(),
         Some(Command::Pki(pki)) => pki.run(),
-        None => Err(Failure::usage(NEXT_STEP)),
+        Some(Command::Completions(completions)) => completions.run(),
+        Some(Command::Man(manual)) => manual.run(),
+        None => Err(next_step()),
     };
     match outcome.and_then(|text| failure::print(&text)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
 }
-
-const NEXT_STEP: &str = "\
-no command given
-
-To try Sealwire on this machine, start a Coordinator on a simulated TEE:
-  echo 'package coordinator' > coordinator.rego
-  sealwire evidence platform-key -o platform.pem
-  sealwire evidence simulate --platform-key platform.pem --policy coordinator.rego -o tee.json
-  sealwire-coordinator --store history.redb --allow-simulated-tee --simulated-tee tee.json
-then write a manifest of what it may trust, set that, and verify what you got:
-  sealwire manifest new --help
-  sealwire set -c localhost:1313 -m manifest.json --allow-simulated-tee
-  sealwire verify -c localhost:1313 -m manifest.json --allow-simulated-tee
-
-Or, without a Coordinator, make a PKI and a certificate for each workload:
-  sealwire pki init --dir pki --trust-domain mesh.local
-  sealwire pki issue --dir pki --name web --out web-tls
-
-All commands: sealwire --help";
 
 const EXAMPLES: &str = "\
 Examples, with a Coordinator:

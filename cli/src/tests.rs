@@ -1,6 +1,6 @@
 use clap::{Command, CommandFactory, Parser};
 
-use crate::{NEXT_STEP, Sealwire};
+use crate::{Sealwire, next_step};
 
 /// Every command, with the words that lead to it.
 fn commands(command: &Command, path: &str) -> Vec<(String, Command)> {
@@ -36,7 +36,7 @@ fn words(command: &str) -> Vec<String> {
     let mut words: Vec<String> = Vec::new();
     for word in parts
         .filter(|it| !it.is_empty())
-        .take_while(|it| *it != "|")
+        .take_while(|it| ![">", "|"].contains(it))
     {
         let Some(start) = word.strip_suffix("...") else {
             words.push(word.to_owned());
@@ -74,7 +74,7 @@ fn every_example_is_a_command_line_that_works() {
     let texts = commands(&Sealwire::command(), "sealwire")
         .into_iter()
         .map(|(_, command)| command.get_after_help().map(ToString::to_string))
-        .chain([Some(NEXT_STEP.to_owned())]);
+        .chain(next_step::tests::texts().map(Some));
     let mut count = 0;
     for words in texts.flatten().flat_map(|text| examples(&text)) {
         if words.last().is_some_and(|word| word == "--help") {

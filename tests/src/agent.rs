@@ -74,11 +74,6 @@ impl Agent {
         self.wait_for("it is not ready", |agent| Ok(agent.ready()?.0))
     }
 
-    /// The port of its admin interface.
-    pub fn admin_port(&self) -> u16 {
-        self.config.admin_port
-    }
-
     /// Whether it is ready, and what it says of each workload.
     pub fn ready(&self) -> Result<(bool, Value)> {
         let answer = self.get("/ready")?;
@@ -87,7 +82,17 @@ impl Agent {
 
     /// Its counters.
     pub fn metrics(&self) -> Result<Metrics> {
-        Ok(Metrics::parse(&self.get("/metrics")?.body))
+        Ok(Metrics::parse(&self.metrics_text()?))
+    }
+
+    /// The same, as it writes them.
+    pub fn metrics_text(&self) -> Result<String> {
+        Ok(self.get("/metrics")?.body)
+    }
+
+    /// The loopback port on which it answers.
+    pub fn admin_port(&self) -> u16 {
+        self.config.admin_port
     }
 
     /// The connections that it has at present.
@@ -325,7 +330,8 @@ impl Agent {
         Answer::fetch(self.admin_port(), path)
     }
 
-    fn log_line(&self, target: &str, mut matches: impl FnMut(&Value) -> bool) -> Result<Value> {
+    /// Waits for a log line of this target that `matches`; its fields.
+    pub fn log_line(&self, target: &str, mut matches: impl FnMut(&Value) -> bool) -> Result<Value> {
         let found = self
             .running()?
             .stderr_output()
@@ -505,6 +511,9 @@ pub struct WorkloadConfig {
     /// `mtls`, `tls` or `plaintext`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ingress_default: Option<&'static str>,
+    /// Whether peers that no list has are let through and told.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
     /// Rules by port.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ingress: Vec<IngressRule>,

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 use testbed::agent::{Agent, EgressRule, IngressRule, ListenerRule, WorkloadConfig};
 use testbed::pair::PORT;
-use testbed::pki::Mesh;
+use testbed::pki::{Mesh, spiffe_id};
 use testbed::{Client, Pair, Server, Testbed, peer, require};
 
 #[test]
@@ -79,6 +79,43 @@ fn a_peer_that_is_not_listed_any_more_is_cut_off_within_two_seconds() -> Result<
     })?;
     assert_eq!(ended, "peer-not-allowed-any-more");
     pair.server_agent.refusal("peer-not-allowed").map(|_| ())
+}
+
+#[test]
+fn a_dry_run_lets_through_and_tells_and_its_end_closes() -> Result<()> {
+    require!();
+    let mut pair = Pair::start_with(|_, server| {
+        server.ingress_peers = vec!["any".to_owned(), "!client".to_owned()];
+        server.dry_run = true;
+    })?;
+    pair.assert_served()?;
+    let told = pair.server_agent.log_line("dry-run", |_| true)?;
+    assert_eq!(told["peer"], spiffe_id("client"));
+    let metrics = pair.server_agent.metrics()?;
+    assert!(
+        metrics.sum(
+            "sealwire_dry_run_refusals_total",
+            &[("direction", "ingress")]
+        ) > 0
+    );
+
+    let ended = end_by(&mut pair, "server", |workload| workload.dry_run = false)?;
+    assert_eq!(ended, "peer-not-allowed-any-more");
+    pair.server_agent.refusal("peer-not-allowed").map(|_| ())
+}
+
+#[test]
+fn a_namespace_is_let_in_and_one_of_it_is_not() -> Result<()> {
+    require!();
+    let mut pair = Pair::start_with(|_, server| {
+        server.ingress_peers = vec!["ns/default".to_owned()];
+    })?;
+    pair.assert_served()?;
+    let ended = end_by(&mut pair, "server", |workload| {
+        workload.ingress_peers = vec!["ns/default".to_owned(), "!client".to_owned()];
+    })?;
+    assert_eq!(ended, "peer-not-allowed-any-more");
+    Ok(())
 }
 
 #[test]
@@ -253,7 +290,7 @@ fn a_workload_with_another_certificate_directory_is_replaced() -> Result<()> {
     pair.assert_served()?;
     let seen = pair
         .server_agent
-        .access(|line| line["peer"] == testbed::pki::spiffe_id("renamed"))?;
+        .access(|line| line["peer"] == spiffe_id("renamed"))?;
     assert_eq!(seen["close"], "orderly");
     Ok(())
 }
@@ -351,7 +388,7 @@ fn end_by(pair: &mut Pair, host: &str, change: impl FnOnce(&mut WorkloadConfig))
     let agent = agent_of(pair, host);
     agent.reconfigure(|config| change(&mut config.workloads()[0]))?;
     let in_force = Instant::now();
-    let line = agent.access(|_| true)?;
+    let line = agent.access(|line| line["close"] != "orderly")?;
     let took = in_force.elapsed();
     assert!(took < Duration::from_secs(2), "it took {took:?}");
     assert!(running.closed()?.was_reset());

@@ -77,7 +77,7 @@ fn dpkg_has(package: &str) -> bool {
 
 /// The program that each package is installed for. One that came otherwise is as good, and some
 /// packages would replace a variant that someone has chosen (nginx-light, nginx-full).
-const PROGRAMS: [(&str, &str); 23] = [
+const PROGRAMS: [(&str, &str); 26] = [
     ("binutils", "strip"),
     ("busybox-static", "busybox"),
     ("chromium", "chromium"),
@@ -88,13 +88,16 @@ const PROGRAMS: [(&str, &str); 23] = [
     ("g++", "g++"),
     ("gcc", "cc"),
     ("gnutls-bin", "gnutls-serv"),
+    ("groff-base", "groff"),
     ("iperf3", "iperf3"),
     ("iproute2", "ip"),
     ("kmod", "depmod"),
+    ("man-db", "man"),
     ("nginx-light", "nginx"),
     ("nodejs", "node"),
     ("opensc", "pkcs11-tool"),
     ("openssl", "openssl"),
+    ("prometheus", "promtool"),
     ("protobuf-compiler", "protoc"),
     ("qemu-system-x86", "qemu-system-x86_64"),
     ("redis-server", "redis-server"),
@@ -123,7 +126,7 @@ for package; do
     case $package in
         nginx-light) unit=nginx ;;
         etcd-server) unit=etcd ;;
-        postgresql | redis-server | iperf3) unit=$package ;;
+        postgresql | prometheus | redis-server | iperf3) unit=$package ;;
         *) continue ;;
     esac
     systemctl --quiet disable "$unit.service" 2>/dev/null || true

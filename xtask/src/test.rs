@@ -180,12 +180,22 @@ impl std::ops::AddAssign for Report {
     }
 }
 
-/// What tests of single crates run: a store, and a hardware module's stand-in. Each test that misses
-/// its program skips itself, by name.
-const SERVICES: [&str; 5] = ["etcd-server", "gnutls-bin", "opensc", "openssl", "softhsm2"];
+/// What tests of single crates run: a store, a hardware module's stand-in, and who reads completions
+/// and manual pages. Each test that misses its program skips itself, by name.
+const SERVICES: [&str; 9] = [
+    "etcd-server",
+    "fish",
+    "gnutls-bin",
+    "groff-base",
+    "man-db",
+    "opensc",
+    "openssl",
+    "softhsm2",
+    "zsh",
+];
 
 /// The unmodified programs that the tests run through Sealwire, and what they run beside it.
-pub(crate) const PROGRAMS: [&str; 13] = [
+pub(crate) const PROGRAMS: [&str; 14] = [
     "nginx-light",
     "etcd-server",
     "faketime",
@@ -199,6 +209,7 @@ pub(crate) const PROGRAMS: [&str; 13] = [
     "gnutls-bin",
     "nodejs",
     "chromium",
+    "prometheus",
 ];
 
 /// Each test has an agent and programs of its own; more at once would time out on two cores.

@@ -7,24 +7,33 @@ use std::sync::Arc;
 
 use attestation::identity::{SpiffeId, SpiffeIdError};
 
-/// The peers that a rule allows. An empty set allows nobody. Cloning is cheap.
+/// The peers that a rule allows: those of an entry that allows, but for those of one that denies. An
+/// empty set allows nobody. Cloning is cheap.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PeerSet(Arc<[PeerMatch]>);
+pub struct PeerSet(Arc<[PeerEntry]>);
 
 impl PeerSet {
     /// Every member of the mesh.
     pub fn any() -> Self {
-        Self::from_iter([PeerMatch::Any])
+        Self::from_iter([PeerEntry::Allow(PeerMatch::Any)])
     }
 
     /// Whether a peer with this identity is allowed.
     pub fn allows(&self, peer: &SpiffeId) -> bool {
-        self.0.iter().any(|entry| entry.allows(peer))
+        let mut is_allowed = false;
+        for entry in &*self.0 {
+            match entry {
+                PeerEntry::Deny(who) if who.meets(peer) => return false,
+                PeerEntry::Allow(who) => is_allowed |= who.meets(peer),
+                PeerEntry::Deny(_) => {}
+            }
+        }
+        is_allowed
     }
 }
 
-impl FromIterator<PeerMatch> for PeerSet {
-    fn from_iter<I: IntoIterator<Item = PeerMatch>>(entries: I) -> Self {
+impl FromIterator<PeerEntry> for PeerSet {
+    fn from_iter<I: IntoIterator<Item = PeerEntry>>(entries: I) -> Self {
         Self(entries.into_iter().collect())
     }
 }
@@ -50,7 +59,47 @@ impl serde::Serialize for PeerSet {
     }
 }
 
-/// One entry of a list of allowed peers.
+/// One entry of a list of peers.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum PeerEntry {
+    /// They are allowed, unless another entry denies it.
+    Allow(PeerMatch),
+    /// `!` before them: they are not, whatever else the list says.
+    Deny(PeerMatch),
+}
+
+impl PeerEntry {
+    /// The entry that says the opposite.
+    #[must_use]
+    pub fn opposite(&self) -> Self {
+        match self.clone() {
+            Self::Allow(who) => Self::Deny(who),
+            Self::Deny(who) => Self::Allow(who),
+        }
+    }
+}
+
+impl FromStr for PeerEntry {
+    type Err = PeerMatchError;
+
+    fn from_str(text: &str) -> Result<Self, PeerMatchError> {
+        match text.strip_prefix('!') {
+            Some(who) => who.parse().map(Self::Deny),
+            None => text.parse().map(Self::Allow),
+        }
+    }
+}
+
+impl fmt::Display for PeerEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Allow(who) => who.fmt(f),
+            Self::Deny(who) => write!(f, "!{who}"),
+        }
+    }
+}
+
+/// Whom an entry of a list of peers means.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum PeerMatch {
     /// `any`: whoever holds a certificate of the mesh.
@@ -60,14 +109,17 @@ pub enum PeerMatch {
     /// Any identity that ends in this workload's name, in whichever namespace. Where two
     /// namespaces do not trust each other, list SPIFFE IDs instead.
     WorkloadName(WorkloadName),
+    /// `ns/` and a name: any identity in this namespace.
+    Namespace(WorkloadName),
 }
 
 impl PeerMatch {
-    fn allows(&self, peer: &SpiffeId) -> bool {
+    fn meets(&self, peer: &SpiffeId) -> bool {
         match self {
             Self::Any => true,
             Self::SpiffeId(id) => id == peer,
             Self::WorkloadName(name) => peer.workload_name() == Some(name.as_str()),
+            Self::Namespace(name) => peer.namespace() == Some(name.as_str()),
         }
     }
 }
@@ -86,7 +138,10 @@ impl FromStr for PeerMatch {
             }
             return Ok(Self::SpiffeId(id));
         }
-        Ok(Self::WorkloadName(text.parse()?))
+        match text.strip_prefix(NAMESPACE) {
+            Some(name) => Ok(Self::Namespace(name.parse()?)),
+            None => Ok(Self::WorkloadName(text.parse()?)),
+        }
     }
 }
 
@@ -96,6 +151,7 @@ impl fmt::Display for PeerMatch {
             Self::Any => f.write_str(ANY),
             Self::SpiffeId(id) => id.fmt(f),
             Self::WorkloadName(name) => name.fmt(f),
+            Self::Namespace(name) => write!(f, "{NAMESPACE}{name}"),
         }
     }
 }
@@ -229,6 +285,9 @@ pub enum NameError {
 
 const ANY: &str = "any";
 
+/// As in the path of a SPIFFE ID.
+const NAMESPACE: &str = "ns/";
+
 /// Bytes of the longest [`WorkloadName`]: a DNS label (RFC 1035, section 2.3.4), as the name is also
 /// one in the certificate.
 pub const LONGEST_NAME: usize = 63;
@@ -258,6 +317,15 @@ mod tests {
             (peers(&["client"]), &other_namespace, true),
             (peers(&["client"]), &db, false),
             (peers(&["clien"]), &client, false),
+            (peers(&["any", "!client"]), &client, false),
+            (peers(&["!client", "any"]), &client, false),
+            (peers(&["any", "!client"]), &db, true),
+            (peers(&["!client"]), &db, false),
+            (peers(&["ns/default"]), &db, true),
+            (peers(&["ns/default"]), &other_namespace, false),
+            (peers(&["any", "!ns/other"]), &other_namespace, false),
+            (peers(&["any", "!ns/other"]), &client, true),
+            (peers(&["client", "!ns/other"]), &other_namespace, false),
             (
                 peers(&["spiffe://mesh.local/ns/default/sa/client"]),
                 &client,
@@ -326,6 +394,8 @@ mod tests {
         assert_eq!(PeerSet::any().to_string(), "any");
         assert_eq!(peers(&[]).to_string(), "nobody");
         assert_eq!(peers(&["client", "db"]).to_string(), "client, db");
+        let mixed = ["ns/default", "!db", "!ns/other"];
+        assert_eq!(peers(&mixed).to_string(), "ns/default, !db, !ns/other");
     }
 
     #[test]

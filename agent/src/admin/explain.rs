@@ -18,6 +18,7 @@ use super::{AdminState, rfc3339};
 use crate::advice::Advice;
 use crate::bpf::AddressPrefix;
 use crate::certificates::Credential;
+use crate::config::Enforcement;
 use crate::connection::{CloseCause, RefusalReason};
 use crate::kernel_tls::KernelTls;
 use crate::netns::Interfaces;
@@ -582,28 +583,40 @@ impl<'a> Question<'a> {
                 ],
                 ..through
             },
-            (IngressMode::Mtls, Some(peer)) => match self.objection(peer, decision.peers) {
-                Some(detail) => Verdict {
-                    outcome: Outcome::WouldBeRefused,
-                    refusal: Some(RefusalView::of(
-                        RefusalCode::Agent(RefusalReason::PeerNotAllowed),
-                        detail,
-                    )),
+            (IngressMode::Mtls, Some(peer)) => {
+                let by_rule = (!decision.peers.allows(peer)).then(|| {
+                    format!(
+                        "{peer} is not among the peers of {}: {}",
+                        decision.rule, decision.peers
+                    )
+                });
+                let (dry, by_rule) = match rules.enforcement {
+                    Enforcement::DryRun => (by_rule, None),
+                    Enforcement::Enforced => (None, by_rule),
+                };
+                let notes = dry.map(|why| format!("{why}; dry_run lets it through").into());
+                let judged = Verdict {
+                    notes: notes.into_iter().collect(),
                     ..through
-                },
-                None => through,
-            },
+                };
+                match by_rule.or_else(|| self.mesh_objects(peer)) {
+                    Some(detail) => Verdict {
+                        outcome: Outcome::WouldBeRefused,
+                        refusal: Some(RefusalView::of(
+                            RefusalCode::Agent(RefusalReason::PeerNotAllowed),
+                            detail,
+                        )),
+                        ..judged
+                    },
+                    None => judged,
+                }
+            }
             (IngressMode::Mtls | IngressMode::Tls, _) => through,
         }
     }
 
-    /// What rule or mesh have against this peer.
-    fn objection(&self, peer: &SpiffeId, peers: &PeerSet) -> Option<String> {
-        if !peers.allows(peer) {
-            return Some(format!(
-                "{peer} is not among the peers of the rule: {peers}"
-            ));
-        }
+    /// What the mesh has against this peer.
+    fn mesh_objects(&self, peer: &SpiffeId) -> Option<String> {
         let credential = self.workload.credential.borrow();
         let Credential::Loaded(issued) = &*credential else {
             return None;

@@ -7,6 +7,7 @@ use tokio::{
     sync::watch,
     time::{Instant, timeout},
 };
+use tracing::warn;
 use userspace_tls::{
     Alert, Alpn, ClientAuth, HandshakeError, Handshaken, MeshTls, Offer, Session, StopSignal,
     WireSocket, accept, connect,
@@ -21,6 +22,7 @@ use super::{
 };
 use crate::{
     certificates::{Credential, Unusable},
+    config::Enforcement,
     policy::{Direction, Mode, Objection, PeerSet},
     registry::{self, Registration},
     rules::{CurrentRules, Rules},
@@ -291,7 +293,22 @@ impl PeerCheck<'_> {
             Some(peer) => peer.as_str(),
             None => "a peer without an identity",
         };
-        let detail = format!("{who} is not among the peers of {}", self.entry.rule());
+        let rule = self.entry.rule();
+        if peer.is_some() && self.decided.enforcement == Enforcement::DryRun {
+            self.entry.let_through();
+            warn!(
+                target: "dry-run",
+                workload = self.entry.workload(),
+                direction = self.entry.direction().as_str(),
+                from = %self.entry.from(),
+                to = %self.entry.to(),
+                peer = who,
+                %rule,
+                "the rule does not list this peer, which is let through as dry_run says"
+            );
+            return None;
+        }
+        let detail = format!("{who} is not among the peers of {rule}");
         Some(Cause::new(RefusalReason::PeerNotAllowed, detail))
     }
 

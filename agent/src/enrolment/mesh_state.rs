@@ -12,7 +12,7 @@ use history::{
 use pem_rfc7468::LineEnding;
 use thiserror::Error;
 
-use crate::policy::{Membership, PeerMatch, PeerSet};
+use crate::policy::{Membership, PeerEntry, PeerMatch, PeerSet};
 
 /// What a Coordinator says of the mesh. Its signature is right; whether it is of the deployment that
 /// is remembered, and not older, is [`Memory`](super::memory::Memory)'s to say.
@@ -136,7 +136,7 @@ fn peers(access: &v1::Access) -> Result<PeerSet, StateError> {
     access
         .allowed_peers
         .iter()
-        .map(|id| identity(id).map(PeerMatch::SpiffeId))
+        .map(|id| identity(id).map(|id| PeerEntry::Allow(PeerMatch::SpiffeId(id))))
         .collect()
 }
 

@@ -78,6 +78,22 @@ fn what_new_rules_forbid_ends_and_nothing_else() {
 }
 
 #[test]
+fn a_dry_run_ends_nothing_for_its_peer_and_everything_else_as_ever() {
+    let bed = Bed::new();
+    let connection = bed.open(Direction::Egress, Mode::Mtls, Met("db"));
+    for (mode, expected) in [
+        (EgressMode::Mtls, None),
+        (EgressMode::Deny, Some(CloseCause::RuleChanged)),
+    ] {
+        let now = Rules {
+            enforcement: Enforcement::DryRun,
+            ..rules(mode, IngressMode::Mtls, &["log"])
+        };
+        assert_eq!(now.objection(&connection), expected, "{mode:?}");
+    }
+}
+
+#[test]
 fn the_rule_for_the_destination_is_asked_and_no_other() {
     let bed = Bed::new();
     let connection = bed.open(Direction::Egress, Mode::Mtls, Met("db"));
@@ -137,6 +153,7 @@ fn rules(egress: EgressMode, ingress: IngressMode, peers: &[&str]) -> Rules {
         ingress: IngressPolicy::new(ingress, peers.clone(), Vec::new()),
         egress: EgressPolicy::new(egress, peers, Vec::new()),
         listeners: Vec::new(),
+        enforcement: Enforcement::Enforced,
     }
 }
 

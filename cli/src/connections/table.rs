@@ -62,16 +62,19 @@ pub(super) fn with_rates(listed: &Listed, before: &Listed, room: Room) -> String
     let rate = |now: &Connection| known.get(&now.id).and_then(|it| now.rate_since(it));
     let mut connections: Vec<(&Connection, Option<Rate>)> =
         listed.connections.iter().map(|it| (it, rate(it))).collect();
+    let rates: Vec<Rate> = connections.iter().filter_map(|(_, rate)| *rate).collect();
     let sum = |part: fn(Rate) -> u64| {
-        let rates = connections.iter().filter_map(|(_, rate)| *rate);
-        bytes(rates.map(part).fold(0, u64::saturating_add))
+        let all = rates.iter().copied().map(part);
+        bytes(all.fold(0, u64::saturating_add))
     };
-    let summary = format!(
-        "{}, {}/s sent, {}/s received\n",
-        count(connections.len(), "connection"),
-        sum(|rate| rate.sent),
-        sum(|rate| rate.received),
-    );
+    let mut text = count(connections.len(), "connection");
+    // Of the first picture no rate is known.
+    if !rates.is_empty() {
+        let (sent, received) = (sum(|rate| rate.sent), sum(|rate| rate.received));
+        // Writing to a String does not fail.
+        let _ = write!(text, ", {sent}/s sent, {received}/s received");
+    }
+    text.push('\n');
     // The sort is stable: among equals the oldest stays first.
     connections.sort_by_key(|(_, rate)| {
         Reverse(rate.map_or(0, |Rate { sent, received }| sent.saturating_add(received)))
@@ -84,9 +87,8 @@ pub(super) fn with_rates(listed: &Listed, before: &Listed, room: Room) -> String
     let columns: Vec<&Column> = COLUMNS.iter().collect();
     let shown = connections[..fitting].iter();
     let rows = shown.map(|(it, rate)| row(&columns, it, *rate)).collect();
-    let mut text = summary + &lay_out(&columns, rows, room);
+    text += &lay_out(&columns, rows, room);
     if hidden > 0 {
-        // Writing to a String does not fail.
         let _ = writeln!(text, "and {hidden} more");
     }
     text
@@ -343,6 +345,8 @@ ID  WORKLOAD  WAY      FROM            TO            PEER                       
         let text = with_rates(&now, &two(), Room::Endless);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "2 connections, 2.5 MB/s sent, 0 B/s received");
+        let first = with_rates(&now, &Listed::default(), Room::Endless);
+        assert!(first.starts_with("2 connections\n"), "{first}");
         assert!(
             lines[2].starts_with(" 2  web-2") && lines[2].contains("2.5 MB"),
             "{text}"

@@ -50,12 +50,12 @@ pub(crate) struct Simulate {
     #[arg(long, value_name = "FILE|HASH")]
     policy: String,
 
-    /// The guest's measurement, 96 hexadecimal digits
-    #[arg(long, value_name = "HEX", default_value = ZEROS)]
+    /// The guest's measurement, 96 hexadecimal digits [default: zeroes]
+    #[arg(long, value_name = "HEX", default_value = ZEROS, hide_default_value = true)]
     measurement: String,
 
-    /// Which machine, 32 hexadecimal digits
-    #[arg(long, value_name = "HEX", default_value = NO_PLATFORM)]
+    /// Which machine, 32 hexadecimal digits [default: zeroes]
+    #[arg(long, value_name = "HEX", default_value = NO_PLATFORM, hide_default_value = true)]
     platform: String,
 
     /// Where the description goes; it holds the platform's key

@@ -16,7 +16,7 @@ use mesh_state::MeshState;
 #[path = "../../../agent/src/enrolment/mesh_state.rs"]
 mod mesh_state;
 mod policy {
-    pub(crate) use agent_config::policy::{Membership, PeerMatch, PeerSet};
+    pub(crate) use agent_config::policy::{Membership, PeerEntry, PeerMatch, PeerSet};
 }
 
 fuzz_target!(init: start(&seeds(), attempt), |bytes: &[u8]| {

@@ -43,7 +43,8 @@ impl Bed {
             peers: peers.iter().map(|peer| peer.parse().unwrap()).collect(),
         };
         let mut senders = Vec::new();
-        let workloads = ["web", "db"].map(|name| {
+        let workloads = [("web", Enforcement::Enforced), ("db", Enforcement::DryRun)];
+        let workloads = workloads.map(|(name, enforcement)| {
             let (sender, credential) = certificates::channel();
             senders.push(sender);
             Arc::new(Workload {
@@ -53,6 +54,7 @@ impl Bed {
                 netns: Netns::own().unwrap(),
                 netns_cookie: 1,
                 rules: CurrentRules::new(Arc::new(Rules {
+                    enforcement,
                     ingress: IngressPolicy::new(
                         IngressMode::Mtls,
                         PeerSet::any(),
@@ -251,6 +253,18 @@ fn a_question_is_answered_by_the_rules_in_force() {
         let found = found["refusal"]["code"].as_str().unwrap_or_default();
         assert_eq!(found, code, "{from} -> {to}");
     }
+}
+
+#[test]
+fn a_dry_run_lets_through_and_says_whom_it_would_refuse() {
+    let bed = Bed::certified();
+    let other = "spiffe://mesh.local/ns/default/sa/other";
+    let query = [("from", other), ("to", "10.0.0.2:80"), ("workload", "db")];
+    let found = bed.ask(&query).unwrap();
+    assert_eq!(found["outcome"], "would-be-let-through", "{found}");
+    let note =
+        format!("{other} is not among the peers of ingress[0] 80: client; dry_run lets it through");
+    assert_eq!(found["notes"][0], note);
 }
 
 #[test]

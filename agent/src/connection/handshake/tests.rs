@@ -218,5 +218,6 @@ fn any() -> Rules {
         ingress: IngressPolicy::new(IngressMode::Mtls, PeerSet::any(), Vec::new()),
         egress: EgressPolicy::new(EgressMode::Mtls, PeerSet::any(), Vec::new()),
         listeners: Vec::new(),
+        enforcement: Enforcement::Enforced,
     }
 }
