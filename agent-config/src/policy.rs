@@ -11,7 +11,7 @@ use std::fmt;
 use std::net::{SocketAddr, SocketAddrV4};
 use std::num::NonZeroU16;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use destination::{Cidr, CidrError, PortError, PortRange};
 pub use peers::{
@@ -250,7 +250,7 @@ impl EgressMode {
 }
 
 /// Which way a connection goes, seen from the workload.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Direction {
     /// Towards the workload.
@@ -350,6 +350,12 @@ impl fmt::Display for RuleRef {
             Self::EgressDefault => f.write_str("egress default"),
             Self::Listener { index, listen } => write!(f, "listener[{index}] {listen}"),
         }
+    }
+}
+
+impl Serialize for RuleRef {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 

@@ -4,9 +4,8 @@
 //! is refused often cannot fill the disk.
 
 use std::collections::HashMap;
-use std::fmt::Display;
 use std::io::IsTerminal as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,6 +17,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 
 use crate::policy::{Direction, Mode, RuleRef};
+use crate::refusals::Refused;
 
 /// Sends log lines of `level` and above to standard error from now on, in colour only if that is a
 /// terminal and `NO_COLOR` is not set. Fails if it was called before.
@@ -125,43 +125,20 @@ impl ConnectionLine<'_> {
     }
 }
 
-/// A connection that was refused.
-#[derive(Clone, Copy)]
-pub struct RefusalLine<'a> {
-    /// The workload's name.
-    pub workload: &'a str,
-    /// Which way it went.
-    pub direction: Direction,
-    /// Who opened it.
-    pub from: SocketAddr,
-    /// Where to, as the opener named it.
-    pub to: SocketAddr,
-    /// The code, as the documentation lists it.
-    pub reason: &'static str,
-    /// What exactly; may quote the peer.
-    pub detail: &'a dyn Display,
-}
-
 /// Writes lines of refusals, at most [`RefusalLog::PER_SECOND`] a second for each reason.
 #[derive(Debug, Default)]
-pub struct RefusalLog {
+pub(crate) struct RefusalLog {
     windows: Mutex<HashMap<&'static str, Window>>,
 }
 
 impl RefusalLog {
     /// Lines a second for each reason: enough to see who it is, too few to fill a disk.
-    pub const PER_SECOND: u32 = 100;
+    pub(crate) const PER_SECOND: u32 = 100;
 
     /// Writes the line, unless its reason had its share of this second.
-    pub fn log(&self, line: &RefusalLine<'_>, now: Instant) {
-        let RefusalLine {
-            workload,
-            direction,
-            from,
-            to,
-            reason,
-            detail,
-        } = *line;
+    pub(crate) fn log(&self, refused: &Refused, now: Instant) {
+        let Refused { id, what } = refused;
+        let reason = what.code.as_str();
         let (verdict, suppressed) = {
             let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
             windows
@@ -173,22 +150,25 @@ impl RefusalLog {
         if verdict == Verdict::Suppress {
             return;
         }
-        // A value and not `%`: text output quotes and escapes it, as it may hold a peer's bytes.
-        let detail = detail.to_string();
+        let rule = what.rule.map(|rule| rule.to_string());
+        // Values and not `%` for the last two: text output then quotes and escapes them. Rules have
+        // spaces, and a detail may hold a peer's bytes.
         warn!(
             target: "refused",
-            workload = %workload,
-            direction = %direction.as_str(),
-            from = %from,
-            to = %to,
+            id = %id,
+            workload = %what.workload,
+            direction = %what.direction.as_str(),
+            from = %what.from.unwrap_or(UNKNOWN),
+            to = %what.to.unwrap_or(UNKNOWN),
             reason = %reason,
-            detail = detail.as_str(),
+            rule,
+            detail = what.detail.as_str(),
         );
     }
 
     /// Says how many lines were left out in seconds that are over. To be called about every second,
     /// so that the last burst is reported too.
-    pub fn flush(&self, now: Instant) {
+    pub(crate) fn flush(&self, now: Instant) {
         let over: Vec<(&'static str, u32)> = {
             let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
             windows
@@ -201,6 +181,9 @@ impl RefusalLog {
         }
     }
 }
+
+/// What stands for an address that is not known.
+const UNKNOWN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 /// One second of one reason.
 #[derive(Debug)]
@@ -281,6 +264,8 @@ const SECOND: Duration = Duration::from_secs(1);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::refusals::{History, Occurrence, RefusalCode, occurrence};
+    use ebpf_abi::KernelRefusal;
     use serde_json::{Value, json};
     use std::io::Write;
     use std::sync::Arc;
@@ -337,15 +322,8 @@ mod tests {
         line.log();
     }
 
-    fn refusal(detail: &dyn Display) -> RefusalLine<'_> {
-        RefusalLine {
-            workload: "web",
-            direction: Direction::Ingress,
-            from: "10.0.0.9:40000".parse().unwrap(),
-            to: "10.0.0.2:80".parse().unwrap(),
-            reason: "peer-without-certificate",
-            detail,
-        }
+    fn refusal(detail: &str) -> Arc<Refused> {
+        History::new().add(occurrence(detail))
     }
 
     #[test]
@@ -387,12 +365,26 @@ mod tests {
     }
 
     #[test]
+    fn a_refusal_is_one_line_with_its_number() {
+        let log = RefusalLog::default();
+        let text = logged(LogFormat::Text, LogLevel::Info, || {
+            log.log(&refusal("not on the list"), Instant::now());
+        });
+        let (_, line) = text.trim_end().split_once("WARN ").unwrap();
+        assert_eq!(
+            line,
+            "refused: id=r1 workload=web direction=ingress from=10.0.0.9:40000 to=10.0.0.2:80 \
+             reason=peer-not-allowed rule=\"ingress default\" detail=\"not on the list\""
+        );
+    }
+
+    #[test]
     fn what_a_peer_sent_stays_within_its_line() {
         let hostile = "bad\n2026-01-01 INFO access: forged \u{1b}[31mred";
         for format in LogFormat::ALL {
             let log = RefusalLog::default();
             let text = logged(format, LogLevel::Info, || {
-                log.log(&refusal(&hostile), Instant::now());
+                log.log(&refusal(hostile), Instant::now());
             });
             assert_eq!(text.matches('\n').count(), 1, "{text}");
             assert!(!text.contains('\u{1b}'), "{text}");
@@ -405,13 +397,13 @@ mod tests {
         let now = Instant::now();
         let text = logged(LogFormat::Text, LogLevel::Info, || {
             for _ in 0..RefusalLog::PER_SECOND + 23 {
-                log.log(&refusal(&"none"), now);
+                log.log(&refusal("none"), now);
             }
         });
         assert_eq!(text.lines().count(), 100);
 
         let next = logged(LogFormat::Text, LogLevel::Info, || {
-            log.log(&refusal(&"none"), now + SECOND);
+            log.log(&refusal("none"), now + SECOND);
         });
         assert_eq!(next.lines().count(), 2, "{next}");
         assert!(next.contains("suppressed=23"), "{next}");
@@ -423,7 +415,7 @@ mod tests {
         let now = Instant::now();
         logged(LogFormat::Text, LogLevel::Info, || {
             for _ in 0..=RefusalLog::PER_SECOND {
-                log.log(&refusal(&"none"), now);
+                log.log(&refusal("none"), now);
             }
         });
         let flush = |at| logged(LogFormat::Text, LogLevel::Info, || log.flush(at));
@@ -438,16 +430,14 @@ mod tests {
         let now = Instant::now();
         let text = logged(LogFormat::Text, LogLevel::Info, || {
             for _ in 0..RefusalLog::PER_SECOND {
-                log.log(&refusal(&"none"), now);
+                log.log(&refusal("none"), now);
             }
-            log.log(
-                &RefusalLine {
-                    reason: "peer-expired",
-                    ..refusal(&"none")
-                },
-                now,
-            );
+            let stale = Occurrence {
+                code: RefusalCode::Kernel(KernelRefusal::AgentStale),
+                ..occurrence("none")
+            };
+            log.log(&History::new().add(stale), now);
         });
-        assert!(text.contains("peer-expired"), "{text}");
+        assert!(text.contains("agent-stale"), "{text}");
     }
 }

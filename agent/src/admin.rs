@@ -1,9 +1,12 @@
-//! The admin interface: readiness, metrics, open connections and configuration over HTTP.
+//! The admin interface over HTTP: readiness, metrics, open connections, refusals with their
+//! explanation, configuration, and a page for people that shows them live.
 //!
 //! Answers `GET` on the loopback addresses of the agent's own namespace, and changes nothing. Who
 //! can reach it sees which peers talk; it holds no key and no byte of a connection.
 
+mod explain;
 mod listener;
+mod page;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -14,23 +17,27 @@ use std::time::{Instant, SystemTime};
 
 use attestation::identity::SpiffeId;
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{Query, Request, State};
 use axum::http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, X_CONTENT_TYPE_OPTIONS};
 use axum::http::uri::Authority;
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::enrolment::Trouble;
+use crate::kernel_tls::KernelTls;
 use crate::metrics::Metrics;
 use crate::policy::WorkloadName;
+use crate::refusals::{History, RefusalId};
 use crate::registry::{ConnectionView, Registry};
+use crate::workload::Workload;
+use explain::RefusedView;
 use listener::{Bounded, Slots};
 
 /// The loopback sockets of the admin interface. Nothing is answered before [`Admin::serve`].
@@ -116,6 +123,12 @@ pub enum AdminError {
 pub(crate) struct AdminState {
     /// For `/connections`.
     pub registry: Arc<Registry>,
+    /// For `/refusals`.
+    pub refusals: Arc<History>,
+    /// For `/explain`: whose rules are asked.
+    pub workloads: watch::Receiver<Vec<Arc<Workload>>>,
+    /// For `/explain`.
+    pub kernel_tls: Arc<KernelTls>,
     /// For `/metrics`.
     pub metrics: Arc<Metrics>,
     /// For `/ready`.
@@ -168,10 +181,12 @@ pub(crate) struct WorkloadReadiness {
 }
 
 fn router(state: AdminState) -> Router {
-    Router::new()
+    page::routes()
         .route("/ready", get(ready))
         .route("/metrics", get(metrics))
         .route("/connections", get(connections))
+        .route("/refusals", get(refusals))
+        .route("/explain", get(explain))
         .route("/config", get(config))
         .fallback(unknown_path)
         .layer(middleware::from_fn(guard))
@@ -252,13 +267,47 @@ async fn connections(State(state): State<AdminState>) -> Response {
     ([(OMITTED, omitted.to_string())], json(&views)).into_response()
 }
 
+/// What `/refusals` is asked.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RefusalsQuery {
+    after: Option<String>,
+}
+
+async fn refusals(
+    State(state): State<AdminState>,
+    Query(RefusalsQuery { after }): Query<RefusalsQuery>,
+) -> Response {
+    let after = after.map(|text| {
+        let parsed = text.parse::<RefusalId>();
+        parsed.map_err(|error| format!("after {text:?} {error}\n"))
+    });
+    let after = match after.transpose() {
+        Ok(after) => after,
+        Err(hint) => return (StatusCode::BAD_REQUEST, hint).into_response(),
+    };
+    let (refused, omitted) = state.refusals.newest(after);
+    let views: Vec<RefusedView<'_>> = refused.iter().map(|it| (&**it).into()).collect();
+    let since = rfc3339(state.refusals.since()).unwrap_or_default();
+    let headers = [(OMITTED, omitted.to_string()), (SINCE, since)];
+    (headers, json(&views)).into_response()
+}
+
+async fn explain(State(state): State<AdminState>, Query(query): Query<explain::Query>) -> Response {
+    match explain::explain(&state, query) {
+        Ok(explanation) => json(&explanation),
+        Err(error) => (error.status(), format!("{error}\n")).into_response(),
+    }
+}
+
 async fn config(State(state): State<AdminState>) -> Response {
     let json = state.config_json.borrow().to_string();
     ([(CONTENT_TYPE, JSON)], json).into_response()
 }
 
 async fn unknown_path() -> Response {
-    let hint = "unknown path; there are /ready, /metrics, /connections and /config\n";
+    let hint = "unknown path; there are /, /ready, /metrics, /connections, /refusals, /explain and \
+                /config\n";
     (StatusCode::NOT_FOUND, hint).into_response()
 }
 
@@ -361,6 +410,9 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 /// About 10 MB of JSON. The header [`OMITTED`] says how many connections more there are.
 const MOST_LISTED: usize = 20_000;
 const OMITTED: &str = "sealwire-omitted";
+
+/// When the agent began to count: numbers from before mean something else.
+const SINCE: &str = "sealwire-since";
 
 #[cfg(test)]
 mod tests;

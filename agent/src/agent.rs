@@ -346,6 +346,9 @@ impl Parts {
                 .map_err(failed("keeping the admin interface"))?;
             let state = AdminState {
                 registry,
+                refusals: telemetry.refusals().clone(),
+                workloads: serving.watch(),
+                kernel_tls,
                 metrics: telemetry.metrics().clone(),
                 readiness: board.watch(),
                 config_json: in_force.watch(),

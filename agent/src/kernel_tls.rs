@@ -26,6 +26,11 @@ impl KernelTls {
         this
     }
 
+    /// Which directions the operator lets the kernel protect.
+    pub(crate) fn choice(&self) -> OffloadChoice {
+        self.choice
+    }
+
     pub(crate) fn capabilities(&self) -> &Capabilities {
         &self.capabilities
     }
@@ -230,6 +235,33 @@ impl WhyUserspace {
             Self::HandingOver => "handing-over",
         }
     }
+
+    /// What it means; docs/src/reference/log.md has the same words.
+    pub(crate) fn means(self) -> &'static str {
+        match self {
+            Self::OffloadOff => "the configuration says so",
+            Self::SpliceOff => {
+                "the configuration wants no splicing, without which `auto` gains nothing"
+            }
+            Self::NoConfigTls => {
+                "this kernel has no TLS, or its module is not loaded: `modprobe tls`"
+            }
+            Self::UnsafeKernel => "this kernel's TLS is known to be unsafe: update it",
+            Self::UnprovenKernel => {
+                "nobody has shown that splicing is sound on this line of kernels, which `auto` needs"
+            }
+            Self::Cipher => "the kernel lacks the cipher of this connection",
+            Self::ProbeFailed => "trying the kernel's TLS at the start failed",
+            Self::NotAttached => {
+                "the kernel refused the protocol for this socket: the peer had closed already, or memory was short"
+            }
+            Self::ForeignPeer => {
+                "the peer is no agent and may replace its key, which this kernel can't follow"
+            }
+            Self::SmallMessages => "the connection has not shown itself to be bulk",
+            Self::HandingOver => "the kernel has not taken over yet",
+        }
+    }
 }
 
 impl From<&Why> for WhyUserspace {
@@ -251,6 +283,27 @@ impl From<&Why> for WhyUserspace {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_book_says_of_each_reason_what_the_agent_says() {
+        let page = include_str!("../../docs/src/reference/log.md");
+        for why in [
+            WhyUserspace::OffloadOff,
+            WhyUserspace::SpliceOff,
+            WhyUserspace::NoConfigTls,
+            WhyUserspace::UnsafeKernel,
+            WhyUserspace::UnprovenKernel,
+            WhyUserspace::Cipher,
+            WhyUserspace::ProbeFailed,
+            WhyUserspace::NotAttached,
+            WhyUserspace::ForeignPeer,
+            WhyUserspace::SmallMessages,
+            WhyUserspace::HandingOver,
+        ] {
+            let row = format!("| `userspace`: `{}` | {} |", why.as_str(), why.means());
+            assert!(page.contains(&row), "{row}");
+        }
+    }
 
     const UNPROVEN: Ability = Err(Why::Unproven { version: None });
     const WRONG: Ability = Err(Why::WrongBytes);

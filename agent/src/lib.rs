@@ -37,11 +37,13 @@ mod enrolment;
 
 pub mod access_log;
 mod admin;
+mod advice;
 mod causes;
 mod kernel_reports;
 mod metrics;
 mod readable;
 mod readiness;
+mod refusals;
 mod registry;
 mod report;
 mod signals;

@@ -595,7 +595,7 @@ impl LaneMetrics {
             workload,
             direction,
         } = self.labels.clone();
-        let Datapath { name, why } = datapath;
+        let Datapath { name, why, .. } = datapath;
         self.datapaths
             .get_or_create(&DatapathLabels {
                 workload,
@@ -826,6 +826,7 @@ mod tests {
         lane.entered(Datapath {
             name: "kernel",
             why: "both",
+            means: "both directions",
         });
         lane.key_limit_near();
         lane.spliced(6);

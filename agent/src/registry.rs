@@ -9,6 +9,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::ops::Deref;
+use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
@@ -87,6 +88,12 @@ impl Registry {
             .collect();
         connections.sort_unstable_by_key(|connection| connection.id);
         connections
+    }
+
+    /// The open connection of this number.
+    pub(crate) fn find(&self, id: ConnectionId) -> Option<Arc<Connection>> {
+        let mut shards = self.shards.iter();
+        shards.find_map(|shard| shard.with(|open| open.get(&id).cloned()))
     }
 
     /// Ends the connections that meet `condition`, wherever they stand: in their handshake or with
@@ -291,6 +298,7 @@ impl Connection {
             workload: self.workload(),
             direction: self.direction(),
             mode: self.mode,
+            rule: self.rule,
             from: self.from,
             to: self.to,
             identity: established.map(|it| it.identity.as_str()),
@@ -335,11 +343,27 @@ impl Connection {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub(crate) struct ConnectionId(u64);
 
+impl FromStr for ConnectionId {
+    type Err = NoConnectionId;
+
+    fn from_str(text: &str) -> Result<Self, NoConnectionId> {
+        if !text.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(NoConnectionId);
+        }
+        text.parse().map(Self).map_err(|_| NoConnectionId)
+    }
+}
+
 impl fmt::Display for ConnectionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
 }
+
+/// A text is not the number of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("is no connection's number; write it as /connections does, such as 17")]
+pub(crate) struct NoConnectionId;
 
 /// What a handshake found.
 #[derive(Clone, Debug)]
@@ -363,6 +387,8 @@ pub(crate) struct Datapath {
     pub name: &'static str,
     /// Why that one.
     pub why: &'static str,
+    /// What that means.
+    pub means: &'static str,
 }
 
 /// How far a connection has come.
@@ -382,6 +408,7 @@ pub(crate) struct ConnectionView<'a> {
     pub workload: &'a str,
     pub direction: Direction,
     pub mode: Mode,
+    pub rule: RuleRef,
     pub from: SocketAddr,
     pub to: SocketAddr,
     pub identity: Option<&'a str>,
@@ -475,6 +502,7 @@ mod tests {
         connection.set_datapath(Datapath {
             name: "userspace",
             why: "few bytes so far",
+            means: "it is young",
         });
         connection.set_local_hop(LocalHop::SkMsg);
         connection.traffic().sent.store(5, Ordering::Relaxed);
@@ -482,7 +510,7 @@ mod tests {
             serde_json::to_value(connection.view(now)).unwrap(),
             serde_json::json!({
                 "id": 1, "workload": "web", "direction": "egress", "mode": "mtls",
-                "from": "10.0.0.1:40000", "to": "10.0.0.2:80",
+                "rule": "egress default", "from": "10.0.0.1:40000", "to": "10.0.0.2:80",
                 "identity": "spiffe://mesh.local/ns/default/sa/web",
                 "peer": "spiffe://mesh.local/ns/default/sa/db", "datapath": "userspace",
                 "datapath_why": "few bytes so far", "local_hop": "sk-msg",

@@ -1,20 +1,21 @@
 //! Tells the operator how connections fared: log lines and metrics from the same facts.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     sync::{Arc, atomic::Ordering},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use ebpf_abi::{Counter, KernelRefusal, RefusalEvent};
 use userspace_tls::Validity;
 
 use crate::{
-    access_log::{ConnectionLine, RefusalLine, RefusalLog},
-    bpf::KernelReports,
+    access_log::{ConnectionLine, RefusalLog},
+    bpf::{KernelReports, monotonic_ns},
     connection::{CloseReason, Refusal},
     metrics::{LaneMetrics, Metrics, ReloadResult, WorkloadMetrics},
     policy::{Direction, WorkloadName},
+    refusals::{History, Occurrence, RefusalCode},
     registry::Connection,
 };
 
@@ -22,19 +23,26 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Telemetry {
     metrics: Arc<Metrics>,
-    refusals: RefusalLog,
+    log: RefusalLog,
+    refusals: Arc<History>,
 }
 
 impl Telemetry {
     pub(crate) fn new() -> Self {
         Self {
             metrics: Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"))),
-            refusals: RefusalLog::default(),
+            log: RefusalLog::default(),
+            refusals: Arc::new(History::new()),
         }
     }
 
     pub(crate) fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
+    }
+
+    /// The refusals of late.
+    pub(crate) fn refusals(&self) -> &Arc<History> {
+        &self.refusals
     }
 
     /// The series of one workload.
@@ -51,15 +59,24 @@ impl Telemetry {
         reason: KernelRefusal,
         why: Option<&str>,
     ) {
-        let line = RefusalLine {
-            workload,
+        // What was refused while no agent was there is told when one is.
+        let age = Duration::from_nanos(monotonic_ns().saturating_sub(event.at));
+        let from = SocketAddr::from(event.from);
+        self.refused(Occurrence {
+            at: SystemTime::now().checked_sub(age).unwrap_or(UNIX_EPOCH),
+            workload: workload.into(),
             direction,
-            from: event.from.into(),
-            to: event.to.into(),
-            reason: reason.as_str(),
-            detail: &why.unwrap_or_else(|| kernel_detail(reason)),
-        };
-        self.refusals.log(&line, Instant::now());
+            from: (!from.ip().is_unspecified()).then_some(from),
+            to: Some(event.to.into()),
+            code: RefusalCode::Kernel(reason),
+            rule: None,
+            detail: why.unwrap_or_else(|| kernel_detail(reason)).to_owned(),
+        });
+    }
+
+    fn refused(&self, what: Occurrence) {
+        let refused = self.refusals.add(what);
+        self.log.log(&refused, Instant::now());
     }
 
     /// Takes over the kernel side's counters; to be called about every second.
@@ -76,7 +93,7 @@ impl Telemetry {
             self.metrics
                 .set_map(table.name, table.entries, table.capacity);
         }
-        self.refusals.flush(Instant::now());
+        self.log.flush(Instant::now());
     }
 }
 
@@ -111,23 +128,25 @@ impl Reporter {
     }
 
     /// A connection was not let through.
-    pub(crate) fn refused(&self, refusal: &Refusal) {
+    pub(crate) fn refused(&self, refusal: Refusal) {
         let Refusal {
             from,
             to,
             reason,
+            rule,
             detail,
         } = refusal;
         self.lane.refused(reason.as_str());
-        let line = RefusalLine {
-            workload: self.lane.workload(),
+        self.telemetry.refused(Occurrence {
+            at: SystemTime::now(),
+            workload: Arc::clone(self.lane.workload()),
             direction: self.lane.direction(),
-            from: from.unwrap_or(UNKNOWN),
-            to: to.unwrap_or(UNKNOWN),
-            reason: reason.as_str(),
-            detail,
-        };
-        self.telemetry.refusals.log(&line, Instant::now());
+            from,
+            to,
+            code: RefusalCode::Agent(reason),
+            rule,
+            detail: detail.into(),
+        });
     }
 
     /// A connection that was established has ended.
@@ -169,8 +188,6 @@ pub(crate) fn certificate_loaded(metrics: &WorkloadMetrics, validity: Validity) 
     metrics.set_certificate_expiry(expiry.as_secs().try_into().unwrap_or(i64::MAX));
     metrics.certificate_reloaded(ReloadResult::Loaded);
 }
-
-const UNKNOWN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 /// What to make of a refusal that only the kernel side has seen.
 fn kernel_detail(reason: KernelRefusal) -> &'static str {

@@ -3,10 +3,10 @@
 //! Whoever holds the port may answer, so an answer is bounded in time and size, and its text is made
 //! harmless before a terminal sees it ([`Shown`]).
 
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
 use std::time::Duration;
+use std::{fmt, io};
 
 use agent_config::flags::Environment;
 use anyhow::{Context as _, anyhow, bail};
@@ -102,8 +102,10 @@ impl AdminPort {
             _ = &mut connection => exchange.await,
         };
         let response = response.with_context(no_answer)?;
-        if response.status() != StatusCode::OK {
-            bail!("{}: {path} got {}", no_answer(), response.status());
+        match response.status() {
+            StatusCode::OK => {}
+            StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND => bail!("{}", said(response.body())),
+            status => bail!("{}: {path} got {status}", no_answer()),
         }
         let omitted = response.headers().get(OMITTED);
         let omitted = omitted.and_then(|it| it.to_str().ok()?.parse().ok());
@@ -143,6 +145,12 @@ pub(crate) struct Answer {
     pub(crate) body: Bytes,
 }
 
+/// The sentence with which an agent answers what it can't.
+fn said(body: &[u8]) -> Shown {
+    let text = String::from_utf8_lossy(&body[..body.len().min(LONGEST_SENTENCE)]);
+    Shown::from(text.trim_end().to_owned())
+}
+
 /// Text from elsewhere that a terminal can be shown: what is not printable ASCII is `?`.
 ///
 /// An agent's names, identities and codes are ASCII, so nothing true is lost.
@@ -153,6 +161,12 @@ pub(crate) struct Shown(String);
 impl Shown {
     pub(crate) fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 
@@ -173,6 +187,8 @@ const VARIABLES: [&str; 3] = [
 const NO_PORT: &str = "\
 which agent? Give its admin port with --admin-port PORT, or in SEALWIRE_ADMIN_PORT. An agent has none \
 unless it was started with --admin-port PORT, with that variable or with admin_port in its file";
+
+const LONGEST_SENTENCE: usize = 2000;
 
 const OMITTED: &str = "sealwire-omitted";
 

@@ -14,6 +14,7 @@ mod config;
 mod connections;
 mod doctor;
 mod evidence;
+mod explain;
 mod failure;
 mod files;
 mod man;
@@ -50,6 +51,7 @@ enum Command {
     Status(status::Status),
     Evidence(evidence::Evidence),
     Connections(connections::Connections),
+    Explain(explain::Explain),
     Doctor(doctor::Doctor),
     Check(check::Check),
     /// Show the agent's configuration in force, and the schema of its file.
@@ -72,6 +74,7 @@ fn main() -> ExitCode {
         Some(Command::Status(status)) => status.run(),
         Some(Command::Evidence(evidence)) => evidence.run(),
         Some(Command::Connections(connections)) => connections.run(),
+        Some(Command::Explain(explain)) => explain.run(),
         Some(Command::Doctor(doctor)) => doctor.run(),
         Some(Command::Check(check)) => check.run(),
         Some(Command::Config(config)) => config.run(),
@@ -105,6 +108,7 @@ Before an agent starts:
 
 While it runs:
   sealwire connections --admin-port 9464 --watch
+  sealwire explain --admin-port 9464 r17
 
 Exit codes: 0 done, 1 failed or refused, 2 wrong usage or configuration.";
 

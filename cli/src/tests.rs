@@ -26,9 +26,16 @@ fn examples(text: &str) -> Vec<Vec<String>> {
 
 /// The words of a command line, with a whole hash for each that it shows the beginning of.
 fn words(command: &str) -> Vec<String> {
+    // What stands in double quotes is one word.
+    let mut is_quoted = false;
+    let is_gap = |c: char| {
+        is_quoted ^= c == '"';
+        !is_quoted && c.is_whitespace()
+    };
+    let parts = command.split(is_gap).map(|it| it.trim_matches('"'));
     let mut words: Vec<String> = Vec::new();
-    for word in command
-        .split_whitespace()
+    for word in parts
+        .filter(|it| !it.is_empty())
         .take_while(|it| ![">", "|"].contains(it))
     {
         let Some(start) = word.strip_suffix("...") else {

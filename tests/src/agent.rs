@@ -327,7 +327,7 @@ impl Agent {
     }
 
     fn get(&self, path: &str) -> Result<Answer> {
-        Answer::fetch(self.config.admin_port, path)
+        Answer::fetch(self.admin_port(), path)
     }
 
     /// Waits for a log line of this target that `matches`; its fields.

@@ -19,6 +19,7 @@
 
 pub mod admin;
 pub mod agent;
+pub mod browser;
 pub mod clock;
 pub mod coordinator;
 pub mod dns;
@@ -37,6 +38,7 @@ mod cgroup;
 mod sys;
 
 pub use agent::{Agent, AgentConfig, EgressRule, IngressRule, WorkloadConfig};
+pub use browser::{Browser, Screen};
 pub use clock::Clock;
 pub use coordinator::{Coordinator, CoordinatorConfig};
 pub use etcd::Etcd;

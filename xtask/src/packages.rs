@@ -77,9 +77,10 @@ fn dpkg_has(package: &str) -> bool {
 
 /// The program that each package is installed for. One that came otherwise is as good, and some
 /// packages would replace a variant that someone has chosen (nginx-light, nginx-full).
-const PROGRAMS: [(&str, &str); 25] = [
+const PROGRAMS: [(&str, &str); 26] = [
     ("binutils", "strip"),
     ("busybox-static", "busybox"),
+    ("chromium", "chromium"),
     ("cpio", "cpio"),
     ("curl", "curl"),
     ("etcd-server", "etcd"),

@@ -195,7 +195,7 @@ const SERVICES: [&str; 9] = [
 ];
 
 /// The unmodified programs that the tests run through Sealwire, and what they run beside it.
-pub(crate) const PROGRAMS: [&str; 13] = [
+pub(crate) const PROGRAMS: [&str; 14] = [
     "nginx-light",
     "etcd-server",
     "faketime",
@@ -208,6 +208,7 @@ pub(crate) const PROGRAMS: [&str; 13] = [
     "openssl",
     "gnutls-bin",
     "nodejs",
+    "chromium",
     "prometheus",
 ];
 

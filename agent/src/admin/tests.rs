@@ -1,12 +1,14 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use agent_config::{OffloadChoice, SpliceChoice};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::*;
 use crate::policy::{Direction, Mode};
+use crate::refusals::occurrence;
 use crate::registry::Registration;
 use crate::registry::testing::{Stage, open};
 
@@ -14,6 +16,7 @@ use crate::registry::testing::{Stage, open};
 struct Served {
     address: SocketAddr,
     registry: Arc<Registry>,
+    refusals: Arc<History>,
     metrics: Arc<Metrics>,
     readiness: watch::Sender<Readiness>,
 }
@@ -24,9 +27,13 @@ impl Served {
         let address = listener.local_addr().unwrap();
         let (readiness, receiver) = watch::channel(Readiness::default());
         let registry = Arc::new(Registry::new(NonZeroUsize::MIN));
+        let refusals = Arc::new(History::new());
         let metrics = Arc::new(Metrics::new("0.1.0"));
         let state = AdminState {
             registry: Arc::clone(&registry),
+            refusals: Arc::clone(&refusals),
+            workloads: watch::channel(Vec::new()).1,
+            kernel_tls: Arc::new(KernelTls::probe(OffloadChoice::Off, SpliceChoice::Off)),
             metrics: Arc::clone(&metrics),
             readiness: receiver,
             config_json: watch::channel(r#"{"workers":1}"#.into()).1,
@@ -40,6 +47,7 @@ impl Served {
         Self {
             address,
             registry,
+            refusals,
             metrics,
             readiness,
         }
@@ -180,6 +188,85 @@ async fn connections_are_a_json_array() {
 }
 
 #[tokio::test]
+async fn refusals_come_newest_first_and_say_what_they_mean() {
+    let served = Served::start().await;
+    for detail in ["first", "second"] {
+        served.refusals.add(occurrence(detail));
+    }
+    let (_, headers, body) = served.get("/refusals").await;
+    let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(body.as_array().unwrap().len(), 2);
+    assert_eq!(
+        (&body[0]["id"], &body[0]["detail"]),
+        (&"r2".into(), &"second".into())
+    );
+    assert!(
+        body[0]["to_do"]
+            .as_str()
+            .unwrap()
+            .contains("add it to `peers`"),
+        "{body}"
+    );
+    assert!(headers.contains("sealwire-omitted: 0"), "{headers}");
+    assert!(headers.contains("sealwire-since: 20"), "{headers}");
+    let newer = served.get("/refusals?after=r1").await.2;
+    let newer: serde_json::Value = serde_json::from_str(&newer).unwrap();
+    assert_eq!(newer.as_array().unwrap().len(), 1);
+    assert_eq!(served.get("/refusals?after=r2").await.2, "[]\n");
+    let (status, _, hint) = served.get("/refusals?after=2").await;
+    assert_eq!(status, "HTTP/1.1 400 Bad Request");
+    assert_eq!(
+        hint,
+        "after \"2\" is no refusal's number; write it as the log does, such as r17\n"
+    );
+}
+
+#[tokio::test]
+async fn an_explanation_is_json_and_its_absence_a_sentence() {
+    let served = Served::start().await;
+    let (status, _, hint) = served.get("/explain?refusal=r1").await;
+    assert_eq!(status, "HTTP/1.1 404 Not Found");
+    assert!(hint.contains("has refused 0 so far"), "{hint}");
+    served.refusals.add(occurrence("none"));
+    let (status, _, body) = served.get("/explain?refusal=r1").await;
+    assert_eq!(status, "HTTP/1.1 200 OK");
+    let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(body["refusal"]["code"], "peer-not-allowed");
+    for path in [
+        "/explain",
+        "/explain?what=1",
+        "/explain?to=10.0.0.2%3A80&direction=up",
+    ] {
+        let (status, _, _) = served.get(path).await;
+        assert_eq!(status, "HTTP/1.1 400 Bad Request", "{path}");
+    }
+}
+
+#[tokio::test]
+async fn the_page_lets_nothing_in_from_elsewhere() {
+    let served = Served::start().await;
+    for (path, kind) in [
+        ("/", "text/html"),
+        ("/live.css", "text/css"),
+        ("/live.js", "text/javascript"),
+    ] {
+        let (status, headers, body) = served.get(path).await;
+        assert_eq!(status, "HTTP/1.1 200 OK", "{path}");
+        assert!(
+            headers.contains(&format!("content-type: {kind}")),
+            "{headers}"
+        );
+        assert!(
+            headers.contains("content-security-policy: default-src 'none'; script-src 'self'"),
+            "{headers}"
+        );
+        for foreign in ["http:", "https:", "style=", "onclick", "innerHTML"] {
+            assert!(!body.contains(foreign), "{path} has {foreign}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn the_configuration_is_shown_as_it_is() {
     let served = Served::start().await;
     assert_eq!(served.get("/config").await.2, r#"{"workers":1}"#);
@@ -237,7 +324,7 @@ async fn only_get_is_answered_and_only_on_known_paths() {
             "{method}"
         );
     }
-    assert_eq!(served.get("/").await.0, "HTTP/1.1 404 Not Found");
+    assert_eq!(served.get("/live").await.0, "HTTP/1.1 404 Not Found");
 }
 
 #[tokio::test]

@@ -113,7 +113,7 @@ fn egress(door: &Door, rules: &Rules, ends: &Ends) -> Result<(RuleRef, Protectio
         EgressMode::Plaintext => Protection::Plaintext,
         EgressMode::Deny => {
             let detail = format!("{} says deny", decision.rule);
-            return Err(Cause::new(RefusalReason::DeniedByRule, detail));
+            return Err(Cause::new(RefusalReason::DeniedByRule, detail).under(decision.rule));
         }
     };
     Ok((decision.rule, protection))
@@ -129,7 +129,7 @@ fn ingress(door: &Door, rules: &Rules, ends: &Ends) -> Result<(RuleRef, Protecti
                 "{} says plaintext, yet the kernel turned it here",
                 decision.rule
             );
-            return Err(Cause::new(RefusalReason::PlaintextPort, detail));
+            return Err(Cause::new(RefusalReason::PlaintextPort, detail).under(decision.rule));
         }
     };
     let protection = Protection::Tls {

@@ -65,7 +65,7 @@ impl Authorized {
                     .borrow_mut()
                     .refuse(workload, to, REFUSED_LIFETIME);
             }
-            cause.between(Some(from), Some(to))
+            cause.under(connection.rule()).between(Some(from), Some(to))
         })
     }
 

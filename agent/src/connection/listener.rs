@@ -14,7 +14,7 @@ use super::{
     intercept::{Ends, Intercepted},
     refusal::{Cause, Refusal, RefusalReason},
 };
-use crate::names::Names;
+use crate::{names::Names, policy::RuleRef};
 
 /// A listener that the configuration names, and who knows where it leads.
 #[derive(Debug)]
@@ -43,21 +43,26 @@ impl Intercepted {
             let detail = format!("reading the socket's addresses: {error}");
             Cause::new(RefusalReason::NoOriginalDestination, detail).between(None, Some(listen))
         })?;
-        let (_, rule) = rule.ok_or_else(|| {
+        let (index, rule) = rule.ok_or_else(|| {
             let cause = super::authorize::closed(CloseCause::RuleChanged);
             cause.between(Some(from), Some(listen))
         })?;
+        let refused_to = |to, cause: Cause| {
+            let listen = rule.listen;
+            cause
+                .under(RuleRef::Listener { index, listen })
+                .between(Some(from), Some(to))
+        };
         let failed = |cause: Cause| {
-            let Cause { reason, detail } = cause;
-            let detail = format!("{} of {}: {detail}", rule.remote, rule.listen);
-            Cause { reason, detail }
+            let detail = format!("{} of {}: {}", rule.remote, rule.listen, cause.detail);
+            Cause { detail, ..cause }
         };
         // Without a certificate there is no TCP at all.
         super::authorize::usable(door, SystemTime::now())
-            .map_err(|cause| cause.between(Some(from), Some(listen)))?;
+            .map_err(|cause| refused_to(listen, cause))?;
         let addresses = names.look_up(&rule.remote).await.map_err(|error| {
             let cause = Cause::new(RefusalReason::NameLookup, error.to_string());
-            failed(cause).between(Some(from), Some(listen))
+            refused_to(listen, failed(cause))
         })?;
         let mut refused = None;
         for to in addresses {
@@ -83,7 +88,7 @@ impl Intercepted {
             || (listen, Cause::new(RefusalReason::NameLookup, "no address")),
             |(to, cause)| (to, failed(cause)),
         );
-        Err(cause.between(Some(from), Some(to)))
+        Err(refused_to(to, cause))
     }
 }
 

@@ -76,6 +76,6 @@ pub(crate) async fn serve(stream: TcpStream, door: Rc<Door>) {
     });
     match established.await {
         Ok(established) => established.offload(&door).run(&door).await,
-        Err(refusal) => door.reporter.refused(&refusal),
+        Err(refusal) => door.reporter.refused(refusal),
     }
 }

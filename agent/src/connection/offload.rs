@@ -55,14 +55,14 @@ impl DatapathKind {
 
 impl From<DatapathKind> for registry::Datapath {
     fn from(kind: DatapathKind) -> Self {
-        let (name, why) = match kind {
-            DatapathKind::Userspace(why) => ("userspace", why.as_str()),
-            DatapathKind::Kernel(Directions::Tx) => ("kernel", "tx"),
-            DatapathKind::Kernel(Directions::Rx) => ("kernel", "rx"),
-            DatapathKind::Kernel(Directions::Both) => ("kernel", "both"),
-            DatapathKind::Plaintext => ("plaintext", "rule"),
+        let (name, why, means) = match kind {
+            DatapathKind::Userspace(why) => ("userspace", why.as_str(), why.means()),
+            DatapathKind::Kernel(Directions::Tx) => ("kernel", "tx", "it encrypts"),
+            DatapathKind::Kernel(Directions::Rx) => ("kernel", "rx", "it decrypts"),
+            DatapathKind::Kernel(Directions::Both) => ("kernel", "both", "both directions"),
+            DatapathKind::Plaintext => ("plaintext", "rule", "in clear, as a rule says"),
         };
-        Self { name, why }
+        Self { name, why, means }
     }
 }
 
@@ -182,7 +182,7 @@ mod tests {
         let shown = |flows: &[Flow]| {
             let begin = DatapathKind::Userspace(WhyUserspace::SmallMessages);
             let kind = flows.iter().fold(begin, |kind, flow| kind.with(*flow));
-            let registry::Datapath { name, why } = kind.into();
+            let registry::Datapath { name, why, .. } = kind.into();
             format!("{name}:{why}")
         };
         assert_eq!(shown(&[]), "userspace:small-messages");

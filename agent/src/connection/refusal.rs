@@ -3,7 +3,7 @@ use std::{net::SocketAddr, time::Duration};
 use userspace_tls::{HandshakeError, HandshakeRefusal};
 
 use super::CloseCause;
-use crate::certificates::Unusable;
+use crate::{certificates::Unusable, policy::RuleRef};
 
 /// A connection that the agent did not let through.
 #[derive(Debug)]
@@ -14,8 +14,10 @@ pub(crate) struct Refusal {
     pub to: Option<SocketAddr>,
     /// Why not.
     pub reason: RefusalReason,
+    /// The rule that decided, or had let it through so far; `None` if none was asked yet.
+    pub rule: Option<RuleRef>,
     /// What the operator needs beyond the code; the peer sees none of it.
-    pub detail: String,
+    pub detail: Box<str>,
 }
 
 /// Why the agent refused a connection. The kernel's reasons are [`ebpf_abi::KernelRefusal`].
@@ -83,6 +85,7 @@ impl RefusalReason {
 #[derive(Debug)]
 pub(super) struct Cause {
     pub(super) reason: RefusalReason,
+    pub(super) rule: Option<RuleRef>,
     pub(super) detail: String,
 }
 
@@ -90,7 +93,16 @@ impl Cause {
     pub(super) fn new(reason: RefusalReason, detail: impl Into<String>) -> Self {
         Self {
             reason,
+            rule: None,
             detail: detail.into(),
+        }
+    }
+
+    /// The same, of a connection that this rule decides about.
+    pub(super) fn under(self, rule: RuleRef) -> Self {
+        Self {
+            rule: Some(rule),
+            ..self
         }
     }
 
@@ -105,7 +117,8 @@ impl Cause {
             from,
             to,
             reason: self.reason,
-            detail: self.detail,
+            rule: self.rule,
+            detail: self.detail.into(),
         }
     }
 }

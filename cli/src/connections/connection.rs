@@ -48,7 +48,7 @@ impl Listed {
 
 /// JSON that means the same and has no character that a terminal obeys. Those below U+0020 are
 /// escaped already, or it would be no JSON.
-fn harmless(json: &str) -> String {
+pub(crate) fn harmless(json: &str) -> String {
     let mut text = String::with_capacity(json.len());
     for c in json.chars() {
         if c.is_control() && !c.is_ascii_whitespace() {
@@ -116,7 +116,7 @@ pub(super) struct Rate {
 /// Which way a connection goes, seen from the workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Direction {
+pub(crate) enum Direction {
     /// Towards the workload
     Ingress,
     /// From the workload
@@ -124,7 +124,7 @@ pub(super) enum Direction {
 }
 
 impl Direction {
-    pub(super) fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Ingress => "ingress",
             Self::Egress => "egress",

@@ -10,6 +10,8 @@ use clap::Args;
 use crate::admin::{AdminPort, AgentArgs, Answer};
 use crate::client::block_on;
 use crate::failure::Failure;
+pub(crate) use connection::{Direction, harmless};
+
 use connection::Listed;
 use filter::Filter;
 use table::Room;
