@@ -193,7 +193,7 @@ fn check_datapath(site: &Site, expected: Option<[Datapath; 2]>) -> Result<()> {
         ensure!(
             found.any(|(datapath, spliced, local_hop)| {
                 (datapath.as_str(), spliced, local_hop)
-                    == (expected.datapath, expected.spliced, expected.local_hop)
+                    == (expected.name, expected.spliced, expected.local_hop)
             }),
             "the agent of {} did not carry it as {expected:?}: {connections}",
             host.name(),

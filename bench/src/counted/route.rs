@@ -83,15 +83,15 @@ impl Route {
     /// What the agents must report of a connection that bore this load: the client's and the
     /// server's.
     pub(crate) fn datapaths(self, load: Load) -> Option<[Datapath; 2]> {
-        let copied = |datapath| Datapath {
-            datapath,
+        let copied = |name| Datapath {
+            name,
             spliced: false,
             local_hop: "tcp",
         };
         let both = |datapath| Some([copied(datapath); 2]);
         let spliced = |datapaths: [_; 2]| {
-            Some(datapaths.map(|datapath| Datapath {
-                datapath,
+            Some(datapaths.map(|name| Datapath {
+                name,
                 spliced: true,
                 local_hop: "tcp",
             }))
@@ -149,7 +149,8 @@ impl Route {
 /// What an agent reports of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Datapath {
-    pub(crate) datapath: &'static str,
+    /// Such as `kernel:both`.
+    pub(crate) name: &'static str,
     /// Whether bytes were spliced.
     pub(crate) spliced: bool,
     /// How bytes pass between program and agent.

@@ -24,7 +24,7 @@ pub(super) struct Filter {
     #[arg(long, value_name = "WHICH", value_enum)]
     direction: Option<Direction>,
 
-    /// Those to this address, [ADDR]:PORT with IPv6
+    /// Those to this address; with IPv6 and a port, the address in brackets
     #[arg(long, value_name = "ADDR[:PORT]")]
     to: Option<Destination>,
 }
