@@ -7,8 +7,9 @@ mod destination;
 mod peers;
 
 use std::cmp::Reverse;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 use std::num::NonZeroU16;
 
 use serde::{Deserialize, Serialize};
@@ -25,13 +26,17 @@ pub struct IngressPolicy {
     default: IngressMode,
     peers: PeerSet,
     rules: Vec<IngressRule>,
+    #[serde(skip)]
+    by_port: HashMap<u16, usize>,
 }
 
 impl IngressPolicy {
     /// A policy that asks `rules` first, of which no two may have the same port, and takes
     /// `default` and `peers` for every other port.
     pub fn new(default: IngressMode, peers: PeerSet, rules: Vec<IngressRule>) -> Self {
+        let ports = rules.iter().map(|rule| rule.port.get());
         Self {
+            by_port: ports.zip(0..).collect(),
             default,
             peers,
             rules,
@@ -40,11 +45,8 @@ impl IngressPolicy {
 
     /// What happens to a connection to `port`.
     pub fn decide(&self, port: u16) -> IngressDecision<'_> {
-        let matching = self
-            .rules
-            .iter()
-            .enumerate()
-            .find(|(_, rule)| rule.port.get() == port);
+        let index = self.by_port.get(&port).copied();
+        let matching = index.and_then(|index| Some((index, self.rules.get(index)?)));
         match matching {
             Some((index, rule)) => IngressDecision {
                 mode: rule.mode,
@@ -106,49 +108,84 @@ pub struct EgressPolicy {
     default: EgressMode,
     peers: PeerSet,
     rules: Vec<EgressRule>,
-    /// Indices into `rules`, the most specific first, so that the first match decides.
     #[serde(skip)]
-    precedence: Vec<usize>,
+    index: EgressIndex,
+}
+
+/// Finds the rules for a destination in as many steps as there are lengths of prefixes.
+#[derive(Clone, Debug, Default)]
+struct EgressIndex {
+    /// Indices of the rules of each network, the narrowest range of ports first, then the earlier rule.
+    by_network: HashMap<Cidr, Vec<usize>>,
+    /// Lengths of the prefixes that there are, the longest first.
+    prefixes_v4: BTreeSet<Reverse<u8>>,
+    prefixes_v6: BTreeSet<Reverse<u8>>,
+}
+
+impl EgressIndex {
+    fn of(rules: &[EgressRule]) -> Self {
+        let mut index = Self::default();
+        for (number, rule) in rules.iter().enumerate() {
+            let prefixes = match rule.cidr.network() {
+                IpAddr::V4(_) => &mut index.prefixes_v4,
+                IpAddr::V6(_) => &mut index.prefixes_v6,
+            };
+            prefixes.insert(Reverse(rule.cidr.prefix()));
+            index.by_network.entry(rule.cidr).or_default().push(number);
+        }
+        for numbers in index.by_network.values_mut() {
+            numbers.sort_by_key(|&number| rules[number].ports.width());
+        }
+        index
+    }
+
+    /// The rules whose networks the address lies in, the most specific first.
+    fn candidates(&self, address: IpAddr) -> impl Iterator<Item = usize> {
+        let prefixes = match address.to_canonical() {
+            IpAddr::V4(_) => &self.prefixes_v4,
+            IpAddr::V6(_) => &self.prefixes_v6,
+        };
+        let networks = prefixes
+            .iter()
+            .map(move |Reverse(prefix)| Cidr::around(address, *prefix));
+        networks
+            .filter_map(|network| self.by_network.get(&network))
+            .flatten()
+            .copied()
+    }
 }
 
 impl EgressPolicy {
     /// A policy that asks `rules` first and takes `default` and `peers` for every other
     /// destination.
     pub fn new(default: EgressMode, peers: PeerSet, rules: Vec<EgressRule>) -> Self {
-        let mut precedence: Vec<usize> = (0..rules.len()).collect();
-        precedence.sort_by_key(|&index| {
-            let EgressRule { cidr, ports, .. } = &rules[index];
-            (Reverse(cidr.prefix()), ports.width())
-        });
         Self {
+            index: EgressIndex::of(&rules),
             default,
             peers,
             rules,
-            precedence,
         }
     }
 
     /// What happens to a connection to `destination`: the longest prefix wins, then the narrower
     /// range of ports, then the earlier rule. A v4-mapped address counts as the IPv4 address.
     pub fn decide(&self, destination: SocketAddr) -> EgressDecision<'_> {
-        let matching = self.precedence.iter().find(|&&index| {
-            let EgressRule { cidr, ports, .. } = &self.rules[index];
-            ports.contains(destination.port()) && cidr.contains(destination.ip())
+        let mut candidates = self.index.candidates(destination.ip());
+        let matching = candidates.find_map(|index| {
+            let rule = self.rules.get(index)?;
+            let matches = rule.ports.contains(destination.port());
+            matches.then_some((index, rule))
         });
         match matching {
-            Some(&index) => {
-                let EgressRule {
-                    cidr,
-                    ports,
-                    mode,
-                    ref peers,
-                } = self.rules[index];
-                EgressDecision {
-                    mode,
-                    peers,
-                    rule: RuleRef::Egress { index, cidr, ports },
-                }
-            }
+            Some((index, rule)) => EgressDecision {
+                mode: rule.mode,
+                peers: &rule.peers,
+                rule: RuleRef::Egress {
+                    index,
+                    cidr: rule.cidr,
+                    ports: rule.ports,
+                },
+            },
             None => EgressDecision {
                 mode: self.default,
                 peers: &self.peers,
@@ -362,7 +399,7 @@ impl Serialize for RuleRef {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+    use std::net::{Ipv4Addr, Ipv6Addr};
 
     fn egress(rules: &[(&str, &str, EgressMode)]) -> EgressPolicy {
         let rules = rules.iter().map(|(cidr, ports, mode)| EgressRule {

@@ -1,6 +1,7 @@
 //! The rules of one workload, both directions.
 
-use std::collections::HashSet;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 
 use super::EgressListener;
 use super::check::Checker;
@@ -8,7 +9,7 @@ use super::contrast::{self, EntryError};
 use super::file::{EgressKeys, Given, IngressKeys, ListenerKeys, Origin};
 use super::problem::{Problem, Rule};
 use crate::policy::{
-    Direction, EgressMode, EgressPolicy, EgressRule, IngressMode, IngressPolicy, IngressRule,
+    Cidr, Direction, EgressMode, EgressPolicy, EgressRule, IngressMode, IngressPolicy, IngressRule,
     PeerEntry, PeerMatch, PeerSet, PortRange,
 };
 
@@ -22,7 +23,8 @@ impl Checker<'_> {
         let default = self.ingress_mode("ingress_default", default);
         let mut defaults = self.default_peers(Direction::Ingress, peers);
         defaults.used |= default == IngressMode::Mtls;
-        let mut accepted: Vec<(usize, IngressRule)> = Vec::new();
+        let mut accepted = Vec::new();
+        let mut first_of = HashMap::new();
 
         for (
             index,
@@ -43,20 +45,24 @@ impl Checker<'_> {
             let Some(port) = self.port("port", given.into()) else {
                 continue;
             };
-            if let Some((first, _)) = accepted.iter().find(|(_, rule)| rule.port == port) {
-                let problem = Problem::DuplicatePort {
-                    port: port.get(),
-                    first: *first,
-                };
-                self.report(origin, problem);
+            match first_of.entry(port) {
+                Entry::Vacant(entry) => {
+                    entry.insert(index);
+                }
+                Entry::Occupied(first) => {
+                    let problem = Problem::DuplicatePort {
+                        port: port.get(),
+                        first: *first.get(),
+                    };
+                    self.report(origin, problem);
+                }
             }
-            accepted.push((index, IngressRule { port, mode, peers }));
+            accepted.push(IngressRule { port, mode, peers });
         }
         self.enter(None);
 
         self.report_unused(&defaults);
-        let rules = accepted.into_iter().map(|(_, rule)| rule).collect();
-        IngressPolicy::new(default, defaults.set, rules)
+        IngressPolicy::new(default, defaults.set, accepted)
     }
 
     pub(super) fn egress_policy(
@@ -69,7 +75,9 @@ impl Checker<'_> {
         let default = self.egress_mode("egress_default", default);
         let mut defaults = self.default_peers(Direction::Egress, peers);
         defaults.used |= default == EgressMode::Mtls;
-        let mut accepted: Vec<(usize, EgressRule)> = Vec::new();
+        let mut accepted: Vec<EgressRule> = Vec::new();
+        // Only rules for the same network can be rivals.
+        let mut of_network: HashMap<_, Vec<(usize, PortRange)>> = HashMap::new();
 
         for (
             index,
@@ -99,25 +107,28 @@ impl Checker<'_> {
                 }
             };
             let Some(ports) = ports else { continue };
-            let rule = EgressRule {
+            let others = of_network.entry(cidr).or_default();
+            for (first, first_ports) in &*others {
+                if let Some(problem) = rivalry(cidr, ports, *first, *first_ports) {
+                    self.report(origin, problem);
+                }
+            }
+            others.push((index, ports));
+            accepted.push(EgressRule {
                 cidr,
                 ports,
                 mode,
                 peers,
-            };
-            for (first, other) in &accepted {
-                if let Some(problem) = rivalry(&rule, other, *first) {
-                    self.report(origin, problem);
-                }
-            }
-            accepted.push((index, rule));
+            });
         }
         let listeners = self.listeners(listeners, &mut defaults);
         self.enter(None);
 
         self.report_unused(&defaults);
-        let rules = accepted.into_iter().map(|(_, rule)| rule).collect();
-        (EgressPolicy::new(default, defaults.set, rules), listeners)
+        (
+            EgressPolicy::new(default, defaults.set, accepted),
+            listeners,
+        )
     }
 
     fn listeners(
@@ -311,9 +322,8 @@ struct DefaultPeers {
 }
 
 /// Two rules for one network are fine as long as one of them is the exception to the other.
-fn rivalry(rule: &EgressRule, other: &EgressRule, first: usize) -> Option<Problem> {
-    let (cidr, ports, first_ports) = (rule.cidr, rule.ports, other.ports);
-    if cidr != other.cidr || !ports.overlaps(first_ports) {
+fn rivalry(cidr: Cidr, ports: PortRange, first: usize, first_ports: PortRange) -> Option<Problem> {
+    if !ports.overlaps(first_ports) {
         return None;
     }
     if ports == first_ports {

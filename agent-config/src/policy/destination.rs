@@ -14,12 +14,24 @@ pub struct Cidr {
 }
 
 impl Cidr {
-    /// Whether `address` lies in the network. A v4-mapped address counts as the IPv4 address.
-    pub fn contains(self, address: IpAddr) -> bool {
-        match (self.network, address.to_canonical()) {
-            (IpAddr::V4(network), IpAddr::V4(address)) => mask_v4(address, self.prefix) == network,
-            (IpAddr::V6(network), IpAddr::V6(address)) => mask_v6(address, self.prefix) == network,
-            _ => false,
+    /// The network of this many leading bits that `address` lies in; no more than it has. A v4-mapped
+    /// address counts as the IPv4 address.
+    pub fn around(address: IpAddr, prefix: u8) -> Self {
+        match address.to_canonical() {
+            IpAddr::V4(address) => {
+                let prefix = prefix.min(32);
+                Self {
+                    network: mask_v4(address, prefix).into(),
+                    prefix,
+                }
+            }
+            IpAddr::V6(address) => {
+                let prefix = prefix.min(128);
+                Self {
+                    network: mask_v6(address, prefix).into(),
+                    prefix,
+                }
+            }
         }
     }
 
@@ -269,9 +281,11 @@ mod tests {
     #[test]
     fn a_mapped_address_lies_in_the_ipv4_network_and_in_no_ipv6_network() {
         let mapped: IpAddr = "::ffff:10.1.2.3".parse().unwrap();
-        assert!(cidr("10.0.0.0/8").contains(mapped));
-        assert!(!cidr("::/0").contains(mapped));
-        assert!(!cidr("0.0.0.0/0").contains("fd00::1".parse().unwrap()));
+        let around = |address, prefix| Cidr::around(address, prefix).to_string();
+        assert_eq!(around(mapped, 8), "10.0.0.0/8");
+        assert_eq!(around(mapped, 0), "0.0.0.0/0");
+        assert_eq!(around("fd00::1".parse().unwrap(), 7), "fc00::/7");
+        assert_eq!(around("fd00::1".parse().unwrap(), 255), "fd00::1/128");
     }
 
     #[test]
