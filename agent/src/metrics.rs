@@ -305,6 +305,10 @@ impl Metrics {
             "Attempts to load the workload's certificate, by result",
             certificate_reloads.clone(),
         );
+        for result in [ReloadResult::Loaded, ReloadResult::Refused] {
+            // There from the start, so that the first is a rise.
+            config_reloads.get_or_create_owned(&ConfigReloadLabel { result });
+        }
         exposition.register(
             "config_generation",
             "Which configuration of this agent's life is in force",
