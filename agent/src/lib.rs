@@ -10,7 +10,9 @@ use agent_config as config;
 use agent_config::policy;
 
 pub mod bpf;
+mod netlink;
 pub mod netns;
+mod sock_diag;
 pub mod workload;
 
 mod instance;

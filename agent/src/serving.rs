@@ -14,7 +14,7 @@ use tokio::{
     task::AbortHandle,
     time::sleep,
 };
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::{
     agent::{AgentError, failed},
@@ -32,6 +32,7 @@ use crate::{
     registry::{Connection, Registry},
     report::Telemetry,
     rules::Rules,
+    sock_diag::reset_connections,
     take_over::{Inherited, Item, Purpose, Whose},
     worker::{Entrance, EntranceKind, Stop},
     workload::{Telling, Workload},
@@ -453,8 +454,12 @@ impl Serving {
             return Ok(0);
         };
         let mut served = self.served.swap_remove(index);
+        let before = served.workload.rules.get();
         served.workload.rules.replace(Some(rules.clone()));
-        let closed = self.close(name, |connection| rules.objection(connection));
+        let mut closed = self.close(name, |connection| rules.objection(connection));
+        if let Some(before) = before {
+            closed += close_past_agent(&served.workload, &before, rules);
+        }
         served.listeners.retain(|named| {
             let stays = rules.listener(named.listen).is_some();
             if !stays {
@@ -584,6 +589,38 @@ impl Serving {
             for named in &served.listeners {
                 named.stop.send_replace(stop);
             }
+        }
+    }
+}
+
+/// Ends connections that go straight to programs, at ports that were in clear and are so no longer: how
+/// many. The hooks know of the change by now.
+fn close_past_agent(workload: &Workload, before: &Rules, rules: &Rules) -> usize {
+    let is_in_clear =
+        |rules: &Rules, port| rules.ingress.decide(port).mode == IngressMode::Plaintext;
+    let ends = |port| is_in_clear(before, port) && !is_in_clear(rules, port);
+    let ports = rules.ingress.rules().iter().chain(before.ingress.rules());
+    let any = is_in_clear(before, 0) && !is_in_clear(rules, 0)
+        || ports.map(|rule| rule.port.get()).any(ends);
+    if !any {
+        return 0;
+    }
+    let name = &workload.name;
+    let reason = CloseCause::RuleChanged.as_str();
+    match workload.netns.run(|| reset_connections(ends)) {
+        Ok(0) => 0,
+        Ok(closed) => {
+            info!(workload = %name, closed, reason, "connections past the agent closed");
+            closed
+        }
+        Err(error) => {
+            error!(
+                workload = %name,
+                %error,
+                "connections to a port that was in clear can't be closed; they stay in clear until \
+                 they end: restart the program"
+            );
+            0
         }
     }
 }

@@ -157,6 +157,39 @@ fn a_port_that_was_in_clear_is_sealed_from_the_reload_on() -> Result<()> {
 }
 
 #[test]
+fn what_came_straight_to_a_port_in_clear_ends_when_the_port_is_sealed() -> Result<()> {
+    require!();
+    let mut pair = Pair::start_with(|_, server| {
+        server.ingress.push(IngressRule {
+            port: PORT,
+            mode: "plaintext",
+            peers: Vec::new(),
+        });
+        server.ingress.push(IngressRule {
+            port: OTHER_PORT,
+            mode: "plaintext",
+            peers: Vec::new(),
+        });
+    })?;
+    // The outsider has no agent, so that nobody but the server's could end it.
+    for address in [pair.server().at(PORT), pair.server().at_v6(PORT)] {
+        let other = pair.server().at(OTHER_PORT);
+        let _serving = Server::start(pair.server(), &[address, other], "--echo")?;
+        let running = Client::start(pair.outsider(), address, ENDLESS)?;
+        let stays = Client::start(pair.outsider(), other, SLOW)?;
+        running.connected()?;
+        stays.connected()?;
+        pair.server_agent
+            .reconfigure(|config| config.workloads()[0].ingress[0].mode = "mtls")?;
+        assert!(running.closed()?.was_reset());
+        stays.closed()?.assert_exact(SLOWLY, SLOWLY);
+        pair.server_agent
+            .reconfigure(|config| config.workloads()[0].ingress[0].mode = "plaintext")?;
+    }
+    Ok(())
+}
+
+#[test]
 fn a_bad_configuration_is_refused_whole_and_named_everywhere() -> Result<()> {
     require!();
     let mut pair = Pair::start()?;

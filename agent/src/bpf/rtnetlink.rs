@@ -4,11 +4,11 @@
 //! The calling thread's network namespace is meant. Layouts: `linux/rtnetlink.h`,
 //! `linux/pkt_sched.h`, `linux/pkt_cls.h`, and RFC 3549 for the messages' framing.
 
-use std::{io, os::fd::AsRawFd};
+use std::io;
 
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket,
-};
+use nix::sys::socket::SockProtocol;
+
+use crate::netlink::{self, ALIGNMENT, HEADER as NLMSG_HEADER, malformed, u16_at, u32_at};
 
 /// A side of a device's clsact qdisc.
 #[derive(Clone, Copy, Debug)]
@@ -173,36 +173,9 @@ struct Request {
 impl Request {
     const LENGTH: usize = NLMSG_HEADER + Header::LENGTH;
 
-    /// Sends it and passes each message of the answer, by its type and without its header, to
-    /// `take`, until the answer ends.
-    fn send(&self, mut take: impl FnMut(u16, &[u8]) -> io::Result<()>) -> io::Result<()> {
-        let socket = socket(
-            AddressFamily::Netlink,
-            SockType::Raw,
-            SockFlag::SOCK_CLOEXEC,
-            SockProtocol::NetlinkRoute,
-        )?;
-        send(socket.as_raw_fd(), &self.bytes(), MsgFlags::empty())?;
-        let mut buffer = vec![0; BUFFER];
-        loop {
-            let length = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_TRUNC)?;
-            let mut rest = buffer.get(..length).ok_or_else(malformed)?;
-            while !rest.is_empty() {
-                let (kind, message, after) = split_message(rest).ok_or_else(malformed)?;
-                rest = after;
-                match i32::from(kind) {
-                    libc::NLMSG_DONE => return Ok(()),
-                    libc::NLMSG_ERROR => {
-                        let code = u32_at(message, 0).ok_or_else(malformed)?.cast_signed();
-                        return match code {
-                            0 => Ok(()),
-                            code => Err(io::Error::from_raw_os_error(-code)),
-                        };
-                    }
-                    _ => take(kind, message)?,
-                }
-            }
-        }
+    /// Sends it and passes each message of the answer, by its type and without its header, to `take`.
+    fn send(&self, take: impl FnMut(u16, &[u8]) -> io::Result<()>) -> io::Result<()> {
+        netlink::exchange(SockProtocol::NetlinkRoute, &self.bytes(), take)
     }
 
     fn bytes(&self) -> [u8; Self::LENGTH] {
@@ -216,15 +189,6 @@ impl Request {
         message[12..16].copy_from_slice(&self.parent.to_ne_bytes());
         bytes
     }
-}
-
-/// The first message's type and content, and what follows it.
-fn split_message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
-    let length = u32_at(bytes, 0)? as usize;
-    let kind = u16_at(bytes, 4)?;
-    let message = bytes.get(NLMSG_HEADER..length)?;
-    let next = length.next_multiple_of(ALIGNMENT).min(bytes.len());
-    Some((kind, message, &bytes[next..]))
 }
 
 fn kind_of(message: &[u8]) -> Option<String> {
@@ -251,30 +215,9 @@ fn text(value: &[u8]) -> String {
     String::from_utf8_lossy(&value[..end.unwrap_or(value.len())]).into_owned()
 }
 
-fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
-    let bytes = bytes.get(offset..offset + 2)?;
-    Some(u16::from_ne_bytes(bytes.try_into().ok()?))
-}
-
-fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
-    let bytes = bytes.get(offset..offset + 4)?;
-    Some(u32::from_ne_bytes(bytes.try_into().ok()?))
-}
-
-fn malformed() -> io::Error {
-    io::Error::new(
-        io::ErrorKind::InvalidData,
-        "the kernel's answer is not understood",
-    )
-}
-
-/// The kernel puts at most this much into one datagram of a listing.
-const BUFFER: usize = 32 << 10;
-const ALIGNMENT: usize = 4;
 const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_ACK: u16 = 0x4;
 const NLM_F_DUMP: u16 = 0x300;
-const NLMSG_HEADER: usize = 16;
 const NLA_HEADER: usize = 4;
 const NLA_TYPE_MASK: u16 = 0x3fff;
 
@@ -338,17 +281,6 @@ mod tests {
             let parsed = Filter::parse(&message[..length]);
             assert_eq!(parsed.is_some(), length >= Header::LENGTH + 8, "{length}");
         }
-    }
-
-    #[test]
-    fn a_message_longer_than_its_datagram_is_not_taken() {
-        let mut datagram = 16_u32.to_ne_bytes().to_vec();
-        datagram.resize(16, 0);
-        assert!(split_message(&datagram).is_some());
-        datagram[..4].copy_from_slice(&17_u32.to_ne_bytes());
-        assert_eq!(split_message(&datagram), None);
-        datagram[..4].copy_from_slice(&3_u32.to_ne_bytes());
-        assert_eq!(split_message(&datagram), None);
     }
 
     #[test]
