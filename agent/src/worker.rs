@@ -123,7 +123,7 @@ async fn run(start: Start) {
         registry: start.registry,
         kernel_tls: start.kernel_tls,
     });
-    tokio::task::spawn_local(start.pulse.beat());
+    tokio::task::spawn_local(start.pulse.answer());
     let mut doors = JoinSet::new();
     let mut entrances = start.entrances;
     loop {
