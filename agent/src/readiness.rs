@@ -54,6 +54,19 @@ impl ReadinessBoard {
         });
     }
 
+    /// Writes down that a workload is configured and not served, until it is set.
+    pub(crate) fn set_unserved(&self, name: &WorkloadName, why: String) {
+        self.0.send_modify(|board| {
+            board.workloads.retain(|it| it.name != *name);
+            board.workloads.push(WorkloadReadiness {
+                name: name.clone(),
+                identity: None,
+                not_ready: Some(why),
+                certificate_not_after: None,
+            });
+        });
+    }
+
     /// Takes a workload off the board.
     pub(crate) fn remove(&self, name: &WorkloadName) {
         self.0

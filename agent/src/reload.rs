@@ -161,6 +161,19 @@ struct Changed {
     rules: usize,
     /// Connections that had to end.
     closed: usize,
+    /// What of it does not work, though it is in force.
+    failed: Vec<String>,
+}
+
+impl Changed {
+    fn note(&mut self, workload: &WorkloadName, closed: Result<usize, AgentError>) {
+        match closed {
+            Ok(closed) => self.closed += closed,
+            Err(error) => self
+                .failed
+                .push(format!("workload {workload}: {}", with_causes(&error))),
+        }
+    }
 }
 
 impl InForce {
@@ -206,12 +219,17 @@ impl InForce {
                     replaced,
                     rules,
                     closed,
+                    failed,
                 } = changed;
                 info!(
                     generation = self.generation,
                     added, removed, replaced, rules, closed, "a new configuration is in force"
                 );
-                None
+                (!failed.is_empty()).then(|| {
+                    let failed = failed.join("; ");
+                    error!(failed, "not all of the new configuration works");
+                    format!("it is in force, but not all of it works: {failed}")
+                })
             }
             Err(error) => {
                 let error = with_causes(&error);
@@ -330,23 +348,34 @@ impl Plan {
             replaced: replaced.len(),
             rules: rules.len(),
             closed: 0,
+            failed: Vec::new(),
         };
+        let names: Vec<_> = added.iter().map(|it| it.workload().name.clone()).collect();
         add_all(added, serving)?;
-        // From here on nothing of the configuration before is lost: what fails is told and closed.
-        set_ports(&rules, serving)?;
+        if let Err(error) = set_ports(&rules, serving) {
+            for name in &names {
+                serving.take_back(name);
+            }
+            return Err(error);
+        }
+        // From here on the new configuration is in force, whatever fails: going back could fail as
+        // well. What fails is refused and told.
         for NewRules {
             name,
             rules,
             opened,
         } in rules
         {
-            changed.closed += serving.change(&name, &rules, opened)?;
+            let closed = serving.change(&name, &rules, opened);
+            changed.note(&name, closed);
         }
         for name in &removed {
             changed.closed += serving.retire(name);
         }
         for candidate in replaced {
-            changed.closed += serving.replace(candidate)?;
+            let name = candidate.workload().name.clone();
+            let closed = serving.replace(candidate);
+            changed.note(&name, closed);
         }
         if changed.removed + changed.replaced > 0 {
             serving.name_strangers();

@@ -183,6 +183,7 @@ impl Serving {
                 Ok(())
             }
             Err(error) => {
+                self.board.remove(&workload.name);
                 let forgotten =
                     ControlMaps::open(self.pins()).and_then(|mut maps| maps.forget(workload.id));
                 let released = if was_attached {
@@ -481,8 +482,10 @@ impl Serving {
         let (id, owner) = (candidate.workload.id, candidate.workload.owner());
         let before = self.find(&candidate.workload.name);
         let before = before.map(|served| (served.workload.id, served.workload.owner()));
-        let closed = self.retire(&candidate.workload.name.clone());
-        self.add(candidate)?;
+        let name = candidate.workload.name.clone();
+        let closed = self.retire(&name);
+        self.add(candidate)
+            .inspect_err(|error| self.board.set_unserved(&name, with_causes(error)))?;
         // Programs of the same cgroup that know another namespace.
         if let Some((_, before)) = before.filter(|(of, before)| *of == id && *before != owner) {
             self.steering.release_workload(&before)?;

@@ -329,6 +329,47 @@ fn a_workload_with_another_certificate_directory_is_replaced() -> Result<()> {
 }
 
 #[test]
+fn a_workload_that_can_not_be_replaced_is_refused_until_it_can() -> Result<()> {
+    require!();
+    let mut pair = Pair::start()?;
+    let (old, other) = (pair.mesh.issue("client")?, pair.mesh.issue("renamed")?);
+    // What only shows once the old one is gone: somebody listens where the new one should.
+    let listen: SocketAddrV4 = "127.137.0.1:5432".parse()?;
+    let squatter = Server::start(pair.client(), &[listen.into()], "--echo")?;
+    let remote = pair.server().at(PORT).to_string();
+    let sniffer = pair.bed.sniff()?;
+    pair.client_agent.reconfigure(|config| {
+        let workload = &mut config.workloads()[0];
+        workload.tls_dir = Some(other);
+        workload.listener = vec![ListenerRule { listen, remote }];
+    })?;
+    let (is_ready, ready) = pair.client_agent.ready()?;
+    assert!(!is_ready, "{ready}");
+    let why = ready["workloads"][0]["why"].as_str();
+    assert!(
+        why.is_some_and(|why| why.contains("127.137.0.1:5432")),
+        "{ready}"
+    );
+    let address = pair.server().at(PORT);
+    let refused = Client::try_connect(pair.client(), address, "--send 1")?;
+    assert_eq!(
+        refused.err().map(|(errno, _)| errno).as_deref(),
+        Some("ECONNREFUSED")
+    );
+
+    drop(squatter);
+    pair.client_agent.reconfigure(|config| {
+        let workload = &mut config.workloads()[0];
+        workload.tls_dir = Some(old);
+        workload.listener.clear();
+    })?;
+    pair.client_agent.wait_until_ready()?;
+    pair.assert_served()?;
+    sniffer.finish()?.assert_only_ciphertext(1000);
+    Ok(())
+}
+
+#[test]
 fn a_listener_comes_leads_elsewhere_and_goes() -> Result<()> {
     require!();
     let mut pair = Pair::start()?;
