@@ -27,6 +27,7 @@ use crate::{
     enrolment::Slot,
     interfaces::InterfaceWatch,
     listen::{ListenError, Listeners, NamedSocket, listen_at},
+    netns::Interfaces,
     policy::{IngressMode, IngressPolicy, WorkloadName},
     readiness::ReadinessBoard,
     registry::{Connection, Registry},
@@ -477,20 +478,45 @@ impl Serving {
     /// its connections are refused.
     ///
     /// # Errors
-    /// Where it can't be served. Neither is then: what fails here was found a moment before.
+    /// Where it can't be served. Neither is then, and the new one is refused: it is configured, and may
+    /// not talk in clear.
     pub(crate) fn replace(&mut self, candidate: Candidate) -> Result<usize, AgentError> {
         let (id, owner) = (candidate.workload.id, candidate.workload.owner());
         let before = self.find(&candidate.workload.name);
         let before = before.map(|served| (served.workload.id, served.workload.owner()));
-        let name = candidate.workload.name.clone();
-        let closed = self.retire(&name);
-        self.add(candidate)
-            .inspect_err(|error| self.board.set_unserved(&name, with_causes(error)))?;
+        let workload = candidate.workload.clone();
+        let closed = self.retire(&workload.name);
+        let served = self.start(candidate).inspect_err(|error| {
+            self.board.set_unserved(&workload.name, with_causes(error));
+            if let Err(error) = self.shut(&workload) {
+                let error = with_causes(&error);
+                error!(workload = %workload.name, error, "it can't be refused either: stop it");
+            }
+        })?;
+        self.served.push(served);
+        self.tell_known();
         // Programs of the same cgroup that know another namespace.
         if let Some((_, before)) = before.filter(|(of, before)| *of == id && *before != owner) {
             self.steering.release_workload(&before)?;
         }
         Ok(closed)
+    }
+
+    /// Refuses everything of a workload: its programs are attached, and know nothing of it.
+    fn shut(&self, workload: &Workload) -> Result<(), AgentError> {
+        ControlMaps::open(self.pins())?.forget(workload.id)?;
+        let mut programs = self.steering.attach_workload(
+            &workload.owner(),
+            workload.id,
+            &workload.cgroup,
+            workload.netns.as_fd(),
+        )?;
+        let guarded = workload.netns.run(|| {
+            let devices = Interfaces::list()?.devices;
+            Ok(programs.guard_devices(&devices))
+        });
+        guarded.map_err(failed("reading a workload's interfaces"))??;
+        Ok(())
     }
 
     /// Undoes [`Self::add`]: as if the workload had never been configured.

@@ -332,17 +332,18 @@ fn a_workload_with_another_certificate_directory_is_replaced() -> Result<()> {
 fn a_workload_that_can_not_be_replaced_is_refused_until_it_can() -> Result<()> {
     require!();
     let mut pair = Pair::start()?;
-    let (old, other) = (pair.mesh.issue("client")?, pair.mesh.issue("renamed")?);
+    // Under its name another group of processes, to which no agent has been attached so far.
+    let old = WorkloadConfig::of(pair.client(), &pair.mesh.issue("client")?);
+    let mut new = WorkloadConfig::of(pair.outsider(), &pair.mesh.issue("renamed")?);
+    new.name.clone_from(&old.name);
     // What only shows once the old one is gone: somebody listens where the new one should.
     let listen: SocketAddrV4 = "127.137.0.1:5432".parse()?;
-    let squatter = Server::start(pair.client(), &[listen.into()], "--echo")?;
+    let squatter = Server::start(pair.outsider(), &[listen.into()], "--echo")?;
     let remote = pair.server().at(PORT).to_string();
     let sniffer = pair.bed.sniff()?;
-    pair.client_agent.reconfigure(|config| {
-        let workload = &mut config.workloads()[0];
-        workload.tls_dir = Some(other);
-        workload.listener = vec![ListenerRule { listen, remote }];
-    })?;
+    new.listener = vec![ListenerRule { listen, remote }];
+    pair.client_agent
+        .reconfigure(|config| config.workloads()[0] = new)?;
     let (is_ready, ready) = pair.client_agent.ready()?;
     assert!(!is_ready, "{ready}");
     let why = ready["workloads"][0]["why"].as_str();
@@ -351,18 +352,18 @@ fn a_workload_that_can_not_be_replaced_is_refused_until_it_can() -> Result<()> {
         "{ready}"
     );
     let address = pair.server().at(PORT);
-    let refused = Client::try_connect(pair.client(), address, "--send 1")?;
-    assert_eq!(
-        refused.err().map(|(errno, _)| errno).as_deref(),
-        Some("ECONNREFUSED")
-    );
+    for host in [pair.client(), pair.outsider()] {
+        let refused = Client::try_connect(host, address, "--send 1")?;
+        assert_eq!(
+            refused.err().map(|(errno, _)| errno).as_deref(),
+            Some("ECONNREFUSED"),
+            "{host:?}"
+        );
+    }
 
     drop(squatter);
-    pair.client_agent.reconfigure(|config| {
-        let workload = &mut config.workloads()[0];
-        workload.tls_dir = Some(old);
-        workload.listener.clear();
-    })?;
+    pair.client_agent
+        .reconfigure(|config| config.workloads()[0] = old)?;
     pair.client_agent.wait_until_ready()?;
     pair.assert_served()?;
     sniffer.finish()?.assert_only_ciphertext(1000);
