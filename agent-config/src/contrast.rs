@@ -14,6 +14,8 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::num::NonZeroU16;
 use std::str::FromStr;
 
+use crate::policy::DnsName;
+
 /// What an ingress string says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum IngressString {
@@ -352,22 +354,8 @@ fn parse_host(text: &str) -> Option<Host> {
     if let Ok(address) = text.parse() {
         return Some(Host::V6(address));
     }
-    let name = text.strip_suffix('.').unwrap_or(text);
-    let is_label = |label: &str| {
-        (1..=LONGEST_LABEL).contains(&label.len())
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-            && label
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
-    };
-    // The last label of a name is never a number (RFC 3696 section 2): `10.0.0.256` is a mistake.
-    let ends_in_number = name
-        .rsplit('.')
-        .next()
-        .is_some_and(|label| label.bytes().all(|byte| byte.is_ascii_digit()));
-    (name.len() <= LONGEST_DNS_NAME && name.split('.').all(is_label) && !ends_in_number)
-        .then(|| Host::Name(text.to_owned()))
+    let is_name = text.parse::<DnsName>().is_ok();
+    is_name.then(|| Host::Name(text.to_owned()))
 }
 
 /// What a message quotes: a value may be a mebibyte.
@@ -383,10 +371,6 @@ const DISABLED: &str = "DISABLED";
 
 const INGRESS_FORM: &str = "name#port#disable-tls, such as web#8080#false";
 const EGRESS_FORM: &str = "name#127.x.y.z:port#host:port, such as db#127.137.0.1:5432#db:5432";
-
-// RFC 1035 section 2.3.4, in octets.
-const LONGEST_LABEL: usize = 63;
-const LONGEST_DNS_NAME: usize = 253;
 
 /// In characters.
 const LONGEST_QUOTE: usize = 80;

@@ -230,10 +230,15 @@ keys! {
 }
 
 keys! {
-    /// The keys of a `[[workload.egress]]`. The longest prefix wins, then the narrower range of ports.
+    /// The keys of a `[[workload.egress]]`. The longest prefix wins, a name without `cidr` before all; then
+    /// a name before none, then the narrower range of ports.
     struct EgressKeys {
-        /// IPv4 or IPv6 network; a bare address is a network of one. Required.
+        /// IPv4 or IPv6 network; a bare address is a network of one. Required without `name`.
         cidr: Text,
+        /// DNS name such as `db.example.com`, or `*.example.com` for all below it that the workload looks
+        /// up: the rule is for the addresses that it has, and that lie in `cidr` if there is one. With
+        /// `plaintext`, `cidr` is required.
+        name: Text,
         /// A port, or a range such as `"8000-8100"`; default: every port.
         port: Number,
         /// `mtls` (default), `plaintext` or `deny`.

@@ -200,14 +200,19 @@ impl Page<'_> {
         }
         for (index, rule) in egress.rules().iter().enumerate() {
             let EgressRule {
-                cidr,
+                to,
                 ports,
                 mode,
                 peers,
             } = rule;
             let path = format!("{path}.egress[{index}]");
             self.heading("[[workload.egress]]");
-            self.value(&format!("{path}.cidr"), cidr.to_string());
+            if let Some(cidr) = to.cidr() {
+                self.value(&format!("{path}.cidr"), cidr.to_string());
+            }
+            if let Some(name) = to.name() {
+                self.value(&format!("{path}.name"), name.to_string());
+            }
             if *ports != PortRange::ALL {
                 self.value(&format!("{path}.port"), ports.to_string());
             }

@@ -9,7 +9,9 @@ use attestation::identity::SpiffeIdError;
 
 use super::address::AddressError;
 use super::contrast::EntryError;
-use crate::policy::{Cidr, CidrError, NameError, PeerMatchError, PortError, PortRange};
+use crate::policy::{
+    CidrError, Destinations, DnsNameError, NameError, PeerMatchError, PortError, PortRange,
+};
 
 /// Why there is no configuration. The agent exits with code 2.
 #[derive(Debug, thiserror::Error)]
@@ -171,6 +173,15 @@ pub enum Problem {
     },
     #[error("cidr `{got}` {reason}")]
     Cidr { got: String, reason: CidrError },
+    #[error("name `{got}` {reason}")]
+    DnsName { got: String, reason: DnsNameError },
+    #[error(
+        "mode plaintext with a name alone lets whoever answers for {name} choose what goes out in \
+         clear; add cidr, the network that its addresses lie in"
+    )]
+    PlaintextName { name: String },
+    #[error("neither cidr nor name is given; {add}")]
+    NoDestination { add: &'static str },
     #[error("{key} `{got}` {reason}")]
     Name {
         key: &'static str,
@@ -234,17 +245,17 @@ pub enum Problem {
     #[error("port {port} already has the rule ingress[{first}]; keep one of the two")]
     DuplicatePort { port: u16, first: usize },
     #[error(
-        "{cidr} with ports {ports} overlaps egress[{first}] with ports {first_ports}, and neither \
+        "{to} with ports {ports} overlaps egress[{first}] with ports {first_ports}, and neither \
          is narrower; split the ranges"
     )]
     EgressOverlap {
-        cidr: Cidr,
+        to: Destinations,
         ports: PortRange,
         first: usize,
         first_ports: PortRange,
     },
-    #[error("{cidr} with the same ports already has the rule egress[{first}]; keep one of the two")]
-    DuplicateEgress { cidr: Cidr, first: usize },
+    #[error("{to} with the same ports already has the rule egress[{first}]; keep one of the two")]
+    DuplicateEgress { to: Destinations, first: usize },
 
     #[error("{0}")]
     Entry(EntryError),

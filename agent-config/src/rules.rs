@@ -9,8 +9,8 @@ use super::contrast::{self, EntryError};
 use super::file::{EgressKeys, Given, IngressKeys, ListenerKeys, Origin};
 use super::problem::{Problem, Rule};
 use crate::policy::{
-    Cidr, Direction, EgressMode, EgressPolicy, EgressRule, IngressMode, IngressPolicy, IngressRule,
-    PeerEntry, PeerMatch, PeerSet, PortRange,
+    Destinations, Direction, EgressMode, EgressPolicy, EgressRule, IngressMode, IngressPolicy,
+    IngressRule, NamePattern, PeerEntry, PeerMatch, PeerSet, PortRange,
 };
 
 impl Checker<'_> {
@@ -76,8 +76,8 @@ impl Checker<'_> {
         let mut defaults = self.default_peers(Direction::Egress, peers);
         defaults.used |= default == EgressMode::Mtls;
         let mut accepted: Vec<EgressRule> = Vec::new();
-        // Only rules for the same network can be rivals.
-        let mut of_network: HashMap<_, Vec<(usize, PortRange)>> = HashMap::new();
+        // Only rules for the same destinations can be rivals.
+        let mut of_destinations: HashMap<_, Vec<(usize, PortRange)>> = HashMap::new();
 
         for (
             index,
@@ -95,27 +95,21 @@ impl Checker<'_> {
                 Some(port) => self.port_range(port.into()),
                 None => Some(PortRange::ALL),
             };
-            let Some(given) = self.required("cidr", ADD_CIDR, keys.cidr, origin) else {
+            let place = keys.name.as_ref().or(keys.cidr.as_ref());
+            let place = place.map_or(origin, |given| given.origin);
+            let Some(to) = self.destinations(mode, keys.cidr, keys.name, origin) else {
                 continue;
             };
-            let Given { value: got, origin } = given;
-            let cidr = match got.parse() {
-                Ok(cidr) => cidr,
-                Err(reason) => {
-                    self.report(origin, Problem::Cidr { got, reason });
-                    continue;
-                }
-            };
             let Some(ports) = ports else { continue };
-            let others = of_network.entry(cidr).or_default();
+            let others = of_destinations.entry(to.clone()).or_default();
             for (first, first_ports) in &*others {
-                if let Some(problem) = rivalry(cidr, ports, *first, *first_ports) {
-                    self.report(origin, problem);
+                if let Some(problem) = rivalry(&to, ports, *first, *first_ports) {
+                    self.report(place, problem);
                 }
             }
             others.push((index, ports));
             accepted.push(EgressRule {
-                cidr,
+                to,
                 ports,
                 mode,
                 peers,
@@ -129,6 +123,45 @@ impl Checker<'_> {
             EgressPolicy::new(default, defaults.set, accepted),
             listeners,
         )
+    }
+
+    fn destinations(
+        &mut self,
+        mode: EgressMode,
+        cidr: Option<Given<String>>,
+        name: Option<Given<String>>,
+        origin: Origin,
+    ) -> Option<Destinations> {
+        if cidr.is_none() && name.is_none() {
+            self.report(origin, Problem::NoDestination { add: ADD_CIDR });
+            return None;
+        }
+        let (has_cidr, has_name) = (cidr.is_some(), name.as_ref().map(|name| name.origin));
+        let cidr = cidr.and_then(|Given { value: got, origin }| {
+            let parsed = got.parse();
+            parsed
+                .map_err(|reason| self.report(origin, Problem::Cidr { got, reason }))
+                .ok()
+        });
+        let name: Option<NamePattern> = name.and_then(|Given { value: got, origin }| {
+            let parsed = got.parse();
+            parsed
+                .map_err(|reason| self.report(origin, Problem::DnsName { got, reason }))
+                .ok()
+        });
+        match (cidr, name, has_name) {
+            (Some(cidr), None, None) => Some(Destinations::Network { cidr }),
+            (Some(cidr), Some(name), _) => Some(Destinations::NameWithin { name, cidr }),
+            (None, Some(name), Some(origin)) if !has_cidr => {
+                if mode == EgressMode::Plaintext {
+                    let name = name.to_string();
+                    self.report(origin, Problem::PlaintextName { name });
+                }
+                Some(Destinations::Name { name })
+            }
+            // What was given is wrong.
+            _ => None,
+        }
     }
 
     fn listeners(
@@ -321,18 +354,24 @@ struct DefaultPeers {
     used: bool,
 }
 
-/// Two rules for one network are fine as long as one of them is the exception to the other.
-fn rivalry(cidr: Cidr, ports: PortRange, first: usize, first_ports: PortRange) -> Option<Problem> {
+/// Two rules for the same destinations are fine as long as one of them is the exception to the other.
+fn rivalry(
+    to: &Destinations,
+    ports: PortRange,
+    first: usize,
+    first_ports: PortRange,
+) -> Option<Problem> {
     if !ports.overlaps(first_ports) {
         return None;
     }
     if ports == first_ports {
-        return Some(Problem::DuplicateEgress { cidr, first });
+        let to = to.clone();
+        return Some(Problem::DuplicateEgress { to, first });
     }
     let one_is_narrower =
         ports.is_narrower_than(first_ports) || first_ports.is_narrower_than(ports);
-    (!one_is_narrower).then_some(Problem::EgressOverlap {
-        cidr,
+    (!one_is_narrower).then(|| Problem::EgressOverlap {
+        to: to.clone(),
         ports,
         first,
         first_ports,
@@ -342,4 +381,4 @@ fn rivalry(cidr: Cidr, ports: PortRange, first: usize, first_ports: PortRange) -
 const ADD_PORT: &str = "add port = 8080, the port that the program listens on";
 const ADD_LISTEN: &str = "add listen = \"127.137.0.1:5432\", what the program dials";
 const ADD_REMOTE: &str = "add remote = \"host:port\"";
-const ADD_CIDR: &str = "add cidr = \"10.0.0.0/8\", or \"0.0.0.0/0\" and \"::/0\" for every address";
+const ADD_CIDR: &str = "add cidr = \"10.0.0.0/8\", or \"0.0.0.0/0\" and \"::/0\" for every address, or name = \"db.example.com\"";

@@ -6,7 +6,7 @@ mod reading;
 use clap::Parser as _;
 
 use super::*;
-use crate::policy::{EgressMode, IngressMode, RuleRef};
+use crate::policy::{EgressMode, IngressMode, Known, RuleRef};
 
 const WEB: &str = r#"[[workload]]
 name = "web"
@@ -208,7 +208,7 @@ peers = ["client"]"#,
         "WEB
 [[workload.egress]]
 port = 80",
-        r#"agent.toml:5:1: workload "web", egress[0]: cidr is missing; add cidr = "10.0.0.0/8", or "0.0.0.0/0" and "::/0" for every address"#,
+        r#"agent.toml:5:1: workload "web", egress[0]: neither cidr nor name is given; add cidr = "10.0.0.0/8", or "0.0.0.0/0" and "::/0" for every address, or name = "db.example.com""#,
     ),
     (
         r#"WEB
@@ -226,7 +226,52 @@ cidr = "10.0.0.0/33""#,
         r#"WEB
 [[workload.egress]]
 cidr = "example.com""#,
-        r#"agent.toml:6:8: workload "web", egress[0]: cidr `example.com` is not an IPv4 or IPv6 network; write it as 10.0.0.0/8, fd00::/8 or 192.0.2.7"#,
+        r#"agent.toml:6:8: workload "web", egress[0]: cidr `example.com` is not an IPv4 or IPv6 network; write it as 10.0.0.0/8, fd00::/8 or 192.0.2.7, and a DNS name as name"#,
+    ),
+    (
+        r#"WEB
+[[workload.egress]]
+name = "a..b""#,
+        r#"agent.toml:6:8: workload "web", egress[0]: name `a..b` is not a DNS name; write it as db.example.com, or *.example.com for all below it"#,
+    ),
+    (
+        r#"WEB
+[[workload.egress]]
+name = "10.0.0.300""#,
+        r#"agent.toml:6:8: workload "web", egress[0]: name `10.0.0.300` is an address or a mistaken one, not a DNS name; write addresses as cidr"#,
+    ),
+    (
+        r#"WEB
+[[workload.egress]]
+name = "db*.example.com""#,
+        r#"agent.toml:6:8: workload "web", egress[0]: name `db*.example.com` has a star that stands for less than a whole first label; write *.example.com"#,
+    ),
+    (
+        r#"WEB
+[[workload.egress]]
+name = "api.example.com"
+mode = "plaintext""#,
+        r#"agent.toml:6:8: workload "web", egress[0]: mode plaintext with a name alone lets whoever answers for api.example.com choose what goes out in clear; add cidr, the network that its addresses lie in"#,
+    ),
+    (
+        r#"WEB
+[[workload.egress]]
+name = "db.example.com"
+[[workload.egress]]
+name = "db.Example.com.""#,
+        r#"agent.toml:8:8: workload "web", egress[1]: db.example.com with the same ports already has the rule egress[0]; keep one of the two"#,
+    ),
+    (
+        r#"WEB
+[[workload.egress]]
+name = "db.example.com"
+cidr = "10.0.0.0/8"
+port = "80-90"
+[[workload.egress]]
+cidr = "10.0.0.0/8"
+name = "db.example.com"
+port = "85-95""#,
+        r#"agent.toml:11:8: workload "web", egress[1]: db.example.com in 10.0.0.0/8 with ports 85-95 overlaps egress[0] with ports 80-90, and neither is narrower; split the ranges"#,
     ),
     (
         r#"WEB
@@ -357,7 +402,7 @@ cidr = "z""#,
 agent.toml:6:11: workload "web": tls_dir `x` is not an absolute path without `.` and `..`; write it from / on
 agent.toml:8:8: workload "web", ingress[0]: port `-1` is not a port; ports are 1 to 65535
 agent.toml:9:8: workload "web", ingress[0]: mode `x` is unknown; write mtls, tls or plaintext
-agent.toml:11:8: workload "web", egress[0]: cidr `z` is not an IPv4 or IPv6 network; write it as 10.0.0.0/8, fd00::/8 or 192.0.2.7"#,
+agent.toml:11:8: workload "web", egress[0]: cidr `z` is not an IPv4 or IPv6 network; write it as 10.0.0.0/8, fd00::/8 or 192.0.2.7, and a DNS name as name"#,
     ),
 ];
 
@@ -420,13 +465,14 @@ peers = ["spiffe://mesh.local/ns/default/sa/db"]"#,
     assert_eq!(web.ingress.decide(8080).mode, IngressMode::Tls);
     assert_eq!(web.ingress.decide(80).mode, IngressMode::Mtls);
     assert_eq!(web.ingress.decide(80).peers.to_string(), "client");
-    let to_db = web.egress.decide("192.0.2.7:8100".parse().unwrap());
+    let decide = |to: &str| web.egress.decide(to.parse().unwrap(), Known::default());
+    let to_db = decide("192.0.2.7:8100").unwrap();
     assert_eq!(to_db.mode, EgressMode::Mtls);
     assert_eq!(
         to_db.peers.to_string(),
         "spiffe://mesh.local/ns/default/sa/db"
     );
-    let elsewhere = web.egress.decide("192.0.2.8:8100".parse().unwrap());
+    let elsewhere = decide("192.0.2.8:8100").unwrap();
     assert_eq!(
         (elsewhere.mode, elsewhere.rule),
         (EgressMode::Deny, RuleRef::EgressDefault)

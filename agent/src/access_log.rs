@@ -38,7 +38,7 @@ fn filter(level: LogLevel) -> LevelFilter {
 }
 
 /// A connection that ended.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ConnectionLine<'a> {
     /// The workload's name.
     pub workload: &'a str,
@@ -85,7 +85,6 @@ impl ConnectionLine<'_> {
             from,
             to,
             mode,
-            rule,
             identity,
             peer,
             ..
@@ -101,7 +100,7 @@ impl ConnectionLine<'_> {
             ..
         } = *self;
         // Values and not `%` for what may hold spaces: text output then quotes it.
-        let rule = rule.to_string();
+        let rule = self.rule.to_string();
         info!(
             target: "access",
             workload = %workload,
@@ -150,7 +149,7 @@ impl RefusalLog {
         if verdict == Verdict::Suppress {
             return;
         }
-        let rule = what.rule.map(|rule| rule.to_string());
+        let rule = what.rule.as_ref().map(ToString::to_string);
         // Values and not `%` for the last two: text output then quotes and escapes them. Rules have
         // spaces, and a detail may hold a peer's bytes.
         warn!(

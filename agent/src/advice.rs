@@ -149,6 +149,11 @@ impl RefusalCode {
                 "no answer in time (30 s at most)",
                 "look at routes and firewalls",
             ),
+            Self::Agent(Reason::NameUnknown) => (
+                "a stricter egress rule may be for the destination, by a name that the resolvers \
+                 of the workload's namespace can't look up; a name that has no address is known",
+                "the log says why the name can't be looked up; mend `resolv.conf` or the name",
+            ),
             Self::Agent(Reason::NameLookup) => (
                 "the name of a listener has no address; the detail says what the resolver \
                  said, or that none answered within 10 s",

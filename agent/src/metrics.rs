@@ -39,6 +39,8 @@ pub(crate) struct Metrics {
     handshakes: Family<DirectionLabel, Histogram, fn() -> Histogram>,
     certificate_expiry: Family<WorkloadLabel, Gauge>,
     certificate_reloads: Family<ReloadLabels, Counter>,
+    names: Family<NameLabels, Gauge>,
+    name_lookups: Family<LookupLabels, Counter>,
     config_generation: Gauge,
     config_reloads: Family<ConfigReloadLabel, Counter>,
     coordinator: CoordinatorGauges,
@@ -70,6 +72,8 @@ impl Metrics {
             handshakes,
             certificate_expiry: Family::default(),
             certificate_reloads: Family::default(),
+            names: Family::default(),
+            name_lookups: Family::default(),
             config_generation: Gauge::default(),
             config_reloads: Family::default(),
             coordinator: CoordinatorGauges::default(),
@@ -108,6 +112,26 @@ impl Metrics {
             }),
             reloads_loaded: reloads(ReloadResult::Loaded),
             reloads_refused: reloads(ReloadResult::Refused),
+            names: self.names_of(&workload),
+        }
+    }
+
+    fn names_of(&self, workload: &Arc<str>) -> NameMetrics {
+        let names = |state| {
+            let workload = Arc::clone(workload);
+            self.names
+                .get_or_create_owned(&NameLabels { workload, state })
+        };
+        let lookups = |result| {
+            let workload = Arc::clone(workload);
+            self.name_lookups
+                .get_or_create_owned(&LookupLabels { workload, result })
+        };
+        NameMetrics {
+            known: names("known"),
+            unknown: names("unknown"),
+            answered: lookups("answered"),
+            failed: lookups("failed"),
         }
     }
 
@@ -244,6 +268,8 @@ impl Metrics {
             handshakes,
             certificate_expiry,
             certificate_reloads,
+            names,
+            name_lookups,
             config_generation,
             config_reloads,
             coordinator,
@@ -304,6 +330,16 @@ impl Metrics {
             "certificate_reloads",
             "Attempts to load the workload's certificate, by result",
             certificate_reloads.clone(),
+        );
+        exposition.register(
+            "names",
+            "Names in the workload's rules, by whether their addresses are known",
+            names.clone(),
+        );
+        exposition.register(
+            "name_lookups",
+            "Times that a name of a rule was looked up, by result",
+            name_lookups.clone(),
         );
         for result in [ReloadResult::Loaded, ReloadResult::Refused] {
             // There from the start, so that the first is a rise.
@@ -378,6 +414,35 @@ pub(crate) struct WorkloadMetrics {
     certificate_expiry: Gauge,
     reloads_loaded: Counter,
     reloads_refused: Counter,
+    names: NameMetrics,
+}
+
+/// The handles for the names in a workload's rules. Cloning is cheap.
+#[derive(Clone, Debug)]
+pub(crate) struct NameMetrics {
+    known: Gauge,
+    unknown: Gauge,
+    answered: Counter,
+    failed: Counter,
+}
+
+impl NameMetrics {
+    /// How many names have addresses that are known, and how many have not.
+    pub(crate) fn set_known(&self, known: usize, unknown: usize) {
+        for (gauge, number) in [(&self.known, known), (&self.unknown, unknown)] {
+            gauge.set(number.try_into().unwrap_or(i64::MAX));
+        }
+    }
+
+    /// A look-up ended.
+    pub(crate) fn looked_up(&self, is_answered: bool) {
+        let counter = if is_answered {
+            &self.answered
+        } else {
+            &self.failed
+        };
+        counter.inc();
+    }
 }
 
 impl WorkloadMetrics {
@@ -387,6 +452,11 @@ impl WorkloadMetrics {
             Direction::Ingress => &self.ingress,
             Direction::Egress => &self.egress,
         }
+    }
+
+    /// The handles for the names in its rules.
+    pub(crate) fn names(&self) -> &NameMetrics {
+        &self.names
     }
 
     /// When the certificate in use expires, in seconds of Unix time.
@@ -724,6 +794,18 @@ struct BytesLabels {
 struct ReloadLabels {
     workload: Arc<str>,
     result: ReloadResult,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct NameLabels {
+    workload: Arc<str>,
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LookupLabels {
+    workload: Arc<str>,
+    result: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]

@@ -1,42 +1,50 @@
 //! Host names, looked up as the workload's own programs would: from its namespace, with the
 //! `resolv.conf` and the `hosts` that are in force there.
 
+mod follow;
+mod table;
+
 use std::{
     cell::RefCell,
     fmt,
     fs::{self, File},
     io,
-    net::{SocketAddr, TcpStream as StdTcpStream, UdpSocket as StdUdpSocket},
+    net::{IpAddr, SocketAddr, TcpStream as StdTcpStream, UdpSocket as StdUdpSocket},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use hickory_resolver::{
     Hosts, Resolver,
     config::LookupIpStrategy,
     net::{
-        NetError,
+        DnsError, NetError,
         runtime::{
             RuntimeProvider, TokioHandle, TokioRuntimeProvider, TokioTime,
             iocompat::AsyncIoTokioAsStd,
         },
     },
+    proto::rr::RecordType,
     system_conf::parse_resolv_conf,
 };
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
 use tokio::{
     net::{TcpSocket, TcpStream, UdpSocket},
     time::timeout,
 };
 
+pub(crate) use follow::NameFollower;
+pub(crate) use table::NameTable;
+
 use crate::{
     bpf::Permits,
     config::{Host, Remote},
     netns::Netns,
+    policy::DnsName,
 };
 
 /// Looks up names for one workload. Answers are kept for as long as they say.
@@ -67,6 +75,15 @@ pub(crate) enum LookupError {
     /// Nobody answered.
     #[error("no resolver has answered within {} s", LONGEST_LOOKUP.as_secs())]
     Timeout,
+}
+
+/// What a name leads to.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer {
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Until when they are good.
+    pub valid_until: tokio::time::Instant,
 }
 
 #[derive(Debug)]
@@ -109,6 +126,43 @@ impl Names {
             return Err(LookupError::Nothing);
         }
         Ok(addresses)
+    }
+
+    /// Every address that `name` has now, and for how long. It has none where the resolvers say so.
+    ///
+    /// # Errors
+    /// Where they can't say, for IPv4 or for IPv6.
+    pub(crate) async fn addresses(&self, name: &DnsName) -> Result<Answer, LookupError> {
+        let resolver = self.resolver()?;
+        let mut addresses = Vec::new();
+        let mut valid_until = Instant::now() + LONGEST_LIFE;
+        for kind in [RecordType::A, RecordType::AAAA] {
+            let found = timeout(LONGEST_LOOKUP, resolver.lookup(name.as_str(), kind))
+                .await
+                .map_err(|_| LookupError::Timeout)?;
+            let life = match found {
+                Ok(found) => {
+                    let of_answers = found
+                        .answers()
+                        .iter()
+                        .filter_map(|record| record.data.ip_addr());
+                    addresses.extend(of_answers);
+                    found.valid_until()
+                }
+                Err(NetError::Dns(DnsError::NoRecordsFound(nothing))) => {
+                    let life = nothing
+                        .negative_ttl
+                        .map_or(NO_LIFE, |seconds| Duration::from_secs(seconds.into()));
+                    Instant::now() + life
+                }
+                Err(error) => return Err(LookupError::Failed(error)),
+            };
+            valid_until = valid_until.min(life);
+        }
+        Ok(Answer {
+            addresses,
+            valid_until: valid_until.into(),
+        })
     }
 
     /// The resolver that the files say, which may have changed.
@@ -206,14 +260,20 @@ impl fmt::Debug for InNamespace {
 
 impl InNamespace {
     fn udp(&self, local: SocketAddr) -> io::Result<UdpSocket> {
-        self.netns.stay()?;
-        let socket = Socket::new(Domain::for_address(local), Type::DGRAM.nonblocking(), None)?;
-        socket.bind(&local.into())?;
+        let socket = self.netns.run(|| {
+            let kind = Type::DGRAM.nonblocking();
+            let socket = Socket::new(Domain::for_address(local), kind, None)?;
+            socket.bind(&local.into())?;
+            Ok(socket)
+        })?;
         UdpSocket::from_std(StdUdpSocket::from(OwnedFd::from(socket)))
     }
 
     fn tcp(&self, server: SocketAddr) -> io::Result<TcpSocket> {
-        let socket = self.netns.tcp_socket(&server.ip())?;
+        let socket = self.netns.run(|| {
+            let kind = Type::STREAM.nonblocking();
+            Socket::new(Domain::for_address(server), kind, Some(Protocol::TCP))
+        })?;
         let mut permits = self.permits.lock().unwrap_or_else(PoisonError::into_inner);
         permits.permit(&socket)?;
         let socket = StdTcpStream::from(OwnedFd::from(socket));
@@ -256,6 +316,12 @@ impl RuntimeProvider for InNamespace {
 
 /// A resolver may say that it does not know in several ways; whoever waits for one has a limit.
 const LONGEST_LOOKUP: Duration = Duration::from_secs(10);
+
+/// An answer is asked for again after a day at the latest.
+const LONGEST_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How long that a name has no address is good for, where no resolver says.
+const NO_LIFE: Duration = Duration::from_secs(5);
 
 /// A name may have thousands; nobody waits for all of them in turn.
 const MOST_ADDRESSES: usize = 6;

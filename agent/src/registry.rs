@@ -21,7 +21,7 @@ use userspace_tls::{StopSignal, Traffic};
 use crate::connection::CloseCause;
 use crate::local_acceleration::LocalHop;
 use crate::metrics::LaneMetrics;
-use crate::policy::{Direction, Mode, RuleRef};
+use crate::policy::{Direction, DnsName, Mode, RuleRef};
 
 /// The open connections of every worker.
 #[derive(Debug)]
@@ -46,6 +46,7 @@ impl Registry {
             lane,
             mode,
             rule,
+            names,
             from,
             to,
             opened,
@@ -58,6 +59,7 @@ impl Registry {
             lane,
             mode,
             rule,
+            names,
             from,
             to,
             opened,
@@ -128,6 +130,8 @@ pub(crate) struct Opening {
     pub mode: Mode,
     /// The rule that let it through.
     pub rule: RuleRef,
+    /// The names that rules know its destination by.
+    pub names: Option<Arc<[DnsName]>>,
     /// Who opened it.
     pub from: SocketAddr,
     /// Where to, as the opener named it.
@@ -176,6 +180,7 @@ pub(crate) struct Connection {
     lane: Arc<LaneMetrics>,
     mode: Mode,
     rule: RuleRef,
+    names: Option<Arc<[DnsName]>>,
     from: SocketAddr,
     to: SocketAddr,
     opened: Instant,
@@ -206,8 +211,13 @@ impl Connection {
     }
 
     /// The rule that let it through.
-    pub(crate) fn rule(&self) -> RuleRef {
-        self.rule
+    pub(crate) fn rule(&self) -> &RuleRef {
+        &self.rule
+    }
+
+    /// The names that rules knew its destination by.
+    pub(crate) fn names(&self) -> &[DnsName] {
+        self.names.as_deref().unwrap_or_default()
     }
 
     /// How its bytes travel.
@@ -298,7 +308,7 @@ impl Connection {
             workload: self.workload(),
             direction: self.direction(),
             mode: self.mode,
-            rule: self.rule,
+            rule: self.rule.clone(),
             from: self.from,
             to: self.to,
             identity: established.map(|it| it.identity.as_str()),

@@ -278,7 +278,7 @@ struct Plan {
 
 struct NewRules {
     name: WorkloadName,
-    rules: Arc<Rules>,
+    rules: Rules,
     /// Listeners that the rules before had not.
     opened: Opened,
 }
@@ -366,7 +366,7 @@ impl Plan {
             opened,
         } in rules
         {
-            let closed = serving.change(&name, &rules, opened);
+            let closed = serving.change(&name, rules, opened);
             changed.note(&name, closed);
         }
         for name in &removed {
@@ -445,7 +445,7 @@ impl NewRules {
         };
         Ok(Self {
             name: workload.name.clone(),
-            rules: Arc::new(Rules::of(workload)),
+            rules: Rules::of(workload),
             opened,
         })
     }

@@ -162,7 +162,7 @@ impl Reporter {
             from: connection.from(),
             to: connection.to(),
             mode: connection.mode(),
-            rule: connection.rule(),
+            rule: connection.rule().clone(),
             identity: established.map(|found| &found.identity),
             peer: established.and_then(|found| found.peer.as_ref()),
             datapath: datapath.map_or("none", |datapath| datapath.name),

@@ -1,28 +1,35 @@
 //! The rules of a workload that are in force, replaced as a whole.
 
 use std::{
-    net::SocketAddrV4,
+    net::{SocketAddr, SocketAddrV4},
     sync::{Arc, PoisonError, RwLock},
 };
+
+use tokio::sync::watch;
+use tracing::info;
 
 use crate::{
     config::{self, EgressListener, Enforcement},
     connection::CloseCause,
+    names::NameTable,
     policy::{
-        Direction, EgressMode, EgressPolicy, IngressMode, IngressPolicy, Mode, PeerSet, RuleRef,
+        Direction, DnsName, EgressMode, EgressPolicy, IngressMode, IngressPolicy, Known, Mode,
+        PeerSet, RuleRef, WorkloadName,
     },
-    registry::Connection,
+    registry::{Connection, Registry},
 };
 
-/// One generation of a workload's rules.
-#[derive(Debug)]
+/// One generation of a workload's rules, and of what their names lead to.
+#[derive(Clone, Debug)]
 pub(crate) struct Rules {
     /// For connections from outside.
-    pub ingress: IngressPolicy,
+    pub ingress: Arc<IngressPolicy>,
     /// For connections to the outside.
-    pub egress: EgressPolicy,
+    pub egress: Arc<EgressPolicy>,
+    /// What the names in `egress` lead to.
+    pub names: Arc<NameTable>,
     /// Addresses of its loopback that lead elsewhere.
-    pub listeners: Vec<EgressListener>,
+    pub listeners: Arc<[EgressListener]>,
     /// Whether a peer that they do not list is refused.
     pub enforcement: Enforcement,
 }
@@ -31,9 +38,10 @@ impl Rules {
     /// The rules that the configuration has for a workload.
     pub(crate) fn of(config: &config::Workload) -> Self {
         Self {
-            ingress: config.ingress.clone(),
-            egress: config.egress.clone(),
-            listeners: config.listeners.clone(),
+            ingress: Arc::new(config.ingress.clone()),
+            egress: Arc::new(config.egress.clone()),
+            names: Arc::new(NameTable::pending(&config.egress)),
+            listeners: config.listeners.as_slice().into(),
             enforcement: config.enforcement,
         }
     }
@@ -44,16 +52,47 @@ impl Rules {
         listeners.find(|(_, listener)| listener.listen == listen)
     }
 
+    /// Ends the workload's connections that these rules forbid: how many.
+    pub(crate) fn enforce(&self, workload: &WorkloadName, registry: &Registry) -> usize {
+        close_objected(registry, workload, |connection| self.objection(connection))
+    }
+
+    /// What is known of the names of a destination.
+    pub(crate) fn known(&self, destination: SocketAddr) -> Known<'_> {
+        if self.egress.has_names() {
+            self.names.known(destination)
+        } else {
+            Known::default()
+        }
+    }
+
+    /// The names that a destination has now, and those that it had when its connection was opened.
+    fn all_names(&self, connection: &Connection) -> Vec<DnsName> {
+        let now = self.known(connection.to()).names;
+        let mut names = now.to_vec();
+        let then = connection.names().iter();
+        names.extend(then.filter(|name| !now.contains(name)).cloned());
+        names
+    }
+
     /// Why a connection that earlier rules have let through must end under these, if it must. A
     /// peer that has not proved itself yet is judged when it has.
     pub(crate) fn objection(&self, connection: &Connection) -> Option<CloseCause> {
         let (needed, peers) = match (connection.rule(), connection.direction()) {
-            (RuleRef::Listener { listen, .. }, _) => match self.listener(listen) {
+            (RuleRef::Listener { listen, .. }, _) => match self.listener(*listen) {
                 Some((_, listener)) => (Needed::Mtls, &listener.peers),
                 None => return Some(CloseCause::RuleChanged),
             },
             (_, Direction::Egress) => {
-                let decision = self.egress.decide(connection.to());
+                let names = self.all_names(connection);
+                // What is not known yet is judged when it is.
+                let known = Known {
+                    names: &names,
+                    unknown: &[],
+                };
+                let Ok(decision) = self.egress.decide(connection.to(), known) else {
+                    return Some(CloseCause::RuleChanged);
+                };
                 let needed = match decision.mode {
                     EgressMode::Mtls => Needed::Mtls,
                     EgressMode::Plaintext => Needed::Nothing,
@@ -85,6 +124,25 @@ impl Rules {
     }
 }
 
+/// Ends the connections of a workload that there is an objection to: how many.
+pub(crate) fn close_objected(
+    registry: &Registry,
+    workload: &WorkloadName,
+    objection: impl Fn(&Connection) -> Option<CloseCause>,
+) -> usize {
+    let mut sum = 0;
+    for cause in CloseCause::ALL {
+        let closed = registry.close_where(cause, |connection| {
+            connection.workload() == workload.as_str() && objection(connection) == Some(cause)
+        });
+        if closed > 0 {
+            info!(%workload, closed, reason = cause.as_str(), "connections closed");
+        }
+        sum += closed;
+    }
+    sum
+}
+
 /// What a connection must have, whatever it has.
 enum Needed {
     Nothing,
@@ -106,25 +164,48 @@ fn lacks(connection: &Connection, peers: &PeerSet) -> Option<CloseCause> {
 /// The rules in force. Whoever replaces them closes what they forbid; whoever opens a connection
 /// decides by [`Self::get`], lists it, and asks [`Self::objection_since`]: so one of the two sees it.
 #[derive(Debug)]
-pub(crate) struct CurrentRules(RwLock<Option<Arc<Rules>>>);
+pub(crate) struct CurrentRules {
+    rules: RwLock<Option<Arc<Rules>>>,
+    changed: watch::Sender<()>,
+}
 
 impl CurrentRules {
     /// These rules, from now on.
     pub(crate) fn new(rules: Arc<Rules>) -> Self {
-        Self(RwLock::new(Some(rules)))
+        Self {
+            rules: RwLock::new(Some(rules)),
+            changed: watch::Sender::default(),
+        }
     }
 
     /// The rules now; `None` once the workload is not served any more.
     pub(crate) fn get(&self) -> Option<Arc<Rules>> {
-        self.0
+        self.rules
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
     }
 
-    /// Other rules, from now on; `None`: nothing is let through.
-    pub(crate) fn replace(&self, rules: Option<Arc<Rules>>) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = rules;
+    /// No rules, from now on: nothing is let through.
+    pub(crate) fn remove(&self) {
+        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = None;
+        self.changed.send_replace(());
+    }
+
+    /// Other rules, from now on, made of those before; `None`: the same. Those that are in force now,
+    /// if they are others.
+    pub(crate) fn update(&self, make: impl FnOnce(&Rules) -> Option<Rules>) -> Option<Arc<Rules>> {
+        let mut rules = self.rules.write().unwrap_or_else(PoisonError::into_inner);
+        let new = Arc::new(make(rules.as_ref()?)?);
+        *rules = Some(new.clone());
+        drop(rules);
+        self.changed.send_replace(());
+        Some(new)
+    }
+
+    /// Hears when the rules are others.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
     }
 
     /// Why the connection must end under the rules now, where they are not `decided` any more.

@@ -27,12 +27,13 @@ use crate::{
     enrolment::Slot,
     interfaces::InterfaceWatch,
     listen::{ListenError, Listeners, NamedSocket, listen_at},
+    names::{NameFollower, Names},
     netns::Interfaces,
     policy::{IngressMode, IngressPolicy, WorkloadName},
     readiness::ReadinessBoard,
     registry::{Connection, Registry},
     report::Telemetry,
-    rules::Rules,
+    rules::{Rules, close_objected},
     sock_diag::reset_connections,
     take_over::{Inherited, Item, Purpose, Whose},
     worker::{Entrance, EntranceKind, Stop},
@@ -106,7 +107,7 @@ pub(crate) struct Served {
     workload: Arc<Workload>,
     stop: watch::Sender<Stop>,
     listeners: Vec<Named>,
-    tasks: [AbortHandle; 2],
+    tasks: [AbortHandle; 3],
     /// Its listeners once more, for an agent that takes over: by worker, but for those that the
     /// configuration names.
     sockets: Vec<(usize, Purpose, TcpListener)>,
@@ -211,7 +212,7 @@ impl Serving {
         let rules = rules.as_deref();
         let named: Vec<_> = rules
             .into_iter()
-            .flat_map(|rules| &rules.listeners)
+            .flat_map(|rules| &*rules.listeners)
             .map(|listener| listener.listen)
             .collect();
         let opened = self.open(&workload, &named)?;
@@ -260,7 +261,14 @@ impl Serving {
         interfaces.guard(programs, &mut maps)?;
 
         let follow = interfaces.follow(ControlMaps::open(self.pins())?);
+        let names = NameFollower::new(
+            workload.clone(),
+            Names::new(&workload.netns, Permits::open(self.pins())?),
+            self.registry.clone(),
+            self.telemetry.workload(&workload.name).names().clone(),
+        );
         let tasks = [
+            tokio::task::spawn_local(names.follow()).abort_handle(),
             tokio::task::spawn_local(follow).abort_handle(),
             tokio::task::spawn_local(keeper.keep(maps)).abort_handle(),
         ];
@@ -449,18 +457,25 @@ impl Serving {
     pub(crate) fn change(
         &mut self,
         name: &WorkloadName,
-        rules: &Arc<Rules>,
+        rules: Rules,
         opened: Opened,
     ) -> Result<usize, AgentError> {
         let Some(index) = self.served.iter().position(|it| it.workload.name == *name) else {
             return Ok(0);
         };
         let mut served = self.served.swap_remove(index);
-        let before = served.workload.rules.get();
-        served.workload.rules.replace(Some(rules.clone()));
-        let mut closed = self.close(name, |connection| rules.objection(connection));
+        let mut before = None;
+        let now = served.workload.rules.update(|known| {
+            before = Some(known.clone());
+            let names = known.names.under(&known.egress, &rules.egress);
+            Some(Rules {
+                names: Arc::new(names),
+                ..rules.clone()
+            })
+        });
+        let mut closed = now.map_or(0, |now| now.enforce(name, &self.registry));
         if let Some(before) = before {
-            closed += close_past_agent(&served.workload, &before, rules);
+            closed += close_past_agent(&served.workload, &before, &rules);
         }
         served.listeners.retain(|named| {
             let stays = rules.listener(named.listen).is_some();
@@ -545,7 +560,7 @@ impl Serving {
             tasks,
             ..
         } = self.served.swap_remove(index);
-        workload.rules.replace(None);
+        workload.rules.remove();
         for task in tasks {
             task.abort();
         }
@@ -561,31 +576,14 @@ impl Serving {
             let error = with_causes(&error);
             warn!(workload = %name, error, "not all of it could be taken back");
         }
-        let closed = self.close(name, |_| Some(CloseCause::WorkloadRemoved));
+        let removed = |_: &Connection| Some(CloseCause::WorkloadRemoved);
+        let closed = close_objected(&self.registry, name, removed);
         end(stop);
         for Named { stop, .. } in listeners {
             end(stop);
         }
         self.tell_known();
         closed
-    }
-
-    fn close(
-        &self,
-        name: &WorkloadName,
-        objection: impl Fn(&Connection) -> Option<CloseCause>,
-    ) -> usize {
-        let mut sum = 0;
-        for cause in CloseCause::ALL {
-            let closed = self.registry.close_where(cause, |connection| {
-                connection.workload() == name.as_str() && objection(connection) == Some(cause)
-            });
-            if closed > 0 {
-                info!(workload = %name, closed, reason = cause.as_str(), "connections closed");
-            }
-            sum += closed;
-        }
-        sum
     }
 
     /// Says which workloads were served before and are not any more. Their connections stay refused.

@@ -560,8 +560,12 @@ pub struct IngressRule {
 /// What happens to connections to a destination.
 #[derive(Debug, Clone, Serialize)]
 pub struct EgressRule {
-    /// The addresses.
-    pub cidr: String,
+    /// The addresses, or where those of the name must lie.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cidr: Option<String>,
+    /// The name that they have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// The port; any if none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
@@ -570,6 +574,46 @@ pub struct EgressRule {
     /// Who may answer; anyone of the mesh if empty.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub peers: Vec<String>,
+}
+
+impl EgressRule {
+    /// For these addresses.
+    pub fn to(cidr: impl Into<String>, mode: &'static str) -> Self {
+        Self {
+            cidr: Some(cidr.into()),
+            name: None,
+            port: None,
+            mode,
+            peers: Vec::new(),
+        }
+    }
+
+    /// For those of a name.
+    pub fn to_name(name: &str, mode: &'static str) -> Self {
+        Self {
+            cidr: None,
+            name: Some(name.to_owned()),
+            port: None,
+            mode,
+            peers: Vec::new(),
+        }
+    }
+
+    /// The same, as far as the addresses lie in this network.
+    pub fn within(self, cidr: impl Into<String>) -> Self {
+        Self {
+            cidr: Some(cidr.into()),
+            ..self
+        }
+    }
+
+    /// The same, at this port.
+    pub fn at(self, port: u16) -> Self {
+        Self {
+            port: Some(port),
+            ..self
+        }
+    }
 }
 
 /// An address of the loopback, and where it leads.

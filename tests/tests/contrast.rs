@@ -107,12 +107,10 @@ fn a_resolver_that_lies_turns_nothing_into_plaintext() -> Result<()> {
         "CONTRAST",
         |_| format!("db#{LISTEN}#{NAME}:{PORT}"),
         |bed, client| {
-            client.egress.push(testbed::EgressRule {
-                cidr: format!("{}/32", bed.host("outsider").v4()),
-                port: None,
-                mode: "plaintext",
-                peers: vec![],
-            });
+            let outsider = bed.host("outsider").v4().to_string();
+            client
+                .egress
+                .push(testbed::EgressRule::to(outsider, "plaintext"));
         },
     )?;
     let names = NameServer::start(pair.outsider(), &[pair.client()])?;

@@ -139,12 +139,7 @@ fn what_can_not_be_explained_says_why() -> Result<()> {
 /// Agents with a rule each.
 fn start() -> Result<Pair> {
     Pair::start_with(|client, server| {
-        client.egress = vec![EgressRule {
-            cidr: "192.0.2.0/24".to_owned(),
-            port: None,
-            mode: "deny",
-            peers: Vec::new(),
-        }];
+        client.egress = vec![EgressRule::to("192.0.2.0/24", "deny")];
         server.ingress = vec![IngressRule {
             port: PORT,
             mode: "mtls",

@@ -341,12 +341,9 @@ fn a_server_that_is_not_there_is_a_refused_connection() -> Result<()> {
 fn a_destination_that_the_rules_deny_is_refused() -> Result<()> {
     require!();
     let pair = Pair::start_with(|client, _| {
-        client.egress.push(testbed::EgressRule {
-            cidr: "10.77.0.2/32".to_owned(),
-            port: Some(PORT),
-            mode: "deny",
-            peers: vec![],
-        });
+        client
+            .egress
+            .push(testbed::EgressRule::to("10.77.0.2/32", "deny").at(PORT));
     })?;
     let address = pair.server().at(PORT);
     let serving = Server::start(pair.server(), &[address], "--echo")?;

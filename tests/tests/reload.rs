@@ -445,10 +445,8 @@ fn agent_of<'a>(pair: &'a mut Pair, host: &str) -> &'a mut Agent {
 
 fn deny(cidr: &str, port: Option<u16>) -> EgressRule {
     EgressRule {
-        cidr: cidr.to_owned(),
         port,
-        mode: "deny",
-        peers: Vec::new(),
+        ..EgressRule::to(cidr, "deny")
     }
 }
 

@@ -90,7 +90,9 @@ impl serde::Serialize for Cidr {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CidrError {
     /// The part before the slash is not an address.
-    #[error("is not an IPv4 or IPv6 network; write it as 10.0.0.0/8, fd00::/8 or 192.0.2.7")]
+    #[error(
+        "is not an IPv4 or IPv6 network; write it as 10.0.0.0/8, fd00::/8 or 192.0.2.7, and a DNS name as name"
+    )]
     Address,
     /// The part after the slash is not a number of bits.
     #[error("has no valid prefix length; write a number from 0 to {longest} after the slash")]

@@ -43,7 +43,8 @@ fn strings_say_what_happens_to_ports_and_listeners_of_the_one_workload() {
         ]
     );
     // What the program dials by itself is no less protected than without the string.
-    let elsewhere = workload.egress.decide("192.0.2.1:80".parse().unwrap());
+    let to = "192.0.2.1:80".parse().unwrap();
+    let elsewhere = workload.egress.decide(to, Known::default()).unwrap();
     assert_eq!(elsewhere.mode, EgressMode::Mtls);
 }
 

@@ -22,7 +22,7 @@ use crate::config::Enforcement;
 use crate::connection::{CloseCause, RefusalReason};
 use crate::kernel_tls::KernelTls;
 use crate::netns::Interfaces;
-use crate::policy::{Direction, EgressMode, IngressMode, PeerSet, RuleRef};
+use crate::policy::{Direction, EgressMode, IngressMode, PeerSet, RuleRef, Undecided};
 use crate::refusals::{NoRefusalId, RefusalCode, RefusalId, Refused, UnknownRefusal};
 use crate::registry::{Connection, NoConnectionId, State};
 use crate::rules::Rules;
@@ -284,7 +284,7 @@ impl<'a> From<&'a Refused> for RefusedView<'a> {
             direction: what.direction,
             from: what.from,
             to: what.to,
-            rule: what.rule,
+            rule: what.rule.clone(),
             refusal: RefusalView::of(what.code, what.detail.as_str()),
         }
     }
@@ -365,7 +365,7 @@ fn of_connection(
         to: Some(connection.to()),
         at: None,
         mode: Some(connection.mode().as_str()),
-        rule: Some(RuleView::of(connection.rule())),
+        rule: Some(RuleView::of(connection.rule().clone())),
         certificate,
         datapath: connection.datapath().map(|datapath| DatapathView {
             name: datapath.name,
@@ -391,7 +391,7 @@ fn of_refusal(state: &AdminState, workloads: &[Arc<Workload>], refused: &Refused
         to: what.to,
         at: rfc3339(what.at),
         mode: None,
-        rule: what.rule.map(RuleView::of),
+        rule: what.rule.clone().map(RuleView::of),
         certificate: CertificateView::of(find(workloads, &what.workload)),
         datapath: None,
         kernel_tls: KernelTlsView::of(&state.kernel_tls),
@@ -550,8 +550,19 @@ impl<'a> Question<'a> {
         if self.to.ip().is_loopback() || addresses(self.workload).contains(&self.to.ip()) {
             return Verdict::not_steered("it stays within the workload's namespace");
         }
-        let decision = rules.egress.decide(self.to);
-        let rule = RuleView::of(decision.rule).with_peers(decision.peers);
+        let decision = match rules.egress.decide(self.to, rules.known(self.to)) {
+            Ok(decision) => decision,
+            Err(Undecided { rule, name, .. }) => {
+                let why = format!("{name} may have the destination's address, and is not known");
+                let code = RefusalCode::Agent(RefusalReason::NameUnknown);
+                return Verdict {
+                    outcome: Outcome::WouldBeRefused,
+                    refusal: Some(RefusalView::of(code, why)),
+                    ..Verdict::through("unknown", RuleView::of(rule))
+                };
+            }
+        };
+        let rule = RuleView::of(decision.rule.clone()).with_peers(decision.peers);
         match decision.mode {
             EgressMode::Mtls | EgressMode::Plaintext => {
                 Verdict::through(decision.mode.as_str(), rule)
@@ -569,7 +580,7 @@ impl<'a> Question<'a> {
 
     fn ingress(&self, rules: &Rules) -> Verdict {
         let decision = rules.ingress.decide(self.to.port());
-        let rule = RuleView::of(decision.rule).with_peers(decision.peers);
+        let rule = RuleView::of(decision.rule.clone()).with_peers(decision.peers);
         let through = Verdict::through(decision.mode.as_str(), rule);
         let peer = match &self.origin {
             Some(Origin::Identity(peer)) => Some(peer),

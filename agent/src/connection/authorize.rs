@@ -1,5 +1,9 @@
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
+use tokio::time::timeout;
 use userspace_tls::MeshTls;
 
 use super::{
@@ -9,7 +13,7 @@ use super::{
 };
 use crate::{
     config::EgressListener,
-    policy::{Direction, EgressMode, IngressMode, Mode, PeerSet, RuleRef},
+    policy::{Direction, EgressMode, IngressMode, Mode, PeerSet, RuleRef, Undecided, Unknown},
     registry::{Opening, Registration},
     rules::Rules,
 };
@@ -47,24 +51,34 @@ impl Protection {
 }
 
 impl Intercepted {
-    /// Asks the workload's rules.
-    pub(super) fn authorize(self, door: &Door) -> Result<Authorized, Refusal> {
+    /// Asks the workload's rules, once the names that matter are known.
+    pub(super) async fn authorize(self, door: &Door) -> Result<Authorized, Refusal> {
         let Ends { from, to, .. } = self.ends;
-        self.decide(door)
+        let decided = match judge(door, &self.ends) {
+            Err(Objection::Undecided(undecided)) => wait(door, &self.ends, undecided).await,
+            Err(Objection::Refused(cause)) => Err(cause),
+            Ok(judged) => Ok(judged),
+        };
+        decided
+            .and_then(|judged| self.list(door, judged))
             .map_err(|cause| cause.between(Some(from), Some(to)))
     }
 
-    fn decide(self, door: &Door) -> Result<Authorized, Cause> {
-        let removed = || closed(CloseCause::WorkloadRemoved);
-        let rules = door.workload.rules.get().ok_or_else(removed)?;
-        let (rule, protection) = match door.direction {
-            Direction::Egress => egress(door, &rules, &self.ends)?,
-            Direction::Ingress => ingress(door, &rules, &self.ends)?,
+    fn list(self, door: &Door, judged: Judged) -> Result<Authorized, Cause> {
+        let Judged {
+            rules,
+            rule,
+            protection,
+        } = judged;
+        let names = match door.direction {
+            Direction::Egress if rules.egress.has_names() => rules.names.names(self.ends.to),
+            Direction::Egress | Direction::Ingress => None,
         };
         let opening = Opening {
             lane: door.reporter.lane().clone(),
             mode: protection.mode(),
             rule,
+            names,
             from: self.ends.from,
             to: self.ends.to,
             opened: self.since,
@@ -89,7 +103,79 @@ pub(super) fn closed(cause: CloseCause) -> Cause {
     Cause::new(RefusalReason::Closed(cause), detail)
 }
 
-fn egress(door: &Door, rules: &Rules, ends: &Ends) -> Result<(RuleRef, Protection), Cause> {
+/// What the rules say of a connection.
+struct Judged {
+    rules: Arc<Rules>,
+    rule: RuleRef,
+    protection: Protection,
+}
+
+/// Why they do not let it through, or not yet.
+enum Objection {
+    Refused(Cause),
+    Undecided(Box<Undecided>),
+}
+
+impl From<Cause> for Objection {
+    fn from(cause: Cause) -> Self {
+        Self::Refused(cause)
+    }
+}
+
+fn judge(door: &Door, ends: &Ends) -> Result<Judged, Objection> {
+    let removed = || closed(CloseCause::WorkloadRemoved);
+    let rules = door.workload.rules.get().ok_or_else(removed)?;
+    let (rule, protection) = match door.direction {
+        Direction::Egress => egress(door, &rules, ends)?,
+        Direction::Ingress => ingress(door, &rules, ends)?,
+    };
+    Ok(Judged {
+        rules,
+        rule,
+        protection,
+    })
+}
+
+/// Waits until the names that may be the destination's are known.
+async fn wait(door: &Door, ends: &Ends, first: Box<Undecided>) -> Result<Judged, Cause> {
+    let mut undecided = first;
+    let mut changed = door.workload.rules.subscribe();
+    let known = timeout(PATIENCE, async {
+        loop {
+            // Again, for what has changed before anybody listened.
+            undecided = match judge(door, ends) {
+                Ok(judged) => return Ok(judged),
+                Err(Objection::Refused(cause)) => return Err(cause),
+                Err(Objection::Undecided(undecided)) if undecided.why == Unknown::Failed => {
+                    return Err(unknown(*undecided));
+                }
+                Err(Objection::Undecided(undecided)) => undecided,
+            };
+            if changed.changed().await.is_err() {
+                return Err(closed(CloseCause::WorkloadRemoved));
+            }
+        }
+    });
+    match known.await {
+        Ok(decided) => decided,
+        Err(_) => Err(unknown(*undecided)),
+    }
+}
+
+fn unknown(undecided: Undecided) -> Cause {
+    let Undecided { rule, name, why } = undecided;
+    let so_far = match why {
+        Unknown::Pending => "is not looked up yet",
+        Unknown::Failed => "can't be looked up",
+    };
+    let detail = format!("{rule} may be for the destination, but {name} {so_far}");
+    Cause::new(RefusalReason::NameUnknown, detail).under(rule)
+}
+
+/// How long a connection waits for names to be looked up.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn egress(door: &Door, rules: &Rules, ends: &Ends) -> Result<(RuleRef, Protection), Objection> {
     if let Some(NamedListener { listen, .. }) = door.listener.as_deref() {
         let listen = *listen;
         let (index, EgressListener { peers, .. }) = rules
@@ -103,7 +189,8 @@ fn egress(door: &Door, rules: &Rules, ends: &Ends) -> Result<(RuleRef, Protectio
         };
         return Ok((RuleRef::Listener { index, listen }, protection));
     }
-    let decision = rules.egress.decide(ends.to);
+    let decided = rules.egress.decide(ends.to, rules.known(ends.to));
+    let decision = decided.map_err(|undecided| Objection::Undecided(Box::new(undecided)))?;
     let protection = match decision.mode {
         EgressMode::Mtls => Protection::Tls {
             mode: Mode::Mtls,
@@ -113,7 +200,8 @@ fn egress(door: &Door, rules: &Rules, ends: &Ends) -> Result<(RuleRef, Protectio
         EgressMode::Plaintext => Protection::Plaintext,
         EgressMode::Deny => {
             let detail = format!("{} says deny", decision.rule);
-            return Err(Cause::new(RefusalReason::DeniedByRule, detail).under(decision.rule));
+            let cause = Cause::new(RefusalReason::DeniedByRule, detail);
+            return Err(cause.under(decision.rule).into());
         }
     };
     Ok((decision.rule, protection))

@@ -65,7 +65,8 @@ impl Authorized {
                     .borrow_mut()
                     .refuse(workload, to, REFUSED_LIFETIME);
             }
-            cause.under(connection.rule()).between(Some(from), Some(to))
+            let rule = connection.rule().clone();
+            cause.under(rule).between(Some(from), Some(to))
         })
     }
 

@@ -72,7 +72,7 @@ pub(crate) async fn serve(stream: TcpStream, door: Rc<Door>) {
             None => Intercepted::read(stream, &door)?,
             Some(listener) => Intercepted::forward(stream, &door, listener).await?,
         };
-        intercepted.authorize(&door)?.establish(&door).await
+        intercepted.authorize(&door).await?.establish(&door).await
     });
     match established.await {
         Ok(established) => established.offload(&door).run(&door).await,

@@ -51,6 +51,8 @@ pub(crate) enum RefusalReason {
     DialTimeout,
     /// The name that a listener leads to has no address.
     NameLookup,
+    /// A stricter rule may be for the destination, by a name whose addresses nobody could say.
+    NameUnknown,
     /// There is no way to it.
     DialUnreachable,
     /// The socket could not be made or connected for another reason.
@@ -75,6 +77,7 @@ impl RefusalReason {
             Self::DialRefused => "dial-refused",
             Self::DialTimeout => "dial-timeout",
             Self::NameLookup => "name-lookup",
+            Self::NameUnknown => "name-unknown",
             Self::DialUnreachable => "dial-unreachable",
             Self::DialFailed => "dial-failed",
         }

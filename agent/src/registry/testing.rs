@@ -54,6 +54,7 @@ pub(crate) fn opening(
             Direction::Ingress => RuleRef::IngressDefault,
             Direction::Egress => RuleRef::EgressDefault,
         },
+        names: None,
         from: "10.0.0.1:40000".parse().unwrap(),
         to: "10.0.0.2:80".parse().unwrap(),
         opened: Instant::now(),

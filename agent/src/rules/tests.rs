@@ -3,9 +3,9 @@ use std::num::NonZeroUsize;
 use super::*;
 use crate::{
     metrics::Metrics,
-    policy::{EgressRule, IngressRule, PortRange},
+    policy::{Destinations, EgressRule, IngressRule, PortRange},
     registry::{
-        Registration, Registry,
+        Opening, Registration, Registry,
         testing::{
             self,
             Stage::{self, Handshaking, Met, MetNobody},
@@ -102,13 +102,15 @@ fn the_rule_for_the_destination_is_asked_and_no_other() {
         ("10.0.0.3/32", None),
     ] {
         let rule = EgressRule {
-            cidr: cidr.parse().unwrap(),
+            to: Destinations::Network {
+                cidr: cidr.parse().unwrap(),
+            },
             ports: PortRange::ALL,
             mode: EgressMode::Deny,
             peers: PeerSet::any(),
         };
         let mut now = rules(EgressMode::Mtls, IngressMode::Mtls, &["any"]);
-        now.egress = EgressPolicy::new(EgressMode::Mtls, PeerSet::any(), vec![rule]);
+        now.egress = EgressPolicy::new(EgressMode::Mtls, PeerSet::any(), vec![rule]).into();
         assert_eq!(now.objection(&connection), expected, "{cidr}");
     }
     let connection = bed.open(Direction::Ingress, Mode::Mtls, Met("db"));
@@ -119,9 +121,36 @@ fn the_rule_for_the_destination_is_asked_and_no_other() {
             peers: PeerSet::from_iter([]),
         };
         let mut now = rules(EgressMode::Mtls, IngressMode::Mtls, &["any"]);
-        now.ingress = IngressPolicy::new(IngressMode::Mtls, PeerSet::any(), vec![rule]);
+        now.ingress = IngressPolicy::new(IngressMode::Mtls, PeerSet::any(), vec![rule]).into();
         assert_eq!(now.objection(&connection), expected, "{port}");
     }
+}
+
+#[test]
+fn a_name_that_an_address_has_now_or_had_then_decides_about_its_connections() {
+    let bed = Bed::new();
+    let to = "10.0.0.2".parse().unwrap();
+    let name: DnsName = "bad.org".parse().unwrap();
+    let rule = EgressRule {
+        to: Destinations::Name {
+            name: "bad.org".parse().unwrap(),
+        },
+        ports: PortRange::ALL,
+        mode: EgressMode::Deny,
+        peers: PeerSet::any(),
+    };
+    let mut now = rules(EgressMode::Mtls, IngressMode::Mtls, &["any"]);
+    now.egress = EgressPolicy::new(EgressMode::Mtls, PeerSet::any(), vec![rule]).into();
+    let connection = bed.open(Direction::Egress, Mode::Mtls, Met("db"));
+    assert_eq!(connection.to().ip(), to);
+    assert_eq!(now.objection(&connection), None);
+    now.names = Arc::new(NameTable::new([(to, name.clone())], Vec::new()));
+    assert_eq!(now.objection(&connection), Some(CloseCause::RuleChanged));
+
+    let under_name = bed.open_as(&[name]);
+    now.names = Arc::default();
+    assert_eq!(now.objection(&under_name), Some(CloseCause::RuleChanged));
+    assert_eq!(now.objection(&connection), None);
 }
 
 #[test]
@@ -131,16 +160,12 @@ fn rules_that_came_since_are_asked_and_those_that_decided_are_not() {
     let current = CurrentRules::new(Arc::clone(&decided));
     let connection = bed.open(Direction::Egress, Mode::Mtls, Met("db"));
     assert_eq!(current.objection_since(&decided, &connection), None);
-    current.replace(Some(Arc::new(rules(
-        EgressMode::Deny,
-        IngressMode::Mtls,
-        &["any"],
-    ))));
+    current.update(|_| Some(rules(EgressMode::Deny, IngressMode::Mtls, &["any"])));
     assert_eq!(
         current.objection_since(&decided, &connection),
         Some(CloseCause::RuleChanged)
     );
-    current.replace(None);
+    current.remove();
     assert_eq!(
         current.objection_since(&decided, &connection),
         Some(CloseCause::WorkloadRemoved)
@@ -150,9 +175,10 @@ fn rules_that_came_since_are_asked_and_those_that_decided_are_not() {
 fn rules(egress: EgressMode, ingress: IngressMode, peers: &[&str]) -> Rules {
     let peers: PeerSet = peers.iter().map(|entry| entry.parse().unwrap()).collect();
     Rules {
-        ingress: IngressPolicy::new(ingress, peers.clone(), Vec::new()),
-        egress: EgressPolicy::new(egress, peers, Vec::new()),
-        listeners: Vec::new(),
+        ingress: IngressPolicy::new(ingress, peers.clone(), Vec::new()).into(),
+        egress: EgressPolicy::new(egress, peers, Vec::new()).into(),
+        names: Arc::default(),
+        listeners: [].into(),
         enforcement: Enforcement::Enforced,
     }
 }
@@ -168,6 +194,17 @@ impl Bed {
             metrics: Metrics::new("0.1.0"),
             registry: Arc::new(Registry::new(NonZeroUsize::MIN)),
         }
+    }
+
+    fn open_as(&self, names: &[DnsName]) -> Registration {
+        let opening = testing::opening(&self.metrics, "web", Direction::Egress, Mode::Mtls);
+        self.registry.register(
+            0,
+            Opening {
+                names: Some(names.into()),
+                ..opening
+            },
+        )
     }
 
     fn open(&self, direction: Direction, mode: Mode, stage: Stage) -> Registration {

@@ -1,6 +1,8 @@
 use std::num::NonZeroU16;
 
-use agent_config::policy::{EgressPolicy, EgressRule, IngressPolicy, IngressRule, PortRange};
+use agent_config::policy::{
+    Destinations, EgressPolicy, EgressRule, IngressPolicy, IngressRule, PortRange,
+};
 use agent_config::{EgressListener, Host, OffloadChoice, Remote, SpliceChoice};
 use ebpf_abi::WorkloadId;
 use serde_json::{Value, json};
@@ -13,6 +15,7 @@ use crate::certificates::{
     testing::{TestMesh, issued},
 };
 use crate::metrics::Metrics;
+use crate::names::NameTable;
 use crate::netns::Netns;
 use crate::policy::Mode;
 use crate::refusals::{History, occurrence};
@@ -32,7 +35,17 @@ struct Bed {
 impl Bed {
     fn new() -> Self {
         let egress = |cidr: &str, mode| EgressRule {
-            cidr: cidr.parse().unwrap(),
+            to: Destinations::Network {
+                cidr: cidr.parse().unwrap(),
+            },
+            ports: PortRange::ALL,
+            mode,
+            peers: PeerSet::any(),
+        };
+        let by_name = |name: &str, mode| EgressRule {
+            to: Destinations::Name {
+                name: name.parse().unwrap(),
+            },
             ports: PortRange::ALL,
             mode,
             peers: PeerSet::any(),
@@ -62,23 +75,34 @@ impl Bed {
                             ingress(80, IngressMode::Mtls, &["client"]),
                             ingress(90, IngressMode::Plaintext, &[]),
                         ],
-                    ),
+                    )
+                    .into(),
                     egress: EgressPolicy::new(
                         EgressMode::Mtls,
                         PeerSet::any(),
                         vec![
                             egress("192.0.2.0/24", EgressMode::Deny),
                             egress("198.51.100.0/24", EgressMode::Plaintext),
+                            by_name("public.org", EgressMode::Deny),
                         ],
-                    ),
-                    listeners: vec![EgressListener {
+                    )
+                    .into(),
+                    names: Arc::new(NameTable::new(
+                        [(
+                            "203.0.113.7".parse().unwrap(),
+                            "public.org".parse().unwrap(),
+                        )],
+                        Vec::new(),
+                    )),
+                    listeners: [EgressListener {
                         listen: "127.137.0.1:5432".parse().unwrap(),
                         remote: Remote {
                             host: Host::Name("db.example".to_owned()),
                             port: NonZeroU16::new(5432).unwrap(),
                         },
                         peers: PeerSet::any(),
-                    }],
+                    }]
+                    .into(),
                 })),
                 credential,
                 telling: watch::Sender::new(Telling::Own),
@@ -207,6 +231,13 @@ fn a_question_is_answered_by_the_rules_in_force() {
             "would-be-let-through",
             "egress[1] 198.51.100.0/24",
             "",
+        ),
+        (
+            "web",
+            "203.0.113.7:443",
+            "would-be-refused",
+            "egress[2] public.org",
+            "denied-by-rule",
         ),
         (
             "web",

@@ -84,10 +84,12 @@ async fn rules_that_came_during_the_handshake_are_asked_too() {
     let mut bed = Bed::new().await;
     bed.publish(&["web", "db"], &["any"]);
     let nobody = IngressPolicy::new(IngressMode::Mtls, PeerSet::from_iter([]), Vec::new());
-    bed.current.replace(Some(Arc::new(Rules {
-        ingress: nobody,
-        ..any()
-    })));
+    bed.current.update(|_| {
+        Some(Rules {
+            ingress: nobody.into(),
+            ..any()
+        })
+    });
     let told = bed.told();
     let (refused, _) = tokio::join!(bed.admit(), told);
     let cause = CloseCause::PeerNotAllowedAnyMore;
@@ -215,9 +217,10 @@ async fn tcp_pair() -> (TcpStream, TcpStream) {
 /// Rules that let everybody of the mesh in and out.
 fn any() -> Rules {
     Rules {
-        ingress: IngressPolicy::new(IngressMode::Mtls, PeerSet::any(), Vec::new()),
-        egress: EgressPolicy::new(EgressMode::Mtls, PeerSet::any(), Vec::new()),
-        listeners: Vec::new(),
+        ingress: IngressPolicy::new(IngressMode::Mtls, PeerSet::any(), Vec::new()).into(),
+        egress: EgressPolicy::new(EgressMode::Mtls, PeerSet::any(), Vec::new()).into(),
+        names: Arc::default(),
+        listeners: [].into(),
         enforcement: Enforcement::Enforced,
     }
 }

@@ -1,0 +1,383 @@
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use super::*;
+use crate::policy::CidrError;
+
+fn egress(rules: &[(&str, &str, EgressMode)]) -> EgressPolicy {
+    let rules = rules.iter().map(|(to, ports, mode)| EgressRule {
+        to: destinations(to),
+        ports: if ports.is_empty() {
+            PortRange::ALL
+        } else {
+            ports.parse().unwrap()
+        },
+        mode: *mode,
+        peers: PeerSet::any(),
+    });
+    EgressPolicy::new(EgressMode::Mtls, PeerSet::any(), rules.collect())
+}
+
+/// `10.0.0.0/8`, `db.example.com` or `db.example.com in 10.0.0.0/8`.
+fn destinations(text: &str) -> Destinations {
+    match text.split_once(" in ") {
+        Some((name, cidr)) => Destinations::NameWithin {
+            name: name.parse().unwrap(),
+            cidr: cidr.parse().unwrap(),
+        },
+        None => match text.parse() {
+            Ok(cidr) => Destinations::Network { cidr },
+            Err(_) => Destinations::Name {
+                name: text.parse().unwrap(),
+            },
+        },
+    }
+}
+
+fn names(names: &[&str]) -> Vec<DnsName> {
+    names.iter().map(|name| name.parse().unwrap()).collect()
+}
+
+#[test]
+fn the_most_specific_egress_rule_decides() {
+    use EgressMode::{Deny, Mtls, Plaintext};
+    let policy = egress(&[
+        ("0.0.0.0/0", "", Deny),
+        ("10.0.0.0/8", "", Plaintext),
+        ("10.0.0.0/8", "5432", Mtls),
+        ("10.0.0.0/8", "5000-6000", Deny),
+        ("10.9.0.0/16", "", Deny),
+        ("192.0.2.7", "443", Plaintext),
+        ("fd00::/8", "8000-8100", Plaintext),
+    ]);
+    for (destination, mode, rule) in [
+        ("8.8.8.8:53", Deny, "egress[0] 0.0.0.0/0"),
+        ("10.1.2.3:80", Plaintext, "egress[1] 10.0.0.0/8"),
+        ("10.1.2.3:5432", Mtls, "egress[2] 10.0.0.0/8:5432"),
+        ("10.1.2.3:5433", Deny, "egress[3] 10.0.0.0/8:5000-6000"),
+        ("10.9.2.3:5432", Deny, "egress[4] 10.9.0.0/16"),
+        ("192.0.2.7:443", Plaintext, "egress[5] 192.0.2.7/32:443"),
+        ("192.0.2.7:444", Deny, "egress[0] 0.0.0.0/0"),
+        ("[::ffff:10.1.2.3]:5432", Mtls, "egress[2] 10.0.0.0/8:5432"),
+        (
+            "[fd00::1]:8100",
+            Plaintext,
+            "egress[6] [fd00::/8]:8000-8100",
+        ),
+        ("[fd00::1]:8101", Mtls, "egress default"),
+        ("[fe80::1]:80", Mtls, "egress default"),
+    ] {
+        let decision = policy
+            .decide(destination.parse().unwrap(), Known::default())
+            .unwrap();
+        let found = (decision.mode, decision.rule.to_string());
+        assert_eq!(found, (mode, rule.to_owned()), "{destination}");
+    }
+}
+
+#[test]
+fn a_name_comes_before_networks_and_its_own_network_bounds_it() {
+    use EgressMode::{Deny, Mtls, Plaintext};
+    let policy = egress(&[
+        ("10.0.0.0/8", "", Plaintext),
+        ("10.0.0.7", "", Plaintext),
+        ("db.example.com", "5432", Mtls),
+        ("*.example.com", "", Deny),
+        ("*.eu.example.com", "", Mtls),
+        ("0.0.0.0/0", "", Mtls),
+        ("api.other.org in 0.0.0.0/0", "443", Plaintext),
+        ("api.other.org in 10.9.0.0/16", "", Deny),
+    ]);
+    for (destination, known, mode, rule) in [
+        ("10.0.0.7:5432", &[][..], Plaintext, "egress[1] 10.0.0.7/32"),
+        (
+            "10.0.0.7:5432",
+            &["db.example.com"],
+            Mtls,
+            "egress[2] db.example.com:5432",
+        ),
+        // The name has no rule for this port, but the wildcard has.
+        (
+            "10.0.0.7:80",
+            &["db.example.com"],
+            Deny,
+            "egress[3] *.example.com",
+        ),
+        (
+            "10.0.0.7:80",
+            &["a.eu.example.com"],
+            Mtls,
+            "egress[4] *.eu.example.com",
+        ),
+        (
+            "10.0.0.7:80",
+            &["a.b.eu.example.com"],
+            Mtls,
+            "egress[4] *.eu.example.com",
+        ),
+        // A wildcard is not for the name itself.
+        (
+            "10.0.0.7:80",
+            &["example.com"],
+            Plaintext,
+            "egress[1] 10.0.0.7/32",
+        ),
+        (
+            "10.0.0.7:80",
+            &["x.org", "b.example.com"],
+            Deny,
+            "egress[3] *.example.com",
+        ),
+        (
+            "192.0.2.1:443",
+            &["api.other.org"],
+            Plaintext,
+            "egress[6] api.other.org:443 in 0.0.0.0/0",
+        ),
+        (
+            "192.0.2.1:443",
+            &["x.other.org"],
+            Mtls,
+            "egress[5] 0.0.0.0/0",
+        ),
+        // What a name says within a short prefix is nothing against a longer one.
+        (
+            "10.1.0.1:443",
+            &["api.other.org"],
+            Plaintext,
+            "egress[0] 10.0.0.0/8",
+        ),
+        (
+            "10.9.0.1:443",
+            &["api.other.org"],
+            Deny,
+            "egress[7] api.other.org in 10.9.0.0/16",
+        ),
+        ("[fd00::1]:443", &["api.other.org"], Mtls, "egress default"),
+    ] {
+        let names = names(known);
+        let known = Known {
+            names: &names,
+            unknown: &[],
+        };
+        let decision = policy.decide(destination.parse().unwrap(), known).unwrap();
+        let found = (decision.mode, decision.rule.to_string());
+        assert_eq!(found, (mode, rule.to_owned()), "{destination} {names:?}");
+    }
+}
+
+#[test]
+fn of_two_names_of_one_address_the_stricter_rule_decides() {
+    use EgressMode::{Deny, Mtls, Plaintext};
+    let policy = egress(&[
+        ("a.org in 10.0.0.0/8", "", Plaintext),
+        ("b.org in 10.0.0.0/8", "", Mtls),
+        ("c.org in 10.0.0.0/8", "", Deny),
+    ]);
+    for (known, mode) in [
+        (&["a.org"][..], Plaintext),
+        (&["a.org", "b.org"], Mtls),
+        (&["c.org", "b.org", "a.org"], Deny),
+    ] {
+        let names = names(known);
+        let known = Known {
+            names: &names,
+            unknown: &[],
+        };
+        let decision = policy
+            .decide("10.0.0.1:80".parse().unwrap(), known)
+            .unwrap();
+        assert_eq!(decision.mode, mode, "{names:?}");
+    }
+}
+
+#[test]
+fn what_may_be_under_a_stricter_rule_is_not_decided_until_its_name_is_known() {
+    use EgressMode::{Deny, Mtls, Plaintext};
+    use Unknown::{Failed, Pending};
+    let policy = egress(&[
+        ("10.0.0.0/8", "", Plaintext),
+        ("secret.org", "5432", Mtls),
+        ("bad.org", "80", Deny),
+        ("public.org in 192.0.2.0/24", "", Plaintext),
+        ("same.org", "81", Mtls),
+    ]);
+    for (destination, name, why, decided) in [
+        ("10.0.0.1:5432", "secret.org", Pending, false),
+        ("10.0.0.1:5432", "secret.org", Failed, false),
+        // Mutual TLS with the same peers either way.
+        ("192.0.2.1:5432", "secret.org", Failed, true),
+        ("10.0.0.1:5433", "secret.org", Failed, true),
+        ("10.0.0.1:80", "bad.org", Failed, false),
+        ("192.0.2.1:80", "bad.org", Failed, false),
+        ("192.0.2.1:443", "public.org", Pending, false),
+        ("192.0.2.1:443", "public.org", Failed, true),
+        ("10.0.0.1:443", "public.org", Pending, true),
+        ("198.51.100.1:81", "same.org", Pending, true),
+        // Nobody has a rule for it.
+        ("10.0.0.1:80", "gone.org", Failed, true),
+    ] {
+        let unknown = [(name.parse().unwrap(), why)];
+        let known = Known {
+            names: &[],
+            unknown: &unknown,
+        };
+        let decision = policy.decide(destination.parse().unwrap(), known);
+        assert_eq!(decision.is_ok(), decided, "{destination} {name} {why:?}");
+    }
+}
+
+/// The model knows nothing of order: it looks at every rule, bit by bit, and keeps the best.
+#[test]
+fn any_policy_decides_as_a_naive_model_does() {
+    let mut random = XorShift(0x5ea1_3172_u64);
+    for _ in 0..300 {
+        let rules: Vec<EgressRule> = (0..random.below(12)).map(|_| random.rule()).collect();
+        let policy = EgressPolicy::new(EgressMode::Deny, PeerSet::any(), rules.clone());
+        for _ in 0..50 {
+            let destination = SocketAddr::new(random.address(), random.port());
+            let names: Vec<_> = (0..random.below(3)).map(|_| random.name()).collect();
+            let known = Known {
+                names: &names,
+                unknown: &[],
+            };
+            let expected = naive(&rules, destination, &names);
+            let found = match policy.decide(destination, known).unwrap().rule {
+                RuleRef::Egress { index, .. } => Some(index),
+                _ => None,
+            };
+            assert_eq!(found, expected, "{destination} {names:?} in {rules:#?}");
+        }
+    }
+}
+
+fn naive(rules: &[EgressRule], destination: SocketAddr, names: &[DnsName]) -> Option<usize> {
+    let address = bits(destination.ip().to_canonical());
+    let in_network = |cidr: Cidr| {
+        let network = bits(cidr.network());
+        let prefix = usize::from(cidr.prefix());
+        address.len() == network.len() && address[..prefix] == network[..prefix]
+    };
+    let has_name = |pattern: &NamePattern| {
+        names.iter().any(|name| match pattern {
+            NamePattern::Exact(exact) => name == exact,
+            NamePattern::Below(parent) => name.as_str().ends_with(&format!(".{parent}")),
+        })
+    };
+    let mut best: Option<usize> = None;
+    for (index, rule) in rules.iter().enumerate() {
+        if !rule.ports.contains(destination.port())
+            || !rule.to.cidr().is_none_or(in_network)
+            || !rule.to.name().is_none_or(has_name)
+        {
+            continue;
+        }
+        if best.is_none_or(|best| is_better(rule, &rules[best])) {
+            best = Some(index);
+        }
+    }
+    best
+}
+
+/// Whether the later rule is the better.
+fn is_better(rule: &EgressRule, than: &EgressRule) -> bool {
+    let prefix = |rule: &EgressRule| match rule.to.cidr() {
+        Some(cidr) => i32::from(cidr.prefix()),
+        None => 1000,
+    };
+    let name = |rule: &EgressRule| match rule.to.name() {
+        None => 0,
+        Some(NamePattern::Below(parent)) => parent.as_str().len(),
+        Some(NamePattern::Exact(_)) => 1000,
+    };
+    if prefix(rule) != prefix(than) {
+        return prefix(rule) > prefix(than);
+    }
+    if name(rule) != name(than) {
+        return name(rule) > name(than);
+    }
+    if rule.ports.width() != than.ports.width() {
+        return rule.ports.width() < than.ports.width();
+    }
+    name(rule) > 0 && rule.mode == EgressMode::Deny && than.mode == EgressMode::Mtls
+}
+
+fn bits(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(v4) => format!("{:032b}", v4.to_bits()),
+        IpAddr::V6(v6) => format!("{:0128b}", v6.to_bits()),
+    }
+}
+
+struct XorShift(u64);
+
+impl XorShift {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+
+    /// Few distinct values, so that rules meet.
+    fn address(&mut self) -> IpAddr {
+        let low = self.below(8) as u32;
+        let v4 = Ipv4Addr::from_bits(0x0a00_0000 | (low << 22) | self.below(4) as u32);
+        match self.below(3) {
+            0 => IpAddr::V4(v4),
+            1 => IpAddr::V6(v4.to_ipv6_mapped()),
+            _ => IpAddr::V6(Ipv6Addr::from_bits(
+                (0xfd << 120) | (u128::from(low) << 100),
+            )),
+        }
+    }
+
+    fn port(&mut self) -> u16 {
+        self.below(6) as u16 + 1
+    }
+
+    fn rule(&mut self) -> EgressRule {
+        let address = self.address().to_canonical();
+        let prefix = self.below(if address.is_ipv4() { 33 } else { 129 });
+        let cidr = match format!("{address}/{prefix}").parse() {
+            Ok(cidr) | Err(CidrError::HostBits(cidr)) => cidr,
+            Err(error) => panic!("{address}/{prefix} {error}"),
+        };
+        let (one, other) = (self.port(), self.port());
+        let ports = format!("{}-{}", one.min(other), one.max(other))
+            .parse()
+            .unwrap();
+        let mode = match self.below(2) {
+            0 => EgressMode::Mtls,
+            _ => EgressMode::Deny,
+        };
+        let to = match self.below(4) {
+            0 => Destinations::Name {
+                name: self.pattern(),
+            },
+            1 => Destinations::NameWithin {
+                name: self.pattern(),
+                cidr,
+            },
+            _ => Destinations::Network { cidr },
+        };
+        EgressRule {
+            to,
+            ports,
+            mode,
+            peers: PeerSet::any(),
+        }
+    }
+
+    fn name(&mut self) -> DnsName {
+        let all = ["a.x.org", "b.x.org", "b.a.x.org", "x.org", "y.org"];
+        all[self.below(5) as usize].parse().unwrap()
+    }
+
+    fn pattern(&mut self) -> NamePattern {
+        let all = ["*.x.org", "*.a.x.org", "*.org"];
+        match self.below(2) {
+            0 => NamePattern::Exact(self.name()),
+            _ => all[self.below(3) as usize].parse().unwrap(),
+        }
+    }
+}
