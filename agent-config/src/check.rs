@@ -237,6 +237,7 @@ impl<'a> Checker<'a> {
         let cgroup = self.required("cgroup", ADD_CGROUP, keys.cgroup, origin);
         let cgroup = cgroup.map(|cgroup| self.path("cgroup", cgroup));
         let netns = keys.netns.map(|netns| self.path("netns", netns));
+        let shares_netns = keys.shares_netns.is_some_and(|shares| shares.value);
         let certificates = self.certificate_origin(
             certificates,
             name.as_ref().map_or("", WorkloadName::as_str),
@@ -251,11 +252,16 @@ impl<'a> Checker<'a> {
             keys.egress,
             keys.listener,
         );
+        if shares_netns && let Some(first) = listeners.first() {
+            let listen = first.listen;
+            self.report(origin, Problem::ListenerForOthers { listen });
+        }
 
         Some(Workload {
             name: name?,
             cgroup: cgroup?,
             netns,
+            shares_netns,
             certificates,
             ingress,
             egress,
@@ -287,7 +293,7 @@ impl<'a> Checker<'a> {
             };
             self.report(at.cgroup, problem);
         }
-        if one.netns == other.netns {
+        if one.netns == other.netns && !(one.shares_netns && other.shares_netns) {
             let netns = match &one.netns {
                 Some(path) => path.display().to_string(),
                 None => "the agent's own".to_owned(),

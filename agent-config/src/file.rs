@@ -188,6 +188,9 @@ keys! {
         cgroup: Text,
         /// File of the network namespace, such as `/run/netns/web`; default: the agent's own.
         netns: Text,
+        /// Whether other programs are in the namespace as well: then nothing is done to connections but
+        /// those that the workload's programs open and those to ports that they listen on; default: no.
+        shares_netns: Boolean,
         /// Directory with `certChain.pem`, `key.pem`, `mesh-ca.pem`; default: `/etc/sealwire/<name>`.
         /// Not with `[coordinator]`.
         tls_dir: Text,

@@ -40,6 +40,13 @@ pub struct Flags {
     #[arg(long, value_name = "PATH", help_heading = POD_MODE)]
     pub netns: Option<String>,
 
+    /// Other programs are in the network namespace as well: nothing is done to their connections
+    ///
+    /// Steered are connections that the workload's programs open, and those to ports that they listen on.
+    /// Start the programs after the agent: what listened before is not reachable.
+    #[arg(long, help_heading = POD_MODE)]
+    pub shares_netns: bool,
+
     /// Directory with certChain.pem, key.pem and mesh-ca.pem [default: /etc/sealwire/NAME]
     #[arg(long, value_name = "DIR", help_heading = POD_MODE)]
     pub tls_dir: Option<String>,

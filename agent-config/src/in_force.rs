@@ -142,6 +142,7 @@ impl Page<'_> {
             name,
             cgroup,
             netns,
+            shares_netns,
             certificates,
             ingress,
             egress,
@@ -153,6 +154,9 @@ impl Page<'_> {
         self.value(&format!("{path}.cgroup"), cgroup.display().to_string());
         if let Some(netns) = netns {
             self.value(&format!("{path}.netns"), netns.display().to_string());
+        }
+        if *shares_netns {
+            self.value(&format!("{path}.shares_netns"), true);
         }
         match certificates {
             CertificateOrigin::Files { tls_dir } => {

@@ -73,11 +73,16 @@ impl Layers<'_> {
     pub(super) fn apply_pod_mode(&self, checker: &mut Checker<'_>, keys: &mut FileKeys) -> RunMode {
         let [name, cgroup, netns, tls_dir] =
             [NAME, CGROUP, NETNS, TLS_DIR].map(|option| self.option(option));
+        let shares_netns = self.flags.shares_netns.then_some(Given {
+            value: true,
+            origin: Origin::Flag("--shares-netns"),
+        });
         let options = [&name, &cgroup, &netns, &tls_dir];
-        let Some(first) = options.into_iter().flatten().next() else {
+        let first = options.into_iter().flatten().next();
+        let first = first.map(|option| option.origin);
+        let Some(origin) = first.or(shares_netns.as_ref().map(|it| it.origin)) else {
             return RunMode::Node;
         };
-        let origin = first.origin;
         if keys.workload.len() > 1 {
             let count = keys.workload.len();
             checker.report(origin, Problem::SeveralWorkloads { count });
@@ -98,6 +103,7 @@ impl Layers<'_> {
         ] {
             *key = option.or(key.take());
         }
+        workload.shares_netns = shares_netns.or(workload.shares_netns.take());
         if workload.name.is_none() {
             workload.name = workload.cgroup.as_ref().and_then(name_of_cgroup);
         }

@@ -166,8 +166,12 @@ pub struct Workload {
     pub name: WorkloadName,
     /// cgroup2 directory that holds the workload's processes, or whose descendants do.
     pub cgroup: PathBuf,
-    /// File of the network namespace; `None` is the agent's own. No two workloads share one.
+    /// File of the network namespace; `None` is the agent's own. No two workloads share one, but those
+    /// that say so.
     pub netns: Option<PathBuf>,
+    /// Whether the namespace is others' as well: then the workload is what its own programs' sockets
+    /// are, rather than everything in the namespace.
+    pub shares_netns: bool,
     /// Where its certificate comes from; the same for every workload.
     #[serde(flatten)]
     pub certificates: CertificateOrigin,

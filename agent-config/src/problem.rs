@@ -239,9 +239,15 @@ pub enum Problem {
     },
     #[error(
         "shares its network namespace ({netns}) with workload {other:?}, so a connection to a port \
-         could be meant for either; give each workload a netns of its own"
+         could be meant for either; give each workload a netns of its own, or say shares_netns = true \
+         for both"
     )]
     SharedNetns { netns: String, other: String },
+    #[error(
+        "listener {listen} would serve every program of a network namespace that is shared; remove it, \
+         and let the program dial the destination itself"
+    )]
+    ListenerForOthers { listen: SocketAddrV4 },
     #[error("port {port} already has the rule ingress[{first}]; keep one of the two")]
     DuplicatePort { port: u16, first: usize },
     #[error(
@@ -298,7 +304,7 @@ pub enum Problem {
     NoWorkload,
     #[error(
         "the file has {count} workloads, so an option cannot say which one it changes; \
-         leave --cgroup, --name, --netns and --tls-dir out, or keep one workload in the file"
+         leave --cgroup, --name, --netns, --shares-netns and --tls-dir out, or keep one workload in the file"
     )]
     SeveralWorkloads { count: usize },
 

@@ -194,7 +194,8 @@ impl Checker<'_> {
             };
             self.report(Origin::Nowhere, problem);
         }
-        if this.netns.is_some() && this.netns == that.netns {
+        let is_shared = workload.shares_netns && other.shares_netns;
+        if this.netns.is_some() && this.netns == that.netns && !is_shared {
             let netns = workload.netns.as_deref().unwrap_or(Path::new(OWN_NETNS));
             let netns = netns.display().to_string();
             self.report(

@@ -76,7 +76,7 @@ WEB"#,
     (
         "WEB
 prt = 3",
-        "agent.toml:5:1: unknown field `prt`, expected one of `name`, `cgroup`, `netns`, `tls_dir`, `spiffe_id`, `ingress_default`, `ingress_peers`, `egress_default`, `egress_peers`, `dry_run`, `ingress`, `egress`, `listener`",
+        "agent.toml:5:1: unknown field `prt`, expected one of `name`, `cgroup`, `netns`, `shares_netns`, `tls_dir`, `spiffe_id`, `ingress_default`, `ingress_peers`, `egress_default`, `egress_peers`, `dry_run`, `ingress`, `egress`, `listener`",
     ),
     (
         r#"[workload]
@@ -133,7 +133,7 @@ DB
 WEB",
         r#"agent.toml:10:8: workload "web": name `web` is already the name of workload[0]; names must be unique
 agent.toml:11:10: workload "web": cgroup `/sys/fs/cgroup/web` and `/sys/fs/cgroup/web` of workload "web" hold the same processes; give each workload a cgroup of its own, beside the other
-agent.toml:12:9: workload "web": shares its network namespace (/run/netns/web) with workload "web", so a connection to a port could be meant for either; give each workload a netns of its own"#,
+agent.toml:12:9: workload "web": shares its network namespace (/run/netns/web) with workload "web", so a connection to a port could be meant for either; give each workload a netns of its own, or say shares_netns = true for both"#,
     ),
     (
         r#"WEB
@@ -156,7 +156,7 @@ cgroup = "/a"
 [[workload]]
 name = "b"
 cgroup = "/b""#,
-        r#"agent.toml:4:1: workload "b": shares its network namespace (the agent's own) with workload "a", so a connection to a port could be meant for either; give each workload a netns of its own"#,
+        r#"agent.toml:4:1: workload "b": shares its network namespace (the agent's own) with workload "a", so a connection to a port could be meant for either; give each workload a netns of its own, or say shares_netns = true for both"#,
     ),
     (
         r#"WEB
@@ -540,7 +540,7 @@ fn a_wrong_option_or_variable_is_named() {
             &[],
             Some("WEB\nDB"),
             "--cgroup: the file has 2 workloads, so an option cannot say which one it changes; \
-             leave --cgroup, --name, --netns and --tls-dir out, or keep one workload in the file",
+             leave --cgroup, --name, --netns, --shares-netns and --tls-dir out, or keep one workload in the file",
         ),
         (
             &["--instance", "../web", "--bpffs", "bpf"],
@@ -567,6 +567,45 @@ fn pod_mode_makes_a_workload_without_a_file() {
     assert_eq!(workload.certificates, files("/etc/sealwire/nginx-service"));
     assert_eq!(workload.ingress.decide(80).mode, IngressMode::Mtls);
     assert_eq!(config.pins.instance.as_str(), "nginx-service");
+}
+
+#[test]
+fn workloads_that_all_say_so_share_a_namespace() {
+    let text = |first, second| {
+        format!(
+            "[[workload]]\nname = \"a\"\ncgroup = \"/a\"\nshares_netns = {first}\n\
+             [[workload]]\nname = \"b\"\ncgroup = \"/b\"\nshares_netns = {second}"
+        )
+    };
+    let config = combine(&[], &[], Some(&text(true, true))).unwrap();
+    assert!(
+        config
+            .workloads
+            .iter()
+            .all(|workload| workload.shares_netns)
+    );
+    for (first, second) in [(true, false), (false, true)] {
+        let error = combine(&[], &[], Some(&text(first, second))).unwrap_err();
+        assert!(error.to_string().contains("shares its network namespace"));
+    }
+}
+
+#[test]
+fn a_flag_says_that_the_namespace_is_shared() {
+    let config = combine(&["--cgroup", "/a", "--shares-netns"], &[], None).unwrap();
+    assert!(sole_workload(&config).shares_netns);
+}
+
+#[test]
+fn a_listener_in_a_shared_namespace_would_be_everybodys() {
+    let text = "WEB\nshares_netns = true\n[[workload.listener]]\nlisten = \"127.0.0.2:80\"\n\
+                remote = \"db:80\"";
+    let error = combine(&[], &[], Some(text)).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("listener 127.0.0.2:80 would serve every program")
+    );
 }
 
 #[test]
@@ -635,7 +674,7 @@ fn the_effective_configuration_is_json() {
             "coordinator": null,
             "workloads": [{
                 "name": "web", "cgroup": "/sys/fs/cgroup/web", "netns": "/run/netns/web",
-                "tls_dir": "/etc/sealwire/web",
+                "shares_netns": false, "tls_dir": "/etc/sealwire/web",
                 "ingress": { "default": "mtls", "peers": any, "rules": [] },
                 "egress": { "default": "mtls", "peers": any, "rules": [
                     { "cidr": "fd00::/8", "ports": "443", "mode": "mtls", "peers": ["db"] },

@@ -66,6 +66,18 @@ impl RefusalCode {
                  than the workload's",
                 "start the program in the workload's namespace, or move it out of the cgroup",
             ),
+            Self::Kernel(KernelRefusal::NotSteered) => (
+                "a connection reached a socket of a workload that shares its network namespace \
+                 (`shares_netns`), and had not come by way of the agent: the program listened \
+                 before the agent was there, or begins to at this moment",
+                "once: nothing, the client tries again. Else restart the program",
+            ),
+            Self::Kernel(KernelRefusal::PortTableFull) => (
+                "programs of workloads that share their network namespace (`shares_netns`) have \
+                 listened on more than 131072 addresses and ports, so that this one is not \
+                 reachable",
+                "stop the programs, `sealwire-agent --detach`, and start anew",
+            ),
             Self::Kernel(KernelRefusal::RefusedRecently) => (
                 "the destination refused, or was denied by a rule, less than one second ago",
                 "nothing: an echo of `dial-refused` or `denied-by-rule`",

@@ -290,6 +290,8 @@ impl Parts {
         let registry = Arc::new(Registry::new(config.workers));
         let board = ReadinessBoard::new();
 
+        let is_alone = inherited.is_empty();
+
         let (senders, receivers): (Vec<_>, Vec<_>) =
             (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
         let mut serving = Serving::new(
@@ -306,7 +308,11 @@ impl Parts {
         }
         let steering = serving.steering();
         let pins = steering.pins();
-        ControlMaps::open(pins)?.forget_all_but(&workloads)?;
+        let mut maps = ControlMaps::open(pins)?;
+        maps.forget_all_but(&workloads)?;
+        if is_alone {
+            maps.forget_clients();
+        }
         steering.attach_agent(&own_cgroup().map_err(failed("finding the agent's cgroup"))?)?;
         serving.name_strangers();
 

@@ -47,6 +47,18 @@ fn split_message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     Some((kind, message, &bytes[next..]))
 }
 
+/// The attributes (`struct nlattr`) in `bytes`, up to the first that is not whole.
+pub(crate) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let length = usize::from(u16_at(bytes, 0)?);
+        let attribute = u16_at(bytes, 2)? & NLA_TYPE_MASK;
+        let value = bytes.get(NLA_HEADER..length)?;
+        let next = length.next_multiple_of(ALIGNMENT).min(bytes.len());
+        bytes = &bytes[next..];
+        Some((attribute, value))
+    })
+}
+
 pub(crate) fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
     let bytes = bytes.get(offset..offset + 2)?;
     Some(u16::from_ne_bytes(bytes.try_into().ok()?))
@@ -55,6 +67,11 @@ pub(crate) fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
 pub(crate) fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
     let bytes = bytes.get(offset..offset + 4)?;
     Some(u32::from_ne_bytes(bytes.try_into().ok()?))
+}
+
+pub(crate) fn u64_at(bytes: &[u8], offset: usize) -> Option<u64> {
+    let bytes = bytes.get(offset..offset + 8)?;
+    Some(u64::from_ne_bytes(bytes.try_into().ok()?))
 }
 
 /// Of an answer that is none.
@@ -69,8 +86,10 @@ pub(crate) fn malformed() -> io::Error {
 const BUFFER: usize = 32 << 10;
 /// Bytes of `struct nlmsghdr`.
 pub(crate) const HEADER: usize = 16;
+const NLA_HEADER: usize = 4;
+const NLA_TYPE_MASK: u16 = 0x3fff;
 /// Of messages and attributes.
-pub(crate) const ALIGNMENT: usize = 4;
+const ALIGNMENT: usize = 4;
 
 #[cfg(test)]
 mod tests {

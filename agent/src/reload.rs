@@ -464,6 +464,7 @@ fn is_same(
         let served = served.workload();
         served.id == found.id
             && served.netns_cookie == found.netns_cookie
+            && served.tenancy == found.tenancy
             && served.cgroup == found.cgroup
     });
     let certificates = |workload: &WorkloadConfig| value(&workload.certificates);

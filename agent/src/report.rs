@@ -207,6 +207,10 @@ fn kernel_detail(reason: KernelRefusal) -> &'static str {
         KernelRefusal::ForeignNamespace => {
             "the socket is in another network namespace than the workload's"
         }
+        KernelRefusal::NotSteered => "the connection had not come by way of the agent",
+        KernelRefusal::PortTableFull => {
+            "the table of ports that programs listen on is full: this one is not reachable"
+        }
         KernelRefusal::UnsealedSegment => {
             "a segment tried to leave the namespace past the agent and was dropped"
         }

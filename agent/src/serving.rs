@@ -18,7 +18,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     agent::{AgentError, failed},
-    bpf::{ControlMaps, Permits, Pins, Steering},
+    bpf::{ControlMaps, Permits, Pins, Steering, Tenancy},
     causes::with_causes,
     certificates::{self, CertificateFiles, Credential},
     config::{self, CertificateOrigin},
@@ -257,6 +257,7 @@ impl Serving {
             workload.id,
             &workload.cgroup,
             workload.netns.as_fd(),
+            workload.tenancy,
         )?;
         interfaces.guard(programs, &mut maps)?;
 
@@ -525,6 +526,7 @@ impl Serving {
             workload.id,
             &workload.cgroup,
             workload.netns.as_fd(),
+            workload.tenancy,
         )?;
         let guarded = workload.netns.run(|| {
             let devices = Interfaces::list()?.devices;
@@ -570,7 +572,10 @@ impl Serving {
         let released = if workload.cgroup.exists() {
             Ok(())
         } else {
-            self.steering.release_workload(&workload.owner())
+            self.steering
+                .release_workload(&workload.owner())
+                .and_then(|()| ControlMaps::open(self.pins()))
+                .map(|mut maps| maps.forget_program_ports(workload.id))
         };
         if let Err(error) = forgotten.and(released) {
             let error = with_causes(&error);
@@ -634,7 +639,14 @@ fn close_past_agent(workload: &Workload, before: &Rules, rules: &Rules) -> usize
     }
     let name = &workload.name;
     let reason = CloseCause::RuleChanged.as_str();
-    match workload.netns.run(|| reset_connections(ends)) {
+    let reset = || {
+        let cgroups = match workload.tenancy {
+            Tenancy::Sole => None,
+            Tenancy::Shared => Some(workload.cgroup_ids()?),
+        };
+        reset_connections(ends, cgroups.as_ref())
+    };
+    match workload.netns.run(reset) {
         Ok(0) => 0,
         Ok(closed) => {
             info!(workload = %name, closed, reason, "connections past the agent closed");

@@ -11,15 +11,18 @@ use std::{
 
 use nix::{errno::Errno, sys::socket::SockProtocol};
 
-use crate::netlink::{HEADER, exchange, malformed, u32_at};
+use crate::netlink::{HEADER, attributes, exchange, malformed, u32_at, u64_at};
 
 /// Resets the connections of programs in the calling thread's namespace whose own port is one that
 /// `ends`; how many. Those of the agent, those within the namespace and those that a program has opened
-/// (they lead to the agent) are not meant.
+/// (they lead to the agent) are not meant; where `cgroups` are given, nor those of other cgroups.
 ///
 /// # Errors
 /// Where the kernel can't be asked, or has no `CONFIG_INET_DIAG_DESTROY`.
-pub(crate) fn reset_connections(ends: impl Fn(u16) -> bool) -> io::Result<usize> {
+pub(crate) fn reset_connections(
+    ends: impl Fn(u16) -> bool,
+    cgroups: Option<&HashSet<u64>>,
+) -> io::Result<usize> {
     let own = own_sockets()?;
     let mut found = Vec::new();
     for family in [IPV4, IPV6] {
@@ -29,7 +32,13 @@ pub(crate) fn reset_connections(ends: impl Fn(u16) -> bool) -> io::Result<usize>
             &request.bytes(),
             |_, message| {
                 let socket = Found::parse(message).ok_or_else(malformed)?;
-                if ends(socket.port) && socket.is_from_outside() && !own.contains(&socket.inode) {
+                let is_of_them = cgroups
+                    .is_none_or(|cgroups| socket.cgroup.is_some_and(|id| cgroups.contains(&id)));
+                if is_of_them
+                    && ends(socket.port)
+                    && socket.is_from_outside()
+                    && !own.contains(&socket.inode)
+                {
                     found.push(socket);
                 }
                 Ok(())
@@ -71,6 +80,10 @@ struct Found {
     local: IpAddr,
     peer: IpAddr,
     inode: u32,
+    /// The id of its cgroup.
+    ///
+    /// Minimum kernel version: 5.9 (`INET_DIAG_CGROUP_ID`).
+    cgroup: Option<u64>,
 }
 
 impl Found {
@@ -83,6 +96,9 @@ impl Found {
             local: address(family, id[4..20].try_into().ok()?),
             peer: address(family, id[20..36].try_into().ok()?),
             inode: u32_at(message, INODE)?,
+            cgroup: attributes(message.get(INODE + 4..)?)
+                .find(|(attribute, _)| *attribute == INET_DIAG_CGROUP_ID)
+                .and_then(|(_, value)| u64_at(value, 0)),
             id,
         })
     }
@@ -156,6 +172,7 @@ const REQUEST: usize = 8 + ID;
 /// Where `idiag_inode` lies in `struct inet_diag_msg`.
 const INODE: usize = 4 + ID + 16;
 
+const INET_DIAG_CGROUP_ID: u16 = 21;
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
 const NLM_F_REQUEST: u16 = 0x1;
@@ -181,8 +198,16 @@ mod tests {
         assert_eq!((found.port, found.inode), (8080, 7));
         assert_eq!(found.local.to_string(), "10.0.0.1");
         assert!(found.is_from_outside());
+        assert_eq!(found.cgroup, None);
         for len in 0..message.len() {
             assert!(Found::parse(&message[..len]).is_none());
+        }
+        message.extend(12_u16.to_ne_bytes());
+        message.extend(INET_DIAG_CGROUP_ID.to_ne_bytes());
+        message.extend(77_u64.to_ne_bytes());
+        assert_eq!(Found::parse(&message).unwrap().cgroup, Some(77));
+        for len in INODE + 4..message.len() {
+            assert_eq!(Found::parse(&message[..len]).unwrap().cgroup, None);
         }
     }
 
@@ -200,6 +225,7 @@ mod tests {
                 local: local.parse().unwrap(),
                 peer: peer.parse().unwrap(),
                 inode: 1,
+                cgroup: None,
             };
             assert!(!found.is_from_outside(), "{local} {peer}");
         }

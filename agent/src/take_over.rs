@@ -112,6 +112,11 @@ impl Inherited {
         self.0.entry(item).or_default().push(descriptor);
     }
 
+    /// Whether nothing has: no agent ran.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// All that is this.
     pub(crate) fn take(&mut self, item: &Item) -> Vec<OwnedFd> {
         self.0.remove(item).unwrap_or_default()

@@ -152,10 +152,12 @@ fn open(
             let Listeners { egress, ingress } = listeners;
             for (direction, sockets) in [(Direction::Egress, egress), (Direction::Ingress, ingress)]
             {
+                let listens_at = sockets.iter().filter_map(|it| it.local_addr().ok());
                 let door = Rc::new(Door {
                     worker: worker.clone(),
                     workload: workload.clone(),
                     direction,
+                    listens_at: listens_at.collect(),
                     listener: None,
                     reporter: reporter(direction),
                 });
@@ -179,6 +181,7 @@ fn open(
                     worker: worker.clone(),
                     workload: workload.clone(),
                     direction,
+                    listens_at: vec![listen.into()],
                     listener: Some(Rc::new(NamedListener { listen, names })),
                     reporter: reporter.clone(),
                 });

@@ -1,6 +1,7 @@
 //! A workload as it runs: what the configuration says of it, and what the system made of that.
 
 use std::{
+    collections::HashSet,
     fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -14,7 +15,7 @@ use thiserror::Error;
 use tokio::sync::watch;
 
 use crate::{
-    bpf::netns_cookie,
+    bpf::{Tenancy, netns_cookie},
     certificates::Credential,
     config,
     netns::Netns,
@@ -35,6 +36,8 @@ pub struct Workload {
     pub netns: Netns,
     /// The namespace's cookie, as the kernel side sees it on sockets.
     pub netns_cookie: u64,
+    /// Whose programs are in the namespace.
+    pub tenancy: Tenancy,
     /// Its rules.
     pub(crate) rules: CurrentRules,
     /// What it proves itself with; changes while connections come and go.
@@ -74,7 +77,8 @@ pub enum WorkloadError {
     /// Steering the host's own namespace would capture the host's own connections.
     #[error(
         "workload {0}: its network namespace is the host's own, where every service of the host \
-         would be steered; give the workload a namespace of its own and name it with netns"
+         would be steered; give the workload a namespace of its own and name it with netns, or say \
+         shares_netns = true (--shares-netns) to steer what its programs alone do"
     )]
     HostNamespace(WorkloadName),
     /// The agent's own connections would be turned to the agent.
@@ -108,6 +112,11 @@ impl Workload {
         if own.starts_with(&cgroup) {
             return Err(WorkloadError::AgentInside(config.name.clone()));
         }
+        let tenancy = if config.shares_netns {
+            Tenancy::Shared
+        } else {
+            Tenancy::Sole
+        };
         let netns = match &config.netns {
             Some(path) => Netns::open(path),
             None => Netns::own(),
@@ -126,7 +135,7 @@ impl Workload {
                 ))
             })
             .map_err(failed("entering the network namespace", path))?;
-        if is_hosts {
+        if is_hosts && tenancy == Tenancy::Sole {
             return Err(WorkloadError::HostNamespace(config.name.clone()));
         }
         Ok(Self {
@@ -135,6 +144,7 @@ impl Workload {
             cgroup,
             netns,
             netns_cookie,
+            tenancy,
             rules: CurrentRules::new(Arc::new(Rules::of(config))),
             credential,
             unguarded: watch::Sender::default(),
@@ -149,9 +159,37 @@ impl Workload {
         unguarded.or_else(|| self.credential.borrow().explain(now))
     }
 
+    /// The ids of its cgroup and of all below it.
+    pub(crate) fn cgroup_ids(&self) -> io::Result<HashSet<u64>> {
+        let mut ids = HashSet::new();
+        let mut unread = vec![self.cgroup.clone()];
+        while let Some(cgroup) = unread.pop() {
+            ids.insert(fs::metadata(&cgroup)?.ino());
+            for entry in fs::read_dir(&cgroup)? {
+                let entry = entry?;
+                if entry.file_type()?.is_dir() {
+                    unread.push(entry.path());
+                }
+            }
+        }
+        Ok(ids)
+    }
+
     /// The directory of its links: the same for as long as the links can be taken over.
     pub fn owner(&self) -> String {
-        format!("{}-{}-{}", self.name, self.id.0, self.netns_cookie)
+        let Self {
+            name,
+            id,
+            netns_cookie,
+            tenancy,
+            ..
+        } = self;
+        // Other programs are attached, so those before can't be taken over.
+        let kind = match tenancy {
+            Tenancy::Sole => "",
+            Tenancy::Shared => "-shared",
+        };
+        format!("{name}-{}-{netns_cookie}{kind}", id.0)
     }
 }
 

@@ -23,8 +23,9 @@ use crate::{
     },
     local_hop,
     maps::{ADDRESSES, ORIGINALS, REFUSED},
-    object::workload,
+    object::{shares_netns, workload},
     refuse::{admit, count, now, record},
+    shared_netns::is_programs,
 };
 
 #[cgroup_sock_addr(connect4)]
@@ -59,7 +60,8 @@ fn connect6(ctx: SockAddrContext) -> i32 {
 
 /// What becomes of a `connect()`.
 enum Steered {
-    /// Not TCP, or it stays within the namespace.
+    /// Not TCP, or it stays within the namespace; where that is shared, on the loopback or within the
+    /// workload.
     Untouched,
     /// It goes to this listener of the agent.
     To(Endpoint),
@@ -90,7 +92,10 @@ fn steer(ctx: &SockAddrContext, destination: Endpoint) -> Steered {
         AddressKey::new(workload(), destination.ip),
     );
     let known = ADDRESSES.get(&key);
-    if destination.is_loopback() || known.is_some_and(|entry| entry.local != 0) {
+    let is_own = known.is_some_and(|entry| entry.local != 0);
+    // An address of a shared namespace may be anybody's; the loopback is the machine's own in any case.
+    let stays = is_own && (!shares_netns() || is_programs(destination));
+    if destination.is_loopback() || stays {
         // A socket that connects anew must not be named by where it went before.
         ORIGINALS.forget(sk.cast());
         return Steered::Untouched;

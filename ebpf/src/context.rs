@@ -114,6 +114,40 @@ pub(crate) unsafe fn set_endpoint_v6(address: *mut bpf_sock_addr, endpoint: Endp
     }
 }
 
+/// The own end of a `sock_ops` context's socket.
+///
+/// # Safety
+/// `ops` is the program's context.
+#[inline(always)]
+pub(crate) unsafe fn own_end(ops: *mut bpf_sock_ops) -> Endpoint {
+    // SAFETY: the caller's.
+    unsafe {
+        either(
+            read!((*ops).family),
+            read!((*ops).local_ip4),
+            read_ipv6!((*ops).local_ip6),
+            read!((*ops).local_port),
+        )
+    }
+}
+
+/// The other end of a `sock_ops` context's socket.
+///
+/// # Safety
+/// `ops` is the program's context.
+#[inline(always)]
+pub(crate) unsafe fn peers_end(ops: *mut bpf_sock_ops) -> Endpoint {
+    // SAFETY: the caller's.
+    unsafe {
+        either(
+            read!((*ops).family),
+            read!((*ops).remote_ip4),
+            read_ipv6!((*ops).remote_ip6),
+            u32::from_be(read!((*ops).remote_port)),
+        )
+    }
+}
+
 /// The flow that a `sock_ops` context's socket opened.
 ///
 /// # Safety
@@ -122,14 +156,8 @@ pub(crate) unsafe fn set_endpoint_v6(address: *mut bpf_sock_addr, endpoint: Endp
 pub(crate) unsafe fn own_flow(ops: *mut bpf_sock_ops) -> FlowKey {
     // SAFETY: the caller's.
     unsafe {
-        let source = either(
-            read!((*ops).family),
-            read!((*ops).local_ip4),
-            read_ipv6!((*ops).local_ip6),
-            read!((*ops).local_port),
-        );
         let listener = u32::from_be(read!((*ops).remote_port));
-        FlowKey::new(bpf_get_netns_cookie(ops.cast()), source, listener)
+        FlowKey::new(bpf_get_netns_cookie(ops.cast()), own_end(ops), listener)
     }
 }
 
@@ -141,15 +169,9 @@ pub(crate) unsafe fn own_flow(ops: *mut bpf_sock_ops) -> FlowKey {
 pub(crate) unsafe fn peers_flow(ops: *mut bpf_sock_ops) -> FlowKey {
     // SAFETY: the caller's.
     unsafe {
-        let source = either(
-            read!((*ops).family),
-            read!((*ops).remote_ip4),
-            read_ipv6!((*ops).remote_ip6),
-            u32::from_be(read!((*ops).remote_port)),
-        );
         FlowKey::new(
             bpf_get_netns_cookie(ops.cast()),
-            source,
+            peers_end(ops),
             read!((*ops).local_port),
         )
     }

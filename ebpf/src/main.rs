@@ -4,7 +4,7 @@
 //! They decide nothing about peers or rules: that is the agent's work. Each workload gets its own
 //! instance of the programs, which knows the workload by the global `WORKLOAD`; the maps are
 //! shared. The modules stand in the order a connection meets them. On the host the crate is empty.
-#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
 mod connect;
@@ -19,9 +19,13 @@ mod maps;
 #[cfg(target_arch = "bpf")]
 mod names;
 #[cfg(target_arch = "bpf")]
+mod packet;
+#[cfg(target_arch = "bpf")]
 mod ports;
 #[cfg(target_arch = "bpf")]
 mod refuse;
+#[cfg(target_arch = "bpf")]
+mod shared_netns;
 #[cfg(target_arch = "bpf")]
 mod sk_lookup;
 #[cfg(target_arch = "bpf")]
@@ -46,6 +50,19 @@ mod object {
         // SAFETY: a read of a static of ours. Volatile, since the loader changes the value after
         // the compiler has seen a constant zero.
         WorkloadId(unsafe { core::ptr::read_volatile(&raw const WORKLOAD) })
+    }
+
+    /// Not zero where the workload's network namespace is others' as well, set before the object is
+    /// loaded.
+    #[unsafe(no_mangle)]
+    static SHARES_NETNS: u32 = 0;
+
+    /// Whether programs that are not the workload's have sockets in its network namespace: to the
+    /// verifier a constant, so that it drops what depends on it.
+    #[inline(always)]
+    pub(crate) fn shares_netns() -> bool {
+        // SAFETY: as above.
+        unsafe { core::ptr::read_volatile(&raw const SHARES_NETNS) != 0 }
     }
 
     /// Where the kernel keeps what local acceleration must know of a socket; all zero where there

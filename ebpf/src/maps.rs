@@ -9,8 +9,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SockHash},
 };
 use ebpf_abi::{
-    AddressEntry, AddressKey, Counter, DestinationKey, Endpoint, FlowKey, HopId, ListenerKey,
-    LocalHop, OriginalDestination, PortKey, Workload, WorkloadId,
+    AddressEntry, AddressKey, Counter, DestinationKey, Endpoint, FlowKey, HopId, InnerFlow,
+    ListenerKey, LocalHop, OriginalDestination, PortKey, ProgramPort, Workload, WorkloadId,
 };
 
 /// When the agent last said that it is alive: `CLOCK_MONOTONIC` nanoseconds.
@@ -43,6 +43,17 @@ pub(crate) static FLOWS: HashMap<FlowKey, OriginalDestination> =
 /// Ingress connections between the agent's dial and the program's acceptance: the true client.
 #[map]
 pub(crate) static CLIENTS: HashMap<FlowKey, Endpoint> =
+    HashMap::with_max_entries(65536, BPF_F_NO_PREALLOC);
+
+/// Where the workload's programs listen and how many of their sockets do; only where the namespace is
+/// shared. An entry whose count is zero stays: taking it away could take a count of another CPU's along.
+#[map]
+pub(crate) static PROGRAM_PORTS: HashMap<ProgramPort, u64> =
+    HashMap::with_max_entries(131_072, BPF_F_NO_PREALLOC);
+
+/// Connections between programs of one workload; only where the namespace is shared.
+#[map]
+pub(crate) static INNER_FLOWS: HashMap<InnerFlow, u32> =
     HashMap::with_max_entries(65536, BPF_F_NO_PREALLOC);
 
 /// Destinations that refused, and until when (`CLOCK_MONOTONIC` nanoseconds) to say so at once.

@@ -1,5 +1,8 @@
 //! `sk_lookup`: a connection that arrives for any port of the workload goes to the agent's ingress
-//! listener.
+//! listener. Where the workload shares its namespace: for any port that its programs listen on.
+//!
+//! Of several programs in one namespace the kernel runs each; a listener that one of them has found
+//! counts, also where another refuses.
 //!
 //! Minimum kernel version: 5.9.
 
@@ -18,9 +21,10 @@ use ebpf_abi::{AddressKey, Counter, Direction, Endpoint, IPV4, IPV6, KernelRefus
 use crate::{
     context::{IPPROTO_TCP, ends, read},
     maps::{ADDRESSES, LISTENERS},
-    object::workload,
+    object::{shares_netns, workload},
     ports::is_plaintext,
     refuse::{admit, count, record},
+    shared_netns,
 };
 
 #[sk_lookup]
@@ -28,7 +32,7 @@ fn ingress(ctx: SkLookupContext) -> u32 {
     let lookup: *mut bpf_sk_lookup = ctx.lookup;
     // SAFETY: the program's context.
     let (protocol, (from, to)) = unsafe { (read!((*lookup).protocol), ends(lookup)) };
-    if protocol != IPPROTO_TCP || stays_inside(from, to) {
+    if protocol != IPPROTO_TCP || !is_meant(from, to) {
         return SK_PASS;
     }
     match assign(&ctx, from, to) {
@@ -37,6 +41,16 @@ fn ingress(ctx: SkLookupContext) -> u32 {
             record(reason, Direction::Ingress, from, to);
             SK_DROP
         }
+    }
+}
+
+/// Whether the connection is one that a client opens to the workload.
+#[inline(always)]
+fn is_meant(from: Endpoint, to: Endpoint) -> bool {
+    if shares_netns() {
+        shared_netns::is_programs(to) && !shared_netns::stays_inside(from, to)
+    } else {
+        !stays_inside(from, to)
     }
 }
 

@@ -11,7 +11,8 @@
 use aya_ebpf::{
     bindings::{
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
-        BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, BPF_TCP_FIN_WAIT1, bpf_sock_ops,
+        BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB, BPF_TCP_CLOSE, BPF_TCP_FIN_WAIT1,
+        BPF_TCP_LISTEN, bpf_sock_ops,
     },
     helpers::generated::bpf_setsockopt,
     macros::sock_ops,
@@ -23,8 +24,10 @@ use crate::{
     context::{IPPROTO_TCP, own_flow, peers_flow, read},
     local_hop,
     maps::{ACCEPTED, CLIENTS, FLOWS, ORIGINALS, PERMITTED, TRUE_PEERS},
+    object::shares_netns,
     ports::is_plaintext,
     refuse::record,
+    shared_netns::{close_inner_flow, close_port, open_inner_flow, open_port},
 };
 
 /// On the workload's cgroup.
@@ -35,22 +38,42 @@ fn sockops_workload(ctx: SockOpsContext) -> u32 {
     match unsafe { read!((*ops).op) } {
         BPF_SOCK_OPS_TCP_CONNECT_CB => open_flow(&ctx),
         BPF_SOCK_OPS_STATE_CB => {
-            // SAFETY: the program's context; for this operation the new state is the second
-            // argument.
-            match unsafe { read!((*ops).__bindgen_anon_1.args[1]) } {
-                BPF_TCP_CLOSE => {
-                    // Usually gone already: here for a connection that was never accepted.
-                    // SAFETY: the program's context.
-                    let _ = FLOWS.remove(unsafe { own_flow(ops) });
-                }
+            // SAFETY: the program's context; for this operation the arguments are the old and the
+            // new state.
+            let (old, new) = unsafe {
+                (
+                    read!((*ops).__bindgen_anon_1.args[0]),
+                    read!((*ops).__bindgen_anon_1.args[1]),
+                )
+            };
+            match new {
+                BPF_TCP_CLOSE => closed(ops, old),
                 BPF_TCP_FIN_WAIT1 => local_hop::half_closed(ops),
                 _ => {}
             }
         }
+        BPF_SOCK_OPS_TCP_LISTEN_CB if shares_netns() => open_port(&ctx),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => name_client(ops),
         _ => {}
     }
     1
+}
+
+/// A program's socket is done, or listens no longer.
+#[inline(always)]
+fn closed(ops: *mut bpf_sock_ops, before: u32) {
+    if before == BPF_TCP_LISTEN {
+        if shares_netns() {
+            close_port(ops);
+        }
+        return;
+    }
+    // Usually gone already: here for a connection that was never accepted.
+    // SAFETY: the program's context.
+    let _ = FLOWS.remove(unsafe { own_flow(ops) });
+    if shares_netns() {
+        close_inner_flow(ops);
+    }
 }
 
 /// On the agent's cgroup.
@@ -89,6 +112,9 @@ fn open_flow(ctx: &SockOpsContext) {
         }
         let original = ORIGINALS.of(sk.cast());
         if original.is_null() {
+            if shares_netns() {
+                open_inner_flow(ctx);
+            }
             return;
         }
         let key = own_flow(ops);

@@ -493,6 +493,9 @@ pub struct WorkloadConfig {
     pub cgroup: PathBuf,
     /// Its network namespace.
     pub netns: PathBuf,
+    /// Whether other programs are in the namespace.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub shares_netns: bool,
     /// The directory with its certificate; none where a Coordinator gives it one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_dir: Option<PathBuf>,

@@ -141,7 +141,20 @@ pub struct Server {
 impl Server {
     /// Starts it with these options, and waits until it listens on all of `addresses`.
     pub fn start(host: &Host, addresses: &[SocketAddr], options: &str) -> Result<Self> {
-        let mut command = command(host)?.arg("serve").args(options.split_whitespace());
+        Self::spawn(command(host)?, addresses, options)
+    }
+
+    /// Starts it in the host's namespace but in no cgroup of the host.
+    pub fn start_outside_the_cgroup(
+        host: &Host,
+        addresses: &[SocketAddr],
+        options: &str,
+    ) -> Result<Self> {
+        Self::spawn(command(host)?.outside_the_cgroup(), addresses, options)
+    }
+
+    fn spawn(command: HostCommand, addresses: &[SocketAddr], options: &str) -> Result<Self> {
+        let mut command = command.arg("serve").args(options.split_whitespace());
         for address in addresses {
             command = command.arg("--listen").arg(address.to_string());
         }
@@ -152,6 +165,14 @@ impl Server {
             (missing == 0).then_some(())
         })?;
         Ok(Self { running })
+    }
+
+    /// Where it listens with the `nth` of its addresses, counted from 0.
+    pub fn listening(&self, nth: usize) -> Result<SocketAddr> {
+        nth_report(&self.running, nth, |report| match report {
+            Report::Listening { address } => Some(address),
+            _ => None,
+        })
     }
 
     /// The addresses of the `nth` connection that it accepted, counted from 0.
@@ -200,6 +221,16 @@ impl Client {
     /// Starts it in the host's namespace but in no cgroup of the host.
     pub fn start_outside_the_cgroup(host: &Host, to: SocketAddr, options: &str) -> Result<Self> {
         Self::spawn(command(host)?.outside_the_cgroup(), to, options)
+    }
+
+    /// Starts it in the cgroup of a host, but in the namespace of another.
+    pub fn start_elsewhere(
+        cgroup: &Host,
+        netns: &Host,
+        to: SocketAddr,
+        options: &str,
+    ) -> Result<Self> {
+        Self::spawn(command(cgroup)?.in_namespace_of(netns), to, options)
     }
 
     /// Runs it to its end; fails if it could not connect.
@@ -303,7 +334,20 @@ impl RunningMany {
 
 /// Runs `peer raw` on a host: segments with the marker from a raw socket.
 pub fn raw(host: &Host, from: SocketAddr, to: SocketAddr) -> Result<(u32, Vec<String>)> {
-    let running = command(host)?
+    raw_by(command(host)?, from, to)
+}
+
+/// The same in no cgroup of the host.
+pub fn raw_outside_the_cgroup(
+    host: &Host,
+    from: SocketAddr,
+    to: SocketAddr,
+) -> Result<(u32, Vec<String>)> {
+    raw_by(command(host)?.outside_the_cgroup(), from, to)
+}
+
+fn raw_by(command: HostCommand, from: SocketAddr, to: SocketAddr) -> Result<(u32, Vec<String>)> {
+    let running = command
         .args(["raw", "--from", &from.to_string(), "--to", &to.to_string()])
         .spawn()?;
     nth_report(&running, 0, |report| match report {

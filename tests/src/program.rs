@@ -17,6 +17,7 @@ use nix::unistd::Pid;
 
 use crate::cgroup;
 use crate::sys;
+use crate::testbed::Host;
 
 /// A program to be started on a host.
 #[derive(Debug)]
@@ -76,6 +77,13 @@ impl HostCommand {
     #[must_use]
     pub fn outside_the_cgroup(mut self) -> Self {
         self.cgroup = None;
+        self
+    }
+
+    /// Starts the program in the namespace of another host.
+    #[must_use]
+    pub fn in_namespace_of(mut self, host: &Host) -> Self {
+        self.netns = host.netns();
         self
     }
 

@@ -120,6 +120,12 @@ impl Capture {
         assert_eq!(unseen, 0, "{unseen} more markers, of unknown senders");
     }
 
+    /// How many of the sightings were in what `from` sent to `to`.
+    pub fn sightings_between(&self, from: SocketAddr, to: SocketAddr) -> usize {
+        let sightings = self.sightings.iter();
+        sightings.filter(|it| it.flow == Some((from, to))).count()
+    }
+
     /// The positive control: markers were on the wire, and the sniffer found them.
     #[track_caller]
     pub fn assert_saw_plaintext(&self) {

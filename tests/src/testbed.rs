@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 use std::{env, thread};
 
 use anyhow::{Context, Result, bail};
@@ -71,6 +72,11 @@ impl Testbed {
     /// The host of this name; panics if the testbed was made without it.
     pub fn host(&self, name: &str) -> &Host {
         &self.hosts[name]
+    }
+
+    /// Lets what was just sent get to the wire: the first packet to a neighbour waits for its address.
+    pub fn settle(&self) {
+        thread::sleep(SETTLE);
     }
 
     /// Names what belongs to this testbed; unique on the machine while it exists.
@@ -211,6 +217,12 @@ impl Host {
                 .join()
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
+    }
+
+    /// Starts to watch every frame that the host receives, for [`crate::MARKER`], those that pass its
+    /// loopback as well: there the way between a program and its agent is in clear.
+    pub fn sniff(&self) -> Result<Sniffer> {
+        Sniffer::start(self.netns.open()?, &[crate::MARKER])
     }
 
     /// Sets a sysctl of the namespace, `net/ipv4/tcp_fastopen` say.
@@ -378,5 +390,6 @@ fn entries(directory: &Path) -> Vec<(String, PathBuf)> {
         .collect()
 }
 
+const SETTLE: Duration = Duration::from_millis(100);
 const NAMESPACES: &str = "/run/netns";
 const BPFFS: &str = "/sys/fs/bpf";

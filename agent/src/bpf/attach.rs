@@ -22,8 +22,10 @@ use super::{BpfError, sys};
 /// What a program is attached to.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Target<'a> {
-    /// A cgroup's directory.
+    /// A cgroup's directory; what its sockets send, where that matters.
     Cgroup(BorrowedFd<'a>),
+    /// A cgroup's directory; what its sockets receive.
+    CgroupIngress(BorrowedFd<'a>),
     /// A network namespace.
     Netns(BorrowedFd<'a>),
     /// The egress of a device, named as in the namespace of the calling thread.
@@ -118,6 +120,10 @@ fn link(program: &mut Program, target: Target<'_>) -> Result<FdLink, AttachError
     Ok(match (program, target) {
         (Program::CgroupSkb(program), Target::Cgroup(cgroup)) => {
             let id = program.attach(cgroup, CgroupSkbAttachType::Egress, LINK_MODE)?;
+            program.take_link(id)?.try_into()?
+        }
+        (Program::CgroupSkb(program), Target::CgroupIngress(cgroup)) => {
+            let id = program.attach(cgroup, CgroupSkbAttachType::Ingress, LINK_MODE)?;
             program.take_link(id)?.try_into()?
         }
         (Program::CgroupSockAddr(program), Target::Cgroup(cgroup)) => {

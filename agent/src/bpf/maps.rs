@@ -13,7 +13,7 @@ use aya::maps::{
 };
 use ebpf_abi::{
     AddressEntry, AddressKey, Counter, DestinationKey, Endpoint, FlowKey, IPV4, IPV6, ListenerKey,
-    OriginalDestination, PortKey, RefusalEvent, Workload, WorkloadId,
+    OriginalDestination, PortKey, ProgramPort, RefusalEvent, Workload, WorkloadId,
 };
 use nix::time::{ClockId, clock_gettime};
 use tokio::net::TcpStream;
@@ -121,6 +121,8 @@ pub struct ControlMaps {
     addresses: LpmTrie<MapData, AddressKey, AddressEntry>,
     ingress_ports: HashMap<MapData, PortKey, u32>,
     listeners: SockHash<MapData, ListenerKey>,
+    clients: HashMap<MapData, FlowKey, Endpoint>,
+    program_ports: HashMap<MapData, ProgramPort, u64>,
 }
 
 impl ControlMaps {
@@ -131,6 +133,8 @@ impl ControlMaps {
             addresses: open(pins, "ADDRESSES")?,
             ingress_ports: open(pins, "INGRESS_PORTS")?,
             listeners: open(pins, "LISTENERS")?,
+            clients: open(pins, "CLIENTS")?,
+            program_ports: open(pins, "PROGRAM_PORTS")?,
         })
     }
 
@@ -147,7 +151,17 @@ impl ControlMaps {
             .try_for_each(|id| self.workloads.remove(id).map_err(full("WORKLOADS")))
     }
 
-    /// Forgets one of them, and its ports and addresses.
+    /// Forgets whom an agent has named that was killed while it dialled: in a namespace that is shared,
+    /// who gets the same port would be taken for the agent.
+    pub fn forget_clients(&mut self) {
+        let stale: Vec<_> = self.clients.keys().filter_map(Result::ok).collect();
+        for key in stale {
+            let _ = self.clients.remove(&key);
+        }
+    }
+
+    /// Forgets one of them, and its ports and addresses. Where its programs listen is for the kernel
+    /// side to know as long as there are any.
     pub fn forget(&mut self, id: WorkloadId) -> Result<(), BpfError> {
         if self.workloads.get(&id, 0).is_ok() {
             self.workloads.remove(&id).map_err(full("WORKLOADS"))?;
@@ -157,6 +171,14 @@ impl ControlMaps {
             let _ = self.ingress_ports.remove(key);
         }
         self.set_addresses(id, &[])
+    }
+
+    /// Forgets where a workload's programs listened: there are none any more.
+    pub fn forget_program_ports(&mut self, id: WorkloadId) {
+        let ports: Vec<_> = self.program_ports.keys().filter_map(Result::ok).collect();
+        for key in ports.iter().filter(|key| key.workload == id) {
+            let _ = self.program_ports.remove(key);
+        }
     }
 
     /// Tells the state of a workload.

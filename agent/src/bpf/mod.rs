@@ -68,7 +68,17 @@ pub struct Options {
 pub struct WorkloadPrograms {
     object: Ebpf,
     links: PathBuf,
-    device_hook: DeviceHook,
+    /// `None` where the devices are others' as well.
+    device_hook: Option<DeviceHook>,
+}
+
+/// Whose programs are in a workload's network namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tenancy {
+    /// The workload's alone: every port and device of it is the workload's.
+    Sole,
+    /// Others' as well: the workload is what its own sockets are.
+    Shared,
 }
 
 /// What went wrong between the agent and the kernel's BPF.
@@ -173,13 +183,14 @@ impl Steering {
             local_hops::remove(&steering.pins)?;
         }
         // Creates and pins the maps, so that they can be filled before anything is attached.
-        steering.load(WorkloadId(0))?;
+        steering.load(WorkloadId(0), Tenancy::Sole)?;
         Ok(steering)
     }
 
     fn prepare_acceleration(&self) -> Result<Acceleration, LocalHopError> {
         let layout = layout::of_kernel()?;
-        Acceleration::prepare(&mut self.load_with(WorkloadId(0), Some(layout))?, layout)
+        let mut object = self.load_with(WorkloadId(0), Tenancy::Sole, Some(layout))?;
+        Acceleration::prepare(&mut object, layout)
     }
 
     /// Whether connections may be accelerated.
@@ -197,7 +208,7 @@ impl Steering {
 
     /// Attaches the program that serves the agent's own sockets to the agent's cgroup.
     pub fn attach_agent(&self, cgroup: &Path) -> Result<(), BpfError> {
-        let mut object = self.load(WorkloadId(0))?;
+        let mut object = self.load(WorkloadId(0), Tenancy::Sole)?;
         let pin = self.pins.agent(cgroup)?;
         let cgroup = open(cgroup)?;
         attach(
@@ -218,11 +229,15 @@ impl Steering {
         id: WorkloadId,
         cgroup: &Path,
         netns: BorrowedFd<'_>,
+        tenancy: Tenancy,
     ) -> Result<WorkloadPrograms, BpfError> {
-        let mut object = self.load(id)?;
+        let mut object = self.load(id, tenancy)?;
         let links = self.pins.links(owner)?;
         let cgroup = open(cgroup)?;
         let mut place = |name, target| attach(&mut object, name, &links.join(name), target);
+        if tenancy == Tenancy::Shared {
+            place("guard_ingress", Target::CgroupIngress(cgroup.as_fd()))?;
+        }
         for program in ON_CGROUP {
             place(program, Target::Cgroup(cgroup.as_fd()))?;
         }
@@ -230,7 +245,7 @@ impl Steering {
         Ok(WorkloadPrograms {
             object,
             links,
-            device_hook: self.device_hook,
+            device_hook: (tenancy == Tenancy::Sole).then_some(self.device_hook),
         })
     }
 
@@ -260,16 +275,18 @@ impl Steering {
             .collect()
     }
 
-    fn load(&self, workload: WorkloadId) -> Result<Ebpf, BpfError> {
+    fn load(&self, workload: WorkloadId, tenancy: Tenancy) -> Result<Ebpf, BpfError> {
         let layout = self.acceleration().map(|acceleration| acceleration.layout);
-        self.load_with(workload, layout.ok())
+        self.load_with(workload, tenancy, layout.ok())
     }
 
     fn load_with(
         &self,
         workload: WorkloadId,
+        tenancy: Tenancy,
         layout: Option<SocketLayout>,
     ) -> Result<Ebpf, BpfError> {
+        let shares_netns = u32::from(tenancy == Tenancy::Shared);
         let is_accelerated = layout.is_some();
         let layout = layout.unwrap_or_default();
         let level = if self.options.debug {
@@ -281,6 +298,7 @@ impl Steering {
         loader
             .btf(Some(&self.btf))
             .override_global("WORKLOAD", &workload.0, true)
+            .override_global("SHARES_NETNS", &shares_netns, true)
             .override_global("SOCKET_LAYOUT", &layout, true)
             .override_global(aya_log::LEVEL, &level, true);
         for name in MAPS {
@@ -312,8 +330,8 @@ impl Steering {
 }
 
 impl WorkloadPrograms {
-    /// Guards these devices of the workload's namespace, where they are not guarded already; to be
-    /// called on a thread in it.
+    /// Guards these devices of the workload's namespace, where they are not guarded already and the
+    /// namespace is the workload's alone; to be called on a thread in it.
     ///
     /// # Errors
     /// [`BpfError::Unguarded`] where a device can't be guarded; one that is gone is passed over.
@@ -326,10 +344,10 @@ impl WorkloadPrograms {
     }
 
     fn guard_device(&mut self, device: &Device) -> Result<(), BpfError> {
-        match self
-            .device_hook
-            .guard(&mut self.object, &self.links, device)
-        {
+        let Some(hook) = self.device_hook else {
+            return Ok(());
+        };
+        match hook.guard(&mut self.object, &self.links, device) {
             Err(_) if nix::net::if_::if_nametoindex(device.name.as_str()).is_err() => Ok(()),
             Err(error) => Err(BpfError::Unguarded {
                 device: device.name.clone(),
@@ -357,7 +375,7 @@ const ON_CGROUP: [&str; 8] = [
 const AGENT: &str = "agent";
 
 /// Every map that the workloads of an instance share in any case.
-const MAPS: [&str; 14] = [
+const MAPS: [&str; 16] = [
     "ACCEPTED",
     "ADDRESSES",
     "CLIENTS",
@@ -365,9 +383,11 @@ const MAPS: [&str; 14] = [
     "FLOWS",
     "HEARTBEAT",
     "INGRESS_PORTS",
+    "INNER_FLOWS",
     "LISTENERS",
     "ORIGINALS",
     "PERMITTED",
+    "PROGRAM_PORTS",
     "REFUSALS",
     "REFUSED",
     "TRUE_PEERS",

@@ -8,7 +8,7 @@ use std::io;
 
 use nix::sys::socket::SockProtocol;
 
-use crate::netlink::{self, ALIGNMENT, HEADER as NLMSG_HEADER, malformed, u16_at, u32_at};
+use crate::netlink::{self, HEADER as NLMSG_HEADER, attributes, malformed, u32_at};
 
 /// A side of a device's clsact qdisc.
 #[derive(Clone, Copy, Debug)]
@@ -197,18 +197,6 @@ fn kind_of(message: &[u8]) -> Option<String> {
         .map(|(_, value)| text(value))
 }
 
-/// The attributes (`struct nlattr`) in `bytes`, up to the first that is not whole.
-fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    std::iter::from_fn(move || {
-        let length = usize::from(u16_at(bytes, 0)?);
-        let attribute = u16_at(bytes, 2)? & NLA_TYPE_MASK;
-        let value = bytes.get(NLA_HEADER..length)?;
-        let next = length.next_multiple_of(ALIGNMENT).min(bytes.len());
-        bytes = &bytes[next..];
-        Some((attribute, value))
-    })
-}
-
 /// A string that ends with a NUL.
 fn text(value: &[u8]) -> String {
     let end = value.iter().position(|byte| *byte == 0);
@@ -218,8 +206,6 @@ fn text(value: &[u8]) -> String {
 const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_ACK: u16 = 0x4;
 const NLM_F_DUMP: u16 = 0x300;
-const NLA_HEADER: usize = 4;
-const NLA_TYPE_MASK: u16 = 0x3fff;
 
 /// Where a clsact qdisc, or an `ingress` one, hangs on a device.
 const TC_H_CLSACT: u32 = 0xffff_fff1;

@@ -10,7 +10,7 @@ use super::{
     Door,
     refusal::{Cause, Refusal, RefusalReason},
 };
-use crate::policy::Direction;
+use crate::{bpf::Tenancy, policy::Direction};
 
 /// A connection that the kernel brought to the agent, with where it comes from and goes to.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ impl Intercepted {
         })?;
         let ends = match door.direction {
             Direction::Egress => egress(&stream, door),
-            Direction::Ingress => ingress(accepted),
+            Direction::Ingress => ingress(accepted, door),
         };
         match ends {
             Ok(ends) => Ok(Self {
@@ -95,12 +95,17 @@ fn egress(stream: &TcpStream, door: &Door) -> Result<Ends, Cause> {
     })
 }
 
-fn ingress(accepted: Accepted) -> Result<Ends, Cause> {
+fn ingress(accepted: Accepted, door: &Door) -> Result<Ends, Cause> {
     let Accepted {
         peer: from,
         local: to,
     } = accepted;
-    if to.ip() == from.ip() || to.ip().is_loopback() {
+    let is_within = match door.workload.tenancy {
+        Tenancy::Sole => to.ip() == from.ip() || to.ip().is_loopback(),
+        // Another program of the machine is a client as any other, unless it dials the listener.
+        Tenancy::Shared => door.listens_at.contains(&to),
+    };
+    if is_within {
         return Err(Cause::new(
             RefusalReason::OwnAddressLoop,
             "a connection within the namespace reached the ingress listener: its addresses have \

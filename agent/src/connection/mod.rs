@@ -15,7 +15,7 @@ mod offload;
 mod refusal;
 mod relay;
 
-use std::{cell::RefCell, rc::Rc, sync::Arc};
+use std::{cell::RefCell, net::SocketAddr, rc::Rc, sync::Arc};
 
 use tokio::net::TcpStream;
 
@@ -58,6 +58,8 @@ pub(crate) struct Door {
     pub workload: Arc<Workload>,
     /// Which way the connections go, seen from the workload.
     pub direction: Direction,
+    /// Where its sockets listen themselves.
+    pub listens_at: Vec<SocketAddr>,
     /// Where the program dials this one by its address, rather than being turned here.
     pub listener: Option<Rc<NamedListener>>,
     /// Where the outcome is told.

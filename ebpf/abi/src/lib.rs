@@ -14,6 +14,7 @@ mod endpoint;
 mod flow;
 mod local_hop;
 mod refusal;
+mod shared_netns;
 mod workload;
 
 pub use counter::Counter;
@@ -23,6 +24,7 @@ pub use local_hop::{
     HopId, HopState, JoinRequest, LONGEST_REDIRECTED, LocalHop, MOST_UNREAD, SocketLayout,
 };
 pub use refusal::{Direction, KernelRefusal, RefusalEvent};
+pub use shared_netns::{InnerFlow, ProgramPort};
 pub use workload::{
     AddressEntry, AddressKey, DestinationKey, IPV4, IPV6, ListenerKey, MAX_WORKERS, PortKey,
     Workload, WorkloadId,

@@ -24,11 +24,15 @@ pub enum KernelRefusal {
     CredentialExpired = 8,
     /// The socket is in another network namespace than the workload's, where no agent listens.
     ForeignNamespace = 9,
+    /// A connection to a socket of the workload's that has not come by way of the agent.
+    NotSteered = 10,
+    /// The table of ports that programs listen on is full, so this one can't be steered.
+    PortTableFull = 11,
 }
 
 impl KernelRefusal {
     /// Every reason, in the order of its value.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::AgentStale,
         Self::NoCredential,
         Self::UnknownWorkload,
@@ -39,6 +43,8 @@ impl KernelRefusal {
         Self::UnsealedSegment,
         Self::CredentialExpired,
         Self::ForeignNamespace,
+        Self::NotSteered,
+        Self::PortTableFull,
     ];
 
     /// The reason's code, as logs, metrics and the documentation name it.
@@ -54,6 +60,8 @@ impl KernelRefusal {
             Self::UnsealedSegment => "unsealed-segment",
             Self::CredentialExpired => "credential-expired",
             Self::ForeignNamespace => "foreign-namespace",
+            Self::NotSteered => "not-steered",
+            Self::PortTableFull => "port-table-full",
         }
     }
 

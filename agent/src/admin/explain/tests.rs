@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::*;
 use crate::admin::Readiness;
+use crate::bpf::Tenancy;
 use crate::certificates::{
     self,
     testing::{TestMesh, issued},
@@ -66,6 +67,7 @@ impl Bed {
                 cgroup: "/c".into(),
                 netns: Netns::own().unwrap(),
                 netns_cookie: 1,
+                tenancy: Tenancy::Sole,
                 rules: CurrentRules::new(Arc::new(Rules {
                     enforcement,
                     ingress: IngressPolicy::new(

@@ -23,6 +23,15 @@ pub(crate) struct Serve {
     /// Listen with Multipath TCP.
     #[arg(long)]
     mptcp: bool,
+    /// Listen without `bind()`: the addresses give the family, the kernel all else.
+    #[arg(long)]
+    unbound: bool,
+    /// `SO_REUSEPORT`.
+    #[arg(long)]
+    reuse_port: bool,
+    /// `IPV6_V6ONLY`.
+    #[arg(long)]
+    only_v6: bool,
     #[command(flatten)]
     conversation: Conversation,
 }
@@ -32,7 +41,8 @@ impl Serve {
         thread::scope(|scope| {
             for address in &self.listen {
                 let listener = self.listen(*address)?;
-                report(&Report::Listening { address: *address })?;
+                let address = listener.local_addr()?;
+                report(&Report::Listening { address })?;
                 scope.spawn(move || {
                     loop {
                         let spawned = listener.accept().and_then(|(connection, from)| {
@@ -67,9 +77,15 @@ impl Serve {
         if let Some(size) = self.conversation.sndbuf {
             socket.set_send_buffer_size(size)?;
         }
-        socket
-            .bind(&address.into())
-            .with_context(|| format!("could not bind {address}"))?;
+        socket.set_reuse_port(self.reuse_port)?;
+        if self.only_v6 {
+            socket.set_only_v6(true)?;
+        }
+        if !self.unbound {
+            socket
+                .bind(&address.into())
+                .with_context(|| format!("could not bind {address}"))?;
+        }
         socket.listen(4096)?;
         Ok(socket.into())
     }

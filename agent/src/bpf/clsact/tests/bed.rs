@@ -22,7 +22,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::{
     bpf::{
-        Device, DeviceHook, Options, Pins, Steering, WhyTcp,
+        Device, DeviceHook, Options, Pins, Steering, Tenancy, WhyTcp,
         attach::{Target, attach, load},
         rtnetlink::{Filter, Side, filters},
     },
@@ -123,7 +123,7 @@ impl Bed {
             options: Options::default(),
             acceleration: Err(WhyTcp::Off),
         };
-        let mut object = steering.load(WorkloadId(1)).unwrap();
+        let mut object = steering.load(WorkloadId(1), Tenancy::Sole).unwrap();
         let links = steering.pins.links(owner).unwrap();
         // By its link the namespace is found again.
         let netns = Target::Netns(self.guarded.as_fd());
