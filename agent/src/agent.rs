@@ -27,6 +27,7 @@ use crate::{
     config::{CertificateOrigin, Config, ConfigOrigin, LocalAcceleration},
     enrolment::{Enroller, Prepared, SetupError, Slot},
     heartbeat::Beating,
+    inherited::{Inherited, Item},
     instance::{InstanceLock, LockError},
     interfaces::InterfaceError,
     kernel_tls::KernelTls,
@@ -39,7 +40,7 @@ use crate::{
     service_manager::{self, Pulse},
     serving::{Candidate, Serving},
     signals::{Heard, Signals},
-    take_over::{Heir, Holder, Inherited, Item, TakeOverError, Terms},
+    take_over::{Heir, Holder, TakeOverError, Terms},
     worker::{self, Start},
     workload::{WorkloadError, own_cgroup},
 };
@@ -171,14 +172,11 @@ pub fn run(
             (Some(heir), Some(drain)) => {
                 let before = heir.serving(drain)?;
                 info!("taken over from the agent that ran, which drains");
-                running.steering_after(before, own_cgroup);
+                running.steering_after(before, &own_cgroup);
             }
-            _ => running
-                .serving
-                .steering()
-                .pins()
-                .forget_other_agents(&own_cgroup)?,
+            _ => running.steer_alone(&own_cgroup),
         }
+        running.close_older();
         service_manager::ready();
         let mut holder = Holder::listen(instance.as_str())
             .map_err(failed("listening for an agent that takes over"))?;
@@ -304,6 +302,7 @@ impl Parts {
         for candidate in candidates {
             serving.add(candidate)?;
         }
+        serving.has_started();
         let steering = serving.steering();
         let pins = steering.pins();
         ControlMaps::open(pins)?.forget_all_but(&workloads)?;

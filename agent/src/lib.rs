@@ -15,10 +15,12 @@ pub mod netns;
 mod sock_diag;
 pub mod workload;
 
+mod inherited;
 mod instance;
 mod interfaces;
 mod listen;
 mod names;
+mod past_agent;
 
 pub mod kernel_tls;
 pub mod local_acceleration;

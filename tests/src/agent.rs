@@ -281,6 +281,26 @@ impl Agent {
         self.command()?.arg("--detach").run(LIMIT)
     }
 
+    /// Takes its pins away, as a reboot does, and with them all that was attached.
+    pub fn unpin(&self) -> Result<()> {
+        let pins = Path::new("/sys/fs/bpf/sealwire").join(&self.instance);
+        fs::remove_dir_all(&pins).with_context(|| format!("removing {}", pins.display()))
+    }
+
+    /// From now on its processes are started in another cgroup, as another unit's are.
+    pub fn change_cgroup(&mut self, bed: &Testbed) -> Result<()> {
+        let name = format!("{}-anew", self.cgroup_name());
+        self.cgroup = bed.cgroup(&name)?;
+        Ok(())
+    }
+
+    fn cgroup_name(&self) -> std::borrow::Cow<'_, str> {
+        self.cgroup
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+    }
+
     /// Starts a second process with the same configuration and instance.
     pub fn start_another(&self) -> Result<Running> {
         self.command()?.spawn()
