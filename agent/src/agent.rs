@@ -26,6 +26,7 @@ use crate::{
     certificates::CertificateError,
     config::{CertificateOrigin, Config, ConfigOrigin, LocalAcceleration},
     enrolment::{Enroller, Prepared, SetupError, Slot},
+    fd_store::FdStore,
     heartbeat::Beating,
     inherited::{Inherited, Item},
     instance::{InstanceLock, LockError},
@@ -129,7 +130,7 @@ impl AgentError {
 
 /// Runs the agent with this configuration until it is told to stop, and with what `origin` says later
 /// as soon as it does. With `take_over` it takes the place of an agent that runs, which may then go on
-/// with its connections for so long.
+/// with its connections for so long. What the `store` has of an agent before is taken back.
 ///
 /// # Errors
 /// Where it could not start; what it had attached is then undone, unless it was there before. An agent
@@ -138,6 +139,7 @@ pub fn run(
     config: Config,
     origin: ConfigOrigin,
     take_over: Option<Duration>,
+    mut store: FdStore,
 ) -> Result<(), AgentError> {
     protect_memory()?;
     if !nix::unistd::geteuid().is_root() {
@@ -152,12 +154,13 @@ pub fn run(
     let (lock, heir, inherited) = if let Some((heir, lock, inherited)) = heir {
         let lock = InstanceLock::inherit(instance.as_str(), lock);
         let lock = lock.map_err(failed("sharing the instance's lock"))?;
+        store.assume(&inherited, &terms.object);
         (lock, Some(heir), inherited)
     } else {
         if take_over.is_some() {
             info!("no agent runs that could hand over: this one starts as usual");
         }
-        (lock(&config)?, None, Inherited::default())
+        (lock(&config)?, None, store.inherit(&terms.object))
     };
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
@@ -177,6 +180,7 @@ pub fn run(
             _ => running.steer_alone(&own_cgroup),
         }
         running.close_older();
+        running.keep_in(&mut store);
         service_manager::ready();
         let mut holder = Holder::listen(instance.as_str())
             .map_err(failed("listening for an agent that takes over"))?;
@@ -190,6 +194,7 @@ pub fn run(
                     Heard::Reload => {
                         let read = changes.read().await;
                         running.in_force.take(read, &mut running.serving);
+                        running.keep_in(&mut store);
                     }
                 },
                 Some(request) = holder.next() => {

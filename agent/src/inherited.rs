@@ -1,5 +1,5 @@
-//! What an agent has from the one before it, by [take-over](crate::take_over): open
-//! descriptors, each with what it is.
+//! What an agent has from the one before it, by [take-over](crate::take_over) or from the service
+//! manager's [store](crate::fd_store): open descriptors, each with what it is.
 
 use std::{collections::HashMap, net::SocketAddrV4, os::fd::OwnedFd};
 
@@ -53,6 +53,12 @@ impl Inherited {
     /// One more.
     pub(crate) fn put(&mut self, item: Item, descriptor: OwnedFd) {
         self.0.entry(item).or_default().push(descriptor);
+    }
+
+    /// Everything.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Item, &OwnedFd)> {
+        let items = self.0.iter();
+        items.flat_map(|(item, descriptors)| descriptors.iter().map(move |it| (item, it)))
     }
 
     /// All that is this.

@@ -53,6 +53,8 @@ mod report;
 mod signals;
 
 mod agent;
+mod fd_store;
+mod listen_fds;
 mod reload;
 mod running;
 mod service_manager;
@@ -62,4 +64,5 @@ mod take_over;
 pub use agent::{AgentError, run};
 pub use causes::with_causes;
 pub use enrolment::{InitError, SetupError, init};
+pub use fd_store::FdStore;
 pub use take_over::TakeOverError;

@@ -15,8 +15,9 @@ use tracing::{error, info, warn};
 
 use crate::{
     agent::{AgentError, failed},
-    bpf::KernelReports,
+    bpf::{KernelReports, version},
     causes::with_causes,
+    fd_store::FdStore,
     heartbeat::Beating,
     inherited::Item,
     instance::InstanceLock,
@@ -94,6 +95,18 @@ impl Running {
                 error,
                 "connections that are older than the agent can't be told from its own, and go on"
             );
+        }
+    }
+
+    /// Lets the service manager have the listeners, for an agent after this one.
+    pub(crate) fn keep_in(&self, store: &mut FdStore) {
+        match self.serving.share() {
+            Ok(served) => store.keep(&served, &version()),
+            Err(error) => warn!(
+                %error,
+                "the service manager does not get the listeners: should the agent crash, connections are \
+                 refused until it is back"
+            ),
         }
     }
 
