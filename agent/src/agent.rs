@@ -26,7 +26,9 @@ use crate::{
     certificates::CertificateError,
     config::{CertificateOrigin, Config, ConfigOrigin, LocalAcceleration},
     enrolment::{Enroller, Prepared, SetupError, Slot},
+    fd_store::FdStore,
     heartbeat::Beating,
+    inherited::{Inherited, Item},
     instance::{InstanceLock, LockError},
     interfaces::InterfaceError,
     kernel_tls::KernelTls,
@@ -39,7 +41,7 @@ use crate::{
     service_manager::{self, Pulse},
     serving::{Candidate, Serving},
     signals::{Heard, Signals},
-    take_over::{Heir, Holder, Inherited, Item, TakeOverError, Terms},
+    take_over::{Heir, Holder, TakeOverError, Terms},
     worker::{self, Start},
     workload::{WorkloadError, own_cgroup},
 };
@@ -128,7 +130,7 @@ impl AgentError {
 
 /// Runs the agent with this configuration until it is told to stop, and with what `origin` says later
 /// as soon as it does. With `take_over` it takes the place of an agent that runs, which may then go on
-/// with its connections for so long.
+/// with its connections for so long. What the `store` has of an agent before is taken back.
 ///
 /// # Errors
 /// Where it could not start; what it had attached is then undone, unless it was there before. An agent
@@ -137,6 +139,7 @@ pub fn run(
     config: Config,
     origin: ConfigOrigin,
     take_over: Option<Duration>,
+    mut store: FdStore,
 ) -> Result<(), AgentError> {
     protect_memory()?;
     if !nix::unistd::geteuid().is_root() {
@@ -151,12 +154,13 @@ pub fn run(
     let (lock, heir, inherited) = if let Some((heir, lock, inherited)) = heir {
         let lock = InstanceLock::inherit(instance.as_str(), lock);
         let lock = lock.map_err(failed("sharing the instance's lock"))?;
+        store.assume(&inherited, &terms.object);
         (lock, Some(heir), inherited)
     } else {
         if take_over.is_some() {
             info!("no agent runs that could hand over: this one starts as usual");
         }
-        (lock(&config)?, None, Inherited::default())
+        (lock(&config)?, None, store.inherit(&terms.object))
     };
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
@@ -165,20 +169,18 @@ pub fn run(
     LocalSet::new().block_on(&runtime, async {
         let mut signals = Signals::new().map_err(failed("listening for signals"))?;
         let mut changes = Changes::new(origin);
-        let mut running = start(config, lock, inherited).await?;
+        let mut running = start(config, lock, inherited, heir.is_none()).await?;
         let own_cgroup = own_cgroup().map_err(failed("finding the agent's cgroup"))?;
         match (heir, take_over) {
             (Some(heir), Some(drain)) => {
                 let before = heir.serving(drain)?;
                 info!("taken over from the agent that ran, which drains");
-                running.steering_after(before, own_cgroup);
+                running.steering_after(before, &own_cgroup);
             }
-            _ => running
-                .serving
-                .steering()
-                .pins()
-                .forget_other_agents(&own_cgroup)?,
+            _ => running.steer_alone(&own_cgroup),
         }
+        running.close_older();
+        running.keep_in(&mut store);
         service_manager::ready();
         let mut holder = Holder::listen(instance.as_str())
             .map_err(failed("listening for an agent that takes over"))?;
@@ -192,6 +194,7 @@ pub fn run(
                     Heard::Reload => {
                         let read = changes.read().await;
                         running.in_force.take(read, &mut running.serving);
+                        running.keep_in(&mut store);
                     }
                 },
                 Some(request) = holder.next() => {
@@ -225,6 +228,7 @@ async fn start(
     config: Config,
     lock: InstanceLock,
     mut inherited: Inherited,
+    is_alone: bool,
 ) -> Result<Running, AgentError> {
     let mut slots = Vec::new();
     let candidates = config
@@ -250,6 +254,7 @@ async fn start(
         admin,
         lock,
         inherited,
+        is_alone,
     };
     let started = parts.start(pins);
     if started.is_err() && fresh {
@@ -266,6 +271,8 @@ struct Parts {
     admin: Option<Admin>,
     lock: InstanceLock,
     inherited: Inherited,
+    /// Whether no other agent serves what this one is to.
+    is_alone: bool,
 }
 
 impl Parts {
@@ -278,6 +285,7 @@ impl Parts {
             admin,
             lock,
             inherited,
+            is_alone,
         } = self;
         let options = Options {
             debug: config.ebpf_debug,
@@ -289,8 +297,6 @@ impl Parts {
         let telemetry = Arc::new(Telemetry::new());
         let registry = Arc::new(Registry::new(config.workers));
         let board = ReadinessBoard::new();
-
-        let is_alone = inherited.is_empty();
 
         let (senders, receivers): (Vec<_>, Vec<_>) =
             (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
@@ -306,6 +312,7 @@ impl Parts {
         for candidate in candidates {
             serving.add(candidate)?;
         }
+        serving.has_started();
         let steering = serving.steering();
         let pins = steering.pins();
         let mut maps = ControlMaps::open(pins)?;

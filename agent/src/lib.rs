@@ -15,10 +15,12 @@ pub mod netns;
 mod sock_diag;
 pub mod workload;
 
+mod inherited;
 mod instance;
 mod interfaces;
 mod listen;
 mod names;
+mod past_agent;
 
 pub mod kernel_tls;
 pub mod local_acceleration;
@@ -51,6 +53,8 @@ mod report;
 mod signals;
 
 mod agent;
+mod fd_store;
+mod listen_fds;
 mod reload;
 mod running;
 mod service_manager;
@@ -60,4 +64,5 @@ mod take_over;
 pub use agent::{AgentError, run};
 pub use causes::with_causes;
 pub use enrolment::{InitError, SetupError, init};
+pub use fd_store::FdStore;
 pub use take_over::TakeOverError;

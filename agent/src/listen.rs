@@ -10,7 +10,7 @@ use std::{
 use nix::errno::Errno;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
-use crate::{netns::Netns, take_over::Purpose};
+use crate::{inherited::Purpose, netns::Netns};
 
 /// The listeners of one worker in one workload. Ports are the kernel's choice: the eBPF maps carry
 /// them, so nothing that a program may want to bind is taken from it by name.

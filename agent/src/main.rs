@@ -2,7 +2,7 @@
 
 use std::{error::Error, process::ExitCode, time::Duration};
 
-use agent::{access_log, bpf::Pins as PinDirectory, with_causes};
+use agent::{FdStore, access_log, bpf::Pins as PinDirectory, with_causes};
 use agent_config::{
     ConfigOrigin, InitConfig, Pins,
     flags::{Command, Environment, Flags, InitFlags},
@@ -18,6 +18,8 @@ fn main() -> ExitCode {
     if flags.detach {
         return detach(&flags, &environment);
     }
+    // First: whatever fails from here on gives up what was kept for this agent.
+    let store = FdStore::open();
     let take_over = flags.take_over.map(Duration::from_secs);
     let origin = ConfigOrigin::new(flags, environment);
     let config = match origin.load() {
@@ -27,7 +29,7 @@ fn main() -> ExitCode {
     if let Err(error) = access_log::init(config.log_format, config.log_level) {
         return fail(&error, FAILED);
     }
-    match agent::run(config, origin, take_over) {
+    match agent::run(config, origin, take_over, store) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error, error.exit_code()),
     }

@@ -377,6 +377,9 @@ impl Plan {
             let closed = serving.replace(candidate);
             changed.note(&name, closed);
         }
+        if let Err(error) = serving.close_older() {
+            changed.failed.push(with_causes(&error));
+        }
         if changed.removed + changed.replaced > 0 {
             serving.name_strangers();
         }

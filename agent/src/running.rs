@@ -1,15 +1,25 @@
 //! An agent that serves: hands over to another, or ends.
 
-use std::{io, os::fd::OwnedFd, path::PathBuf, sync::Arc, thread::JoinHandle, time::Duration};
+use std::{
+    collections::HashSet,
+    fs, io,
+    os::{fd::OwnedFd, unix::fs::MetadataExt as _},
+    path::Path,
+    sync::Arc,
+    thread::JoinHandle,
+    time::Duration,
+};
 
 use tokio::{task::AbortHandle, time::sleep};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::{
-    agent::AgentError,
-    bpf::KernelReports,
+    agent::{AgentError, failed},
+    bpf::{KernelReports, version},
     causes::with_causes,
+    fd_store::FdStore,
     heartbeat::Beating,
+    inherited::Item,
     instance::InstanceLock,
     kernel_reports,
     reload::InForce,
@@ -17,7 +27,7 @@ use crate::{
     service_manager,
     serving::Serving,
     signals::Signals,
-    take_over::{Item, Outcome, Predecessor, Request, Terms},
+    take_over::{Outcome, Predecessor, Request, Terms},
     worker::Stop,
 };
 
@@ -53,23 +63,60 @@ pub(crate) enum Offered {
 }
 
 impl Running {
-    /// Once the agent before has ended, what served its sockets is taken away.
-    pub(crate) fn steering_after(&self, before: Predecessor, own_cgroup: PathBuf) {
+    /// Once the agent before has ended, what served its sockets is taken away, but from those that this
+    /// one has of it.
+    pub(crate) fn steering_after(&self, before: Predecessor, own_cgroup: &Path) {
         let ended = tokio::task::spawn_blocking(|| before.wait());
         let pins = self.serving.steering().pins().clone();
+        let kept = self.agent_cgroups(own_cgroup);
         tokio::task::spawn_local(async move {
             let _ = ended.await;
-            match pins.forget_other_agents(&own_cgroup) {
+            match kept.and_then(|kept| Ok(pins.forget_agents_but(&kept)?)) {
                 Ok(()) => info!("the agent that ran before has ended"),
-                Err(error) => {
-                    let error = with_causes(&error);
-                    warn!(
-                        error,
-                        "the program for the sockets of the agent before stays attached"
-                    );
-                }
+                Err(error) => stays_attached(&error),
             }
         });
+    }
+
+    /// No agent ran before, or none that still does: what served its sockets is taken away, as above.
+    pub(crate) fn steer_alone(&self, own_cgroup: &Path) {
+        let pins = self.serving.steering().pins();
+        let kept = self.agent_cgroups(own_cgroup);
+        if let Err(error) = kept.and_then(|kept| Ok(pins.forget_agents_but(&kept)?)) {
+            stays_attached(&error);
+        }
+    }
+
+    /// Ends what was there before the agent, goes past it and may not go on.
+    pub(crate) fn close_older(&mut self) {
+        if let Err(error) = self.serving.close_older() {
+            let error = with_causes(&error);
+            error!(
+                error,
+                "connections that are older than the agent can't be told from its own, and go on"
+            );
+        }
+    }
+
+    /// Lets the service manager have the listeners, for an agent after this one.
+    pub(crate) fn keep_in(&self, store: &mut FdStore) {
+        match self.serving.share() {
+            Ok(served) => store.keep(&served, &version()),
+            Err(error) => warn!(
+                %error,
+                "the service manager does not get the listeners: should the agent crash, connections are \
+                 refused until it is back"
+            ),
+        }
+    }
+
+    /// Where the sockets are from that this agent accepts.
+    fn agent_cgroups(&self, own: &Path) -> Result<HashSet<u64>, AgentError> {
+        let listeners = self.serving.listener_cgroups();
+        let mut cgroups = listeners.map_err(failed("asking where the listeners are from"))?;
+        let own = fs::metadata(own).map_err(failed("finding the agent's cgroup"))?;
+        cgroups.insert(own.ino());
+        Ok(cgroups)
     }
 
     /// Gives an heir what it needs, and waits until it serves. If it does not, this agent goes on as if
@@ -186,6 +233,14 @@ impl Running {
         drained(&workers, &mut serving, DRAIN, signals).await;
         info!("the agent has stopped; connections of its workloads stay refused");
     }
+}
+
+fn stays_attached(error: &AgentError) {
+    let error = with_causes(error);
+    warn!(
+        error,
+        "the program for the sockets of an agent before stays attached"
+    );
 }
 
 /// Passes on what the kernel side reports of the workloads that are served.

@@ -1,7 +1,11 @@
-//! What the service manager is told (`sd_notify(3)`): that the agent serves, that it ends, and that it is
-//! alive. Without `NOTIFY_SOCKET` nobody is told anything.
+//! What the service manager is told (`sd_notify(3)`): that the agent serves, that it ends, that it is alive,
+//! and what to keep for the next one. Without `NOTIFY_SOCKET` nobody is told anything.
 
 use std::{
+    env,
+    io::{self, IoSlice},
+    mem::MaybeUninit,
+    os::{fd::BorrowedFd, unix::ffi::OsStrExt as _},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -9,6 +13,11 @@ use std::{
     time::Duration,
 };
 
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
+    SocketFlags, SocketType, connect, sendmsg, socket_with,
+    sockopt::{Timeout, set_socket_timeout},
+};
 use sd_notify::{NotifyState, notify, watchdog_enabled};
 use tokio::{
     sync::watch,
@@ -17,6 +26,9 @@ use tokio::{
 use tracing::{error, warn};
 
 use crate::bpf::monotonic_ns;
+
+/// How long the service manager may take to have room for one more message.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How much later than it should a worker may answer.
 const SLACK: Duration = Duration::from_secs(1);
@@ -86,6 +98,44 @@ pub(crate) async fn watchdog(workers: Vec<Pulse>) {
             Some(worker) => error!(worker, "a worker's event loop stands still"),
         }
         workers.iter().for_each(Pulse::ask);
+    }
+}
+
+/// Gives the service manager a descriptor to keep, for the next agent to find it by this name.
+///
+/// # Errors
+/// Where it does not take the message in time. Whether it has room, it does not say.
+pub(crate) fn store(name: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+    let Some(manager) = env::var_os("NOTIFY_SOCKET") else {
+        return Ok(());
+    };
+    let message = format!("FDSTORE=1\nFDNAME={name}\n");
+    let address = SocketAddrUnix::new(manager.as_bytes())?;
+    let (family, kind) = (AddressFamily::UNIX, SocketType::DGRAM);
+    let socket = socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
+    set_socket_timeout(&socket, Timeout::Send, Some(PATIENCE))?;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut beside = SendAncillaryBuffer::new(&mut space);
+    let descriptors = [descriptor];
+    beside.push(SendAncillaryMessage::ScmRights(&descriptors));
+    let parts = [IoSlice::new(message.as_bytes())];
+    connect(&socket, &address)?;
+    sendmsg(&socket, &parts, &mut beside, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// Lets the service manager close all that it keeps by this name.
+pub(crate) fn remove(name: &str) {
+    // A name with a line's end would be another message; the service manager has none of such a name.
+    if name
+        .bytes()
+        .all(|byte| byte.is_ascii_graphic() || byte == b' ')
+    {
+        let name = format!("FDNAME={name}");
+        tell(&[
+            NotifyState::Custom("FDSTOREREMOVE=1"),
+            NotifyState::Custom(&name),
+        ]);
     }
 }
 

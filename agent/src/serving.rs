@@ -1,6 +1,7 @@
 //! The workloads that are served: they come, change their rules and go, each without the others.
 
 use std::{
+    collections::HashSet,
     io,
     net::{SocketAddrV4, TcpListener},
     os::fd::{AsFd as _, OwnedFd},
@@ -9,33 +10,35 @@ use std::{
 };
 
 use ebpf_abi::Workload as WorkloadState;
+use nix::sys::stat::fstat;
 use tokio::{
     sync::{mpsc, watch},
     task::AbortHandle,
     time::sleep,
 };
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
 use crate::{
     agent::{AgentError, failed},
-    bpf::{ControlMaps, Permits, Pins, Steering, Tenancy},
+    bpf::{ControlMaps, Permits, Pins, Steering},
     causes::with_causes,
     certificates::{self, CertificateFiles, Credential},
     config::{self, CertificateOrigin},
     connection::CloseCause,
     credentials::{CredentialKeeper, CredentialSource},
     enrolment::Slot,
+    inherited::{Inherited, Item, Purpose, Whose},
     interfaces::InterfaceWatch,
     listen::{ListenError, Listeners, NamedSocket, listen_at},
     names::{NameFollower, Names},
     netns::Interfaces,
+    past_agent::{self, Unwanted},
     policy::{IngressMode, IngressPolicy, WorkloadName},
     readiness::ReadinessBoard,
     registry::{Connection, Registry},
     report::Telemetry,
     rules::{Rules, close_objected},
-    sock_diag::reset_connections,
-    take_over::{Inherited, Item, Purpose, Whose},
+    sock_diag::{self, Which},
     worker::{Entrance, EntranceKind, Stop},
     workload::{Telling, Workload},
 };
@@ -98,6 +101,8 @@ pub(crate) struct Serving {
     board: ReadinessBoard,
     served: Vec<Served>,
     inherited: Inherited,
+    /// Whether the maps were made at this start.
+    has_new_maps: bool,
     known: watch::Sender<Vec<Arc<Workload>>>,
 }
 
@@ -111,6 +116,19 @@ pub(crate) struct Served {
     /// Its listeners once more, for an agent that takes over: by worker, but for those that the
     /// configuration names.
     sockets: Vec<(usize, Purpose, TcpListener)>,
+    /// What the kernel side had known of it before.
+    before: Before,
+}
+
+/// What the kernel side knew of a workload before this agent served it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Before {
+    /// Nothing, or its programs were attached over other maps: the guard has no mark of any connection.
+    Nothing,
+    /// An agent has served it, under rules that are not known.
+    Marks,
+    /// This agent has looked at the connections of before.
+    LookedAt,
 }
 
 /// One listener that the configuration names.
@@ -144,6 +162,7 @@ impl Serving {
         inherited: Inherited,
     ) -> Self {
         Self {
+            has_new_maps: steering.pins().has_new_maps(),
             steering,
             inherited,
             workers,
@@ -217,6 +236,11 @@ impl Serving {
             .collect();
         let opened = self.open(&workload, &named)?;
         let (stop, stopped) = watch::channel(Stop::Running);
+        let before = if self.has_new_maps || !self.steering.is_attached(&workload.owner()) {
+            Before::Nothing
+        } else {
+            Before::Marks
+        };
         let mut maps = ControlMaps::open(self.pins())?;
         let mut state = WorkloadState {
             netns: workload.netns_cookie,
@@ -283,6 +307,7 @@ impl Serving {
             listeners: Vec::new(),
             tasks,
             sockets,
+            before,
         };
         self.accept_from(&mut served, opened)?;
         Ok(served)
@@ -464,6 +489,7 @@ impl Serving {
         let Some(index) = self.served.iter().position(|it| it.workload.name == *name) else {
             return Ok(0);
         };
+        let agents = self.pins().agent_cgroups()?;
         let mut served = self.served.swap_remove(index);
         let mut before = None;
         let now = served.workload.rules.update(|known| {
@@ -475,8 +501,8 @@ impl Serving {
             })
         });
         let mut closed = now.map_or(0, |now| now.enforce(name, &self.registry));
-        if let Some(before) = before {
-            closed += close_past_agent(&served.workload, &before, &rules);
+        if before.is_some_and(|before| seals_a_port(&before, &rules)) {
+            closed += past_agent::close(&served.workload, &agents, Unwanted::NotInClear(&rules));
         }
         served.listeners.retain(|named| {
             let stays = rules.listener(named.listen).is_some();
@@ -591,6 +617,55 @@ impl Serving {
         closed
     }
 
+    /// Ends connections that were there before the workloads were served, go past the agent, and may not
+    /// go on. What is served later is to be looked at again.
+    pub(crate) fn close_older(&mut self) -> Result<(), AgentError> {
+        let agents = self.steering.pins().agent_cgroups()?;
+        for served in &mut self.served {
+            let workload = &served.workload;
+            match (served.before, workload.rules.get()) {
+                (Before::LookedAt, _) | (_, None) => continue,
+                (Before::Nothing, _) => {
+                    past_agent::close(workload, &agents, Unwanted::OlderThanGuard)
+                }
+                (Before::Marks, Some(rules)) => {
+                    past_agent::close(workload, &agents, Unwanted::NotInClear(&rules))
+                }
+            };
+            served.before = Before::LookedAt;
+        }
+        Ok(())
+    }
+
+    /// The workloads of the start are served: what was inherited and is of use is in use by now. Closes the
+    /// rest, and with it what waits there.
+    pub(crate) fn has_started(&mut self) {
+        self.inherited = Inherited::default();
+        self.has_new_maps = false;
+    }
+
+    /// The cgroups in which the listeners were made: that of this agent, or those of agents before it.
+    pub(crate) fn listener_cgroups(&self) -> io::Result<HashSet<u64>> {
+        let mut cgroups = HashSet::new();
+        for served in &self.served {
+            let listeners = served.listeners.iter().flat_map(|named| &named.sockets);
+            let listeners = listeners.chain(served.sockets.iter().map(|(_, _, socket)| socket));
+            let inodes = listeners
+                .map(|socket| Ok(fstat(socket)?.st_ino))
+                .collect::<nix::Result<HashSet<_>>>()?;
+            let listed = served
+                .workload
+                .netns
+                .run(|| sock_diag::list(Which::Listeners));
+            let own = listed?.into_iter();
+            cgroups.extend(
+                own.filter(|socket| inodes.contains(&socket.inode.into()))
+                    .map(|socket| socket.cgroup),
+            );
+        }
+        Ok(cgroups)
+    }
+
     /// Says which workloads were served before and are not any more. Their connections stay refused.
     pub(crate) fn name_strangers(&self) {
         let owners: Vec<_> = self.served.iter().map(|it| it.workload.owner()).collect();
@@ -625,43 +700,14 @@ impl Serving {
     }
 }
 
-/// Ends connections that go straight to programs, at ports that were in clear and are so no longer: how
-/// many. The hooks know of the change by now.
-fn close_past_agent(workload: &Workload, before: &Rules, rules: &Rules) -> usize {
+/// Whether a port that was in clear is so no longer.
+fn seals_a_port(before: &Rules, rules: &Rules) -> bool {
     let is_in_clear =
         |rules: &Rules, port| rules.ingress.decide(port).mode == IngressMode::Plaintext;
-    let ends = |port| is_in_clear(before, port) && !is_in_clear(rules, port);
+    let sealed = |port| is_in_clear(before, port) && !is_in_clear(rules, port);
     let ports = rules.ingress.rules().iter().chain(before.ingress.rules());
-    let any = is_in_clear(before, 0) && !is_in_clear(rules, 0)
-        || ports.map(|rule| rule.port.get()).any(ends);
-    if !any {
-        return 0;
-    }
-    let name = &workload.name;
-    let reason = CloseCause::RuleChanged.as_str();
-    let reset = || {
-        let cgroups = match workload.tenancy {
-            Tenancy::Sole => None,
-            Tenancy::Shared => Some(workload.cgroup_ids()?),
-        };
-        reset_connections(ends, cgroups.as_ref())
-    };
-    match workload.netns.run(reset) {
-        Ok(0) => 0,
-        Ok(closed) => {
-            info!(workload = %name, closed, reason, "connections past the agent closed");
-            closed
-        }
-        Err(error) => {
-            error!(
-                workload = %name,
-                %error,
-                "connections to a port that was in clear can't be closed; they stay in clear until \
-                 they end: restart the program"
-            );
-            0
-        }
-    }
+    // Port 0 is none, and has the default.
+    sealed(0) || ports.map(|rule| rule.port.get()).any(sealed)
 }
 
 /// Ends a listener: nothing more is accepted, and what runs has a moment to end by itself.

@@ -1,11 +1,9 @@
-//! Connections that the kernel has between programs and the network, past the agent: those to ports that
-//! are in clear. Ends them when a port is so no longer.
+//! The kernel's own list of TCP sockets, and the end of some of them.
 //!
 //! Layouts: `linux/inet_diag.h`, `sock_diag(7)`.
 
 use std::{
-    collections::HashSet,
-    fs, io,
+    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
@@ -13,77 +11,65 @@ use nix::{errno::Errno, sys::socket::SockProtocol};
 
 use crate::netlink::{HEADER, attributes, exchange, malformed, u32_at, u64_at};
 
-/// Resets the connections of programs in the calling thread's namespace whose own port is one that
-/// `ends`; how many. Those of the agent, those within the namespace and those that a program has opened
-/// (they lead to the agent) are not meant; where `cgroups` are given, nor those of other cgroups.
+/// Which sockets are listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Which {
+    /// Those with a peer, connected or about to be.
+    Connections,
+    /// Those that wait for one.
+    Listeners,
+}
+
+/// The sockets in the calling thread's namespace.
 ///
-/// # Errors
-/// Where the kernel can't be asked, or has no `CONFIG_INET_DIAG_DESTROY`.
-pub(crate) fn reset_connections(
-    ends: impl Fn(u16) -> bool,
-    cgroups: Option<&HashSet<u64>>,
-) -> io::Result<usize> {
-    let own = own_sockets()?;
+/// Minimum kernel version: 5.9 (`INET_DIAG_CGROUP_ID`).
+pub(crate) fn list(which: Which) -> io::Result<Vec<Found>> {
     let mut found = Vec::new();
     for family in [IPV4, IPV6] {
-        let request = Request::list(family);
+        let request = Request::list(family, which);
         exchange(
             SockProtocol::NetlinkSockDiag,
             &request.bytes(),
             |_, message| {
-                let socket = Found::parse(message).ok_or_else(malformed)?;
-                let is_of_them = cgroups
-                    .is_none_or(|cgroups| socket.cgroup.is_some_and(|id| cgroups.contains(&id)));
-                if is_of_them
-                    && ends(socket.port)
-                    && socket.is_from_outside()
-                    && !own.contains(&socket.inode)
-                {
-                    found.push(socket);
-                }
+                found.push(Found::parse(message).ok_or_else(malformed)?);
                 Ok(())
             },
         )?;
     }
-    let mut reset = 0;
-    for socket in found {
-        let request = Request::destroy(&socket);
-        match exchange(SockProtocol::NetlinkSockDiag, &request.bytes(), |_, _| {
-            Ok(())
-        }) {
-            Ok(()) => reset += 1,
-            // It has just ended by itself.
-            Err(error) if error.raw_os_error() == Some(Errno::ENOENT as i32) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(reset)
+    Ok(found)
 }
 
-/// The inodes of this process's sockets.
-fn own_sockets() -> io::Result<HashSet<u32>> {
-    let inode = |entry: io::Result<fs::DirEntry>| {
-        let target = fs::read_link(entry.ok()?.path()).ok()?;
-        let inode = target.to_str()?.strip_prefix("socket:[")?;
-        inode.strip_suffix(']')?.parse().ok()
-    };
-    Ok(fs::read_dir("/proc/self/fd")?.filter_map(inode).collect())
+/// Resets a connection; whether it was still there.
+///
+/// # Errors
+/// Where the kernel has no `CONFIG_INET_DIAG_DESTROY`.
+pub(crate) fn reset(socket: &Found) -> io::Result<bool> {
+    let request = Request::destroy(socket);
+    match exchange(SockProtocol::NetlinkSockDiag, &request.bytes(), |_, _| {
+        Ok(())
+    }) {
+        Ok(()) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(Errno::ENOENT as i32) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// `struct inet_diag_msg`, as far as it counts.
-#[derive(Debug)]
-struct Found {
+#[derive(Clone, Debug)]
+pub(crate) struct Found {
     family: u8,
     /// `struct inet_diag_sockid`.
     id: [u8; ID],
-    port: u16,
-    local: IpAddr,
-    peer: IpAddr,
-    inode: u32,
-    /// The id of its cgroup.
-    ///
-    /// Minimum kernel version: 5.9 (`INET_DIAG_CGROUP_ID`).
-    cgroup: Option<u64>,
+    /// Its own address.
+    pub local: IpAddr,
+    /// Its own port.
+    pub port: u16,
+    /// Its peer's address.
+    pub peer: IpAddr,
+    /// What its file is called; zero where no process has it, yet or any more.
+    pub inode: u32,
+    /// The cgroup in which it was made; that of its listener, where it came by one.
+    pub cgroup: u64,
 }
 
 impl Found {
@@ -96,15 +82,11 @@ impl Found {
             local: address(family, id[4..20].try_into().ok()?),
             peer: address(family, id[20..36].try_into().ok()?),
             inode: u32_at(message, INODE)?,
-            cgroup: attributes(message.get(INODE + 4..)?)
+            cgroup: attributes(message.get(MESSAGE..)?)
                 .find(|(attribute, _)| *attribute == INET_DIAG_CGROUP_ID)
-                .and_then(|(_, value)| u64_at(value, 0)),
+                .and_then(|(_, value)| u64_at(value, 0))?,
             id,
         })
-    }
-
-    fn is_from_outside(&self) -> bool {
-        !self.peer.is_loopback() && self.peer != self.local
     }
 }
 
@@ -128,12 +110,15 @@ struct Request {
 }
 
 impl Request {
-    fn list(family: u8) -> Self {
+    fn list(family: u8, which: Which) -> Self {
         Self {
             kind: SOCK_DIAG_BY_FAMILY,
             flags: NLM_F_REQUEST | NLM_F_DUMP,
             family,
-            states: WITH_A_PEER,
+            states: match which {
+                Which::Connections => WITH_A_PEER,
+                Which::Listeners => LISTEN,
+            },
             id: [0; ID],
         }
     }
@@ -171,63 +156,63 @@ const ID: usize = 48;
 const REQUEST: usize = 8 + ID;
 /// Where `idiag_inode` lies in `struct inet_diag_msg`.
 const INODE: usize = 4 + ID + 16;
-
+/// Bytes of `struct inet_diag_msg`; attributes follow it.
+const MESSAGE: usize = INODE + 4;
+/// Of an attribute.
 const INET_DIAG_CGROUP_ID: u16 = 21;
+
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
 const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_ACK: u16 = 0x4;
 const NLM_F_DUMP: u16 = 0x300;
 
-/// Every state of TCP but `LISTEN` (10), `TIME_WAIT` (6) and `CLOSE` (7), in which nothing is sent.
-const WITH_A_PEER: u32 = 0xfff & !(1 << 10 | 1 << 6 | 1 << 7);
+/// The state `LISTEN`.
+const LISTEN: u32 = 1 << 10;
+/// Every state of TCP but that, `TIME_WAIT` (6) and `CLOSE` (7), in which nothing is sent.
+const WITH_A_PEER: u32 = 0xfff & !(LISTEN | 1 << 6 | 1 << 7);
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn an_answer_cut_short_anywhere_is_no_panic() {
-        let mut message = vec![0; INODE + 4];
+    fn message() -> Vec<u8> {
+        let mut message = vec![0; MESSAGE];
         message[0] = IPV4;
         message[4..6].copy_from_slice(&8080_u16.to_be_bytes());
         message[8..12].copy_from_slice(&[10, 0, 0, 1]);
         message[24..28].copy_from_slice(&[10, 0, 0, 2]);
         message[INODE..].copy_from_slice(&7_u32.to_ne_bytes());
-        let found = Found::parse(&message).unwrap();
-        assert_eq!((found.port, found.inode), (8080, 7));
+        // Another attribute before it, of a length that is filled up.
+        for (kind, value) in [(8_u16, &[1][..]), (21, &4711_u64.to_ne_bytes())] {
+            message.extend((4 + value.len() as u16).to_ne_bytes());
+            message.extend(kind.to_ne_bytes());
+            message.extend(value);
+            message.resize(message.len().next_multiple_of(4), 0);
+        }
+        message
+    }
+
+    #[test]
+    fn a_socket_is_read_with_the_cgroup_that_it_was_made_in() {
+        let found = Found::parse(&message()).unwrap();
+        assert_eq!((found.port, found.inode, found.cgroup), (8080, 7, 4711));
         assert_eq!(found.local.to_string(), "10.0.0.1");
-        assert!(found.is_from_outside());
-        assert_eq!(found.cgroup, None);
+        assert_eq!(found.peer.to_string(), "10.0.0.2");
+    }
+
+    #[test]
+    fn an_answer_cut_short_anywhere_is_no_panic() {
+        let message = message();
         for len in 0..message.len() {
             assert!(Found::parse(&message[..len]).is_none());
-        }
-        message.extend(12_u16.to_ne_bytes());
-        message.extend(INET_DIAG_CGROUP_ID.to_ne_bytes());
-        message.extend(77_u64.to_ne_bytes());
-        assert_eq!(Found::parse(&message).unwrap().cgroup, Some(77));
-        for len in INODE + 4..message.len() {
-            assert_eq!(Found::parse(&message[..len]).unwrap().cgroup, None);
         }
     }
 
     #[test]
-    fn connections_within_a_namespace_are_not_meant() {
-        for (local, peer) in [
-            ("127.0.0.1", "127.0.0.1"),
-            ("10.0.0.1", "10.0.0.1"),
-            ("::1", "::1"),
-        ] {
-            let found = Found {
-                family: IPV4,
-                id: [0; ID],
-                port: 80,
-                local: local.parse().unwrap(),
-                peer: peer.parse().unwrap(),
-                inode: 1,
-                cgroup: None,
-            };
-            assert!(!found.is_from_outside(), "{local} {peer}");
-        }
+    fn an_attribute_that_claims_no_length_ends_the_look() {
+        let mut message = message();
+        message[MESSAGE..MESSAGE + 2].copy_from_slice(&0_u16.to_ne_bytes());
+        assert!(Found::parse(&message).is_none());
     }
 }

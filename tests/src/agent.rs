@@ -18,6 +18,7 @@ use crate::admin::{Answer, Metrics};
 use crate::clock::Clock;
 use crate::coordinator::CoordinatorConfig;
 use crate::program::{Finished, HostCommand, Running, tail};
+use crate::service_manager::ServiceManager;
 use crate::testbed::{Host, Testbed};
 
 /// A running agent. Dropping it kills the agent and leaves its pins to the testbed; a test whose
@@ -63,10 +64,20 @@ impl Agent {
     /// Starts it again after [`Self::kill`] or [`Self::stop`], and waits until it answers.
     pub fn restart(&mut self) -> Result<()> {
         ensure!(self.running.is_none(), "the agent runs already");
-        self.running = Some(self.command()?.spawn()?);
+        self.running = Some(self.start_as_unit()?);
         self.wait_for("it did not answer", |agent| {
             agent.get("/ready").map(|_| true)
         })
+    }
+
+    /// Starts a process as its service manager would, if it has one; whether or not it can serve.
+    pub fn start_as_unit(&self) -> Result<Running> {
+        let command = self.command()?;
+        match &self.config.manager {
+            Some(manager) => command.passing(manager.pass_on()?),
+            None => command,
+        }
+        .spawn()
     }
 
     /// Waits until all its workloads are ready.
@@ -281,6 +292,25 @@ impl Agent {
         self.command()?.arg("--detach").run(LIMIT)
     }
 
+    /// Takes its pins away, as a reboot does, and with them all that was attached.
+    pub fn unpin(&self) -> Result<()> {
+        let pins = Path::new("/sys/fs/bpf/sealwire").join(&self.instance);
+        fs::remove_dir_all(&pins).with_context(|| format!("removing {}", pins.display()))
+    }
+
+    /// From now on its processes are started in another cgroup, as another unit's are.
+    pub fn change_cgroup(&mut self, bed: &Testbed) -> Result<()> {
+        let name = self.cgroup.file_name().unwrap_or_default();
+        self.cgroup = bed.cgroup(&format!("{}-anew", name.to_string_lossy()))?;
+        Ok(())
+    }
+
+    /// Removes its cgroup and makes it anew, as systemd does with that of a unit that has no process.
+    pub fn renew_cgroup(&self) -> Result<()> {
+        fs::remove_dir(&self.cgroup)?;
+        Ok(fs::create_dir(&self.cgroup)?)
+    }
+
     /// Starts a second process with the same configuration and instance.
     pub fn start_another(&self) -> Result<Running> {
         self.command()?.spawn()
@@ -418,6 +448,8 @@ pub struct AgentConfig {
     clock: Option<Clock>,
     #[serde(skip)]
     variables: Vec<(String, String)>,
+    #[serde(skip)]
+    manager: Option<ServiceManager>,
 }
 
 impl AgentConfig {
@@ -432,6 +464,7 @@ impl AgentConfig {
             workers: None,
             clock: None,
             variables: Vec::new(),
+            manager: None,
         })
     }
 
@@ -472,6 +505,15 @@ impl AgentConfig {
     pub fn with_variable(mut self, name: &str, value: &str) -> Self {
         self.variables.push((name.to_owned(), value.to_owned()));
         self
+    }
+
+    /// As a unit of this service manager.
+    pub fn supervised_by(self, manager: &ServiceManager) -> Result<Self> {
+        let with_socket = self.with_variable("NOTIFY_SOCKET", manager.notify_socket()?);
+        Ok(Self {
+            manager: Some(manager.clone()),
+            ..with_socket
+        })
     }
 
     /// With this many workers in place of one for each core.

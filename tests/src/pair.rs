@@ -8,6 +8,7 @@ use crate::agent::{Agent, AgentConfig, WorkloadConfig};
 use crate::coordinator::Coordinator;
 use crate::peer::{Client, Closed, Server};
 use crate::pki::Mesh;
+use crate::service_manager::ServiceManager;
 use crate::sniffer::Capture;
 use crate::testbed::{Host, Testbed};
 
@@ -62,18 +63,42 @@ impl Pair {
         )
     }
 
+    /// With a service manager for each agent: the client's, the server's.
+    pub fn start_supervised() -> Result<(Self, [ServiceManager; 2])> {
+        let bed = Testbed::new(HOSTS)?;
+        let client = ServiceManager::start(&bed, "client")?;
+        let server = ServiceManager::start(&bed, "server")?;
+        let tune = |_: &Testbed, of_client: AgentConfig, of_server: AgentConfig| {
+            Ok((
+                of_client.supervised_by(&client)?,
+                of_server.supervised_by(&server)?,
+            ))
+        };
+        let pair = Self::start_on(bed, |_, _, _| {}, tune)?;
+        Ok((pair, [client, server]))
+    }
+
     /// With the configurations of the client's and the server's workload changed, and of their agents.
     pub fn start_tuned(
         change: impl FnOnce(&Testbed, &mut WorkloadConfig, &mut WorkloadConfig),
         tune: impl FnOnce(&Testbed, AgentConfig, AgentConfig) -> (AgentConfig, AgentConfig),
     ) -> Result<Self> {
-        let bed = Testbed::new(&["client", "server", "outsider"])?;
+        Self::start_on(Testbed::new(HOSTS)?, change, |bed, client, server| {
+            Ok(tune(bed, client, server))
+        })
+    }
+
+    fn start_on(
+        bed: Testbed,
+        change: impl FnOnce(&Testbed, &mut WorkloadConfig, &mut WorkloadConfig),
+        tune: impl FnOnce(&Testbed, AgentConfig, AgentConfig) -> Result<(AgentConfig, AgentConfig)>,
+    ) -> Result<Self> {
         let mesh = Mesh::new(&bed.directory().join("mesh"))?;
         let workload = |name| anyhow::Ok(WorkloadConfig::of(bed.host(name), &mesh.issue(name)?));
         let (mut client, mut server) = (workload("client")?, workload("server")?);
         change(&bed, &mut client, &mut server);
         let [client, server] = [client, server].map(|workload| AgentConfig::new(vec![workload]));
-        let (client, server) = tune(&bed, client?, server?);
+        let (client, server) = tune(&bed, client?, server?)?;
         Ok(Self {
             client_agent: Agent::start_with(&bed, client)?,
             server_agent: Agent::start_with(&bed, server)?,
@@ -207,6 +232,8 @@ fn assert_exact(bed: &Testbed, up: u64, down: u64, client: &str, server: &str) -
 fn assert_served(bed: &Testbed) -> Result<()> {
     assert_exact(bed, 3000, 2000, "", "")
 }
+
+const HOSTS: &[&str] = &["client", "server", "outsider"];
 
 /// The port of [`Pair::converse`].
 pub const PORT: u16 = 4000;

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -25,6 +26,7 @@ pub struct HostCommand {
     command: Command,
     netns: PathBuf,
     cgroup: Option<PathBuf>,
+    passed: Vec<(String, OwnedFd)>,
 }
 
 impl HostCommand {
@@ -35,6 +37,7 @@ impl HostCommand {
             command,
             netns,
             cgroup,
+            passed: Vec::new(),
         }
     }
 
@@ -87,12 +90,42 @@ impl HostCommand {
         self
     }
 
+    /// Passes these descriptors to it, as a service manager does (`sd_listen_fds(3)`).
+    #[must_use]
+    pub(crate) fn passing(mut self, descriptors: Vec<(String, OwnedFd)>) -> Self {
+        if descriptors.is_empty() {
+            return self;
+        }
+        // Only the process itself knows its number before it is the program.
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", r#"export LISTEN_PID=$$; exec "$0" "$@""#])
+            .arg(self.command.get_program())
+            .args(self.command.get_args())
+            .stdin(Stdio::null());
+        for (name, value) in self.command.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        let names: Vec<_> = descriptors.iter().map(|(name, _)| name.as_str()).collect();
+        command
+            .env("LISTEN_FDS", descriptors.len().to_string())
+            .env("LISTEN_FDNAMES", names.join(":"));
+        self.command = command;
+        self.passed = descriptors;
+        self
+    }
+
     /// Starts it.
     pub fn spawn(mut self) -> Result<Running> {
         let netns = File::open(&self.netns)
             .with_context(|| format!("could not open {}", self.netns.display()))?;
         let procs = self.cgroup.as_deref().map(cgroup::procs).transpose()?;
         sys::enter_before_exec(&mut self.command, netns.into(), procs);
+        let (_, passed): (Vec<_>, Vec<_>) = self.passed.into_iter().unzip();
+        sys::pass_before_exec(&mut self.command, &passed)?;
         Running::start(self.command)
     }
 

@@ -3,10 +3,11 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sched::{CloneFlags, setns};
 
 /// Makes the child enter a network namespace and a cgroup before it becomes the program, so that
@@ -28,6 +29,36 @@ pub(crate) fn enter_before_exec(
     // SAFETY: between fork and exec the closure makes two system calls on descriptors that it
     // owns; it neither allocates nor takes a lock.
     unsafe { command.pre_exec(enter) };
+}
+
+/// Gives the child these descriptors, as those from 3 on. To be called last: what the child has at those
+/// places before is gone then, the pipe by which it would say that the program can't be started as well.
+pub(crate) fn pass_before_exec(command: &mut Command, descriptors: &[OwnedFd]) -> nix::Result<()> {
+    let first: RawFd = 3;
+    let behind = (first..).nth(descriptors.len()).unwrap_or(first);
+    let descriptors = descriptors
+        .iter()
+        .map(|descriptor| {
+            // Out of the way of the others' places.
+            let moved = fcntl(descriptor, FcntlArg::F_DUPFD_CLOEXEC(behind))?;
+            // SAFETY: the call has made it just now; nobody else owns it.
+            Ok(unsafe { OwnedFd::from_raw_fd(moved) })
+        })
+        .collect::<nix::Result<Vec<_>>>()?;
+    let place = move || -> io::Result<()> {
+        for (descriptor, place) in descriptors.iter().zip(first..) {
+            // SAFETY: two numbers go in; what was open at `place` belongs to nothing that runs in the
+            // child before it becomes the program.
+            if unsafe { libc::dup2(descriptor.as_raw_fd(), place) } < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec the closure makes system calls on descriptors that it owns; it
+    // neither allocates nor takes a lock.
+    unsafe { command.pre_exec(place) };
+    Ok(())
 }
 
 /// Leaves out of a packet socket the frames that this namespace sends, so that a frame crossing a

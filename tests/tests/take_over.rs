@@ -213,6 +213,27 @@ fn an_agent_takes_over_with_another_configuration() -> Result<()> {
 }
 
 #[test]
+fn an_heir_in_another_cgroup_serves_once_the_old_agent_has_ended() -> Result<()> {
+    require!();
+    let mut pair = Pair::start()?;
+    for side in ["client", "server"] {
+        let agent = if side == "client" {
+            &mut pair.client_agent
+        } else {
+            &mut pair.server_agent
+        };
+        agent.change_cgroup(&pair.bed)?;
+        let before = agent.take_over(LONG)?;
+        assert!(before.wait(LIMIT)?.status.success());
+        agent.wait_for("it does not hear of the end", |agent| {
+            Ok(agent.log().contains("the agent that ran before has ended"))
+        })?;
+        pair.assert_served()?;
+    }
+    Ok(())
+}
+
+#[test]
 fn where_no_agent_runs_one_that_would_take_over_starts_as_usual() -> Result<()> {
     require!();
     let mut pair = Pair::start()?;

@@ -5,6 +5,7 @@
 //! reused, links of any version are taken over.
 
 use std::{
+    collections::HashSet,
     fs, io,
     os::{
         fd::AsRawFd,
@@ -28,6 +29,7 @@ pub struct Pins {
     root: PathBuf,
     maps: PathBuf,
     fresh: bool,
+    new_maps: bool,
 }
 
 impl Pins {
@@ -54,16 +56,26 @@ impl Pins {
         }
         let root = bpffs.join("sealwire").join(instance);
         let maps = root.join(format!("maps-{}", version()));
-        let fresh = !root.exists();
+        let (fresh, new_maps) = (!root.exists(), !maps.exists());
         private_directory(&bpffs.join("sealwire")).map_err(failed)?;
         private_directory(&root).map_err(failed)?;
         private_directory(&maps).map_err(failed)?;
-        Ok(Self { root, maps, fresh })
+        Ok(Self {
+            root,
+            maps,
+            fresh,
+            new_maps,
+        })
     }
 
     /// Whether nothing of the instance was pinned before: then a failed start may remove it all.
     pub fn are_fresh(&self) -> bool {
         self.fresh
+    }
+
+    /// Whether there were no maps of this version before: then the guard has no mark of any socket.
+    pub(crate) fn has_new_maps(&self) -> bool {
+        self.new_maps
     }
 
     /// Where the map `name` is pinned.
@@ -88,23 +100,43 @@ impl Pins {
             source,
         })?;
         let links = self.links(super::AGENT)?;
-        Ok(links.join(format!("sockops_agent-{}", metadata.ino())))
+        Ok(links.join(format!("{OF_AGENT}{}", metadata.ino())))
     }
 
-    /// Takes that program away from other cgroups than this, in which an agent has run before.
-    pub(crate) fn forget_other_agents(&self, cgroup: &Path) -> Result<(), BpfError> {
-        let own = self.agent(cgroup)?;
-        let failed = |source| BpfError::Pin {
-            path: own.clone(),
-            source,
-        };
-        for pin in fs::read_dir(self.links(super::AGENT)?).map_err(failed)? {
-            let path = pin.map_err(failed)?.path();
-            if path != own {
+    /// The cgroups whose sockets are agents': that of this one, and those of agents before it as long as
+    /// sockets of theirs are in use.
+    pub(crate) fn agent_cgroups(&self) -> Result<HashSet<u64>, BpfError> {
+        let pins = self.agents()?;
+        Ok(pins.into_iter().map(|(cgroup, _)| cgroup).collect())
+    }
+
+    /// Takes the program for agents' sockets away from other cgroups than these, in which an agent has
+    /// run before.
+    pub(crate) fn forget_agents_but(&self, cgroups: &HashSet<u64>) -> Result<(), BpfError> {
+        for (cgroup, path) in self.agents()? {
+            if !cgroups.contains(&cgroup) {
                 fs::remove_file(&path).map_err(|source| BpfError::Pin { path, source })?;
             }
         }
         Ok(())
+    }
+
+    fn agents(&self) -> Result<Vec<(u64, PathBuf)>, BpfError> {
+        let links = self.links(super::AGENT)?;
+        let failed = |source| BpfError::Pin {
+            path: links.clone(),
+            source,
+        };
+        let mut agents = Vec::new();
+        for pin in fs::read_dir(&links).map_err(failed)? {
+            let path = pin.map_err(failed)?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let cgroup = name.strip_prefix(OF_AGENT).and_then(|it| it.parse().ok());
+            if let Some(cgroup) = cgroup {
+                agents.push((cgroup, path));
+            }
+        }
+        Ok(agents)
     }
 
     /// Whether there are links of this owner.
@@ -191,6 +223,9 @@ impl Pins {
         Ok(removed)
     }
 }
+
+/// How the link of an agent's cgroup begins; its number follows.
+const OF_AGENT: &str = "sockops_agent-";
 
 /// Removes what no pin holds: the filters on devices, by workload, in whose namespaces they are.
 fn release_devices(directories: &[PathBuf]) -> Result<(), BpfError> {

@@ -18,7 +18,8 @@ use rustix::net::{
 use rustix::process::{PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
-use super::{Item, Terms};
+use super::Terms;
+use crate::inherited::Item;
 
 /// What is said, one a packet.
 #[derive(Debug, Serialize, Deserialize)]

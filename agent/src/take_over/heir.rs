@@ -7,9 +7,10 @@ use thiserror::Error;
 use tracing::warn;
 
 use super::{
-    Inherited, Item, Terms,
+    Terms,
     channel::{Channel, Message},
 };
+use crate::inherited::{Inherited, Item};
 
 /// How long the holder may take for one step.
 const PATIENCE: Duration = Duration::from_secs(20);

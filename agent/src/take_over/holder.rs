@@ -6,9 +6,10 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 
 use super::{
-    Item, Terms,
+    Terms,
     channel::{Channel, Door, Message},
 };
+use crate::inherited::Item;
 
 /// How long one message to the heir may take.
 const PATIENCE: Duration = Duration::from_secs(20);
