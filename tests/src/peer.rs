@@ -128,6 +128,8 @@ pub struct Many {
     pub failures: std::collections::BTreeMap<String, u64>,
     /// How long it all took.
     pub milliseconds: u64,
+    /// How long the longest took of those that were made one after the other.
+    pub longest_milliseconds: u64,
     /// Its ends of the connections, in the order in which it made them; only with `--in-order`.
     pub ports: Vec<u16>,
 }
@@ -312,6 +314,7 @@ pub fn start_many(host: &Host, to: SocketAddr, options: &str) -> Result<RunningM
     let running = command(host)?
         .args(["many", "--to", &to.to_string()])
         .args(options.split_whitespace())
+        .with_stdin()
         .spawn()?;
     Ok(RunningMany { running })
 }
@@ -323,6 +326,12 @@ pub struct RunningMany {
 }
 
 impl RunningMany {
+    /// Ends it, with `--until-told`; waits for what is under way.
+    pub fn stop(mut self) -> Result<Many> {
+        self.running.write_line("")?;
+        self.finish()
+    }
+
     /// Waits for its end.
     pub fn finish(self) -> Result<Many> {
         nth_report(&self.running, 0, |report| match report {

@@ -1,5 +1,6 @@
 //! One agent takes the place of another, under load, and whatever becomes of either.
 
+use std::io::Write as _;
 use std::thread;
 use std::time::Duration;
 
@@ -27,6 +28,10 @@ fn twenty_take_overs_under_load_refuse_no_connection_and_lose_no_byte() -> Resul
     let mut pair = Pair::start()?;
     let address = pair.server().at(PORT);
     let serving = Server::start(pair.server(), &[address], "--echo --quiet")?;
+    // Ephemeral ports run out where each is kept for a minute after use.
+    for host in [pair.client(), pair.server()] {
+        host.sysctl("net/ipv4/tcp_tw_reuse", "1")?;
+    }
     let sniffer = pair.bed.sniff()?;
     let transfers = (0..TRANSFERS)
         .map(|_| {
@@ -37,7 +42,9 @@ fn twenty_take_overs_under_load_refuse_no_connection_and_lose_no_byte() -> Resul
     for transfer in &transfers {
         transfer.connected()?;
     }
-    let churn = peer::start_many(pair.client(), address, "--connections 8 --churn 25")?;
+    // 500 new ones each second, where the machine bears it.
+    let churn = "--connections 32 --until-told --every 64000";
+    let churn = peer::start_many(pair.client(), address, churn)?;
     let mut predecessors = Vec::new();
     for _ in 0..10 {
         for agent in [&mut pair.client_agent, &mut pair.server_agent] {
@@ -45,9 +52,14 @@ fn twenty_take_overs_under_load_refuse_no_connection_and_lose_no_byte() -> Resul
             thread::sleep(Duration::from_millis(100));
         }
     }
-    let churn = churn.finish()?;
+    // Some after the last one.
+    thread::sleep(Duration::from_secs(1));
+    let churn = churn.stop()?;
     assert!(churn.failures.is_empty(), "{churn:?}");
     assert!(churn.exact > 1000, "{churn:?}");
+    // Not eprintln!, which libtest swallows when a test passes.
+    let rate = churn.exact * 1000 / churn.milliseconds;
+    let _ = writeln!(std::io::stderr(), "{rate} new connections/s: {churn:?}");
     for transfer in transfers {
         transfer.closed()?.assert_exact(300_000, 300_000);
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -30,18 +30,27 @@ pub(crate) struct ManyConnections {
     /// Make new ones for so many seconds, instead of one each that stays open until all are.
     #[arg(long)]
     churn: Option<u64>,
-    /// Make them one after the other, and say from which ports.
+    /// Make new ones until a line comes on standard input, instead.
     #[arg(long, conflicts_with = "churn")]
+    until_told: bool,
+    /// Microseconds from the beginning of one to that of the next that is made after it.
+    #[arg(long, default_value_t = 0)]
+    every: u64,
+    /// Make them one after the other, and say from which ports.
+    #[arg(long, conflicts_with_all = ["churn", "until_told"])]
     in_order: bool,
     /// Only so many of them at once: each is ended before the next is made.
-    #[arg(long, conflicts_with_all = ["churn", "in_order"])]
+    #[arg(long, conflicts_with_all = ["churn", "until_told", "in_order"])]
     in_turn: Option<u64>,
     /// Only so many of them are made at once: each has had an answer before it makes room.
-    #[arg(long, conflicts_with_all = ["churn", "in_order", "in_turn"])]
+    #[arg(long, conflicts_with_all = ["churn", "until_told", "in_order", "in_turn"])]
     at_a_time: Option<u64>,
     /// Begin with so many messages of 64 bytes each, and wait for each to come back.
     #[arg(long, default_value_t = 0)]
     ping_pong: u64,
+    /// Microseconds to wait before each of those.
+    #[arg(long, default_value_t = 0)]
+    pause: u64,
     /// When the sockets block.
     #[arg(long, value_enum, default_value_t = Blocking::Always)]
     blocking: Blocking,
@@ -68,12 +77,17 @@ impl ManyConnections {
         }
         let started = Instant::now();
         let tally = Tally::with_room(self.at_a_time.unwrap_or(self.connections));
+        let is_told = AtomicBool::new(false);
         thread::scope(|scope| {
-            let tally = &tally;
+            let (tally, is_told) = (&tally, &is_told);
             for number in 0..self.in_turn.unwrap_or(self.connections) {
                 let work = move || match (self.churn, self.in_turn) {
                     (Some(seconds), _) => {
-                        self.one_by_one(number, started + Duration::from_secs(seconds), tally);
+                        let end = started + Duration::from_secs(seconds);
+                        self.one_by_one(number, tally, || Instant::now() >= end);
+                    }
+                    (None, _) if self.until_told => {
+                        self.one_by_one(number, tally, || is_told.load(Ordering::Relaxed));
                     }
                     (None, Some(threads)) => (number..self.connections)
                         .step_by(threads.max(1) as usize)
@@ -84,12 +98,17 @@ impl ManyConnections {
                     .stack_size(STACK)
                     .spawn_scoped(scope, work)?;
             }
+            if self.until_told {
+                io::stdin().read_line(&mut String::new())?;
+                is_told.store(true, Ordering::Relaxed);
+            }
             io::Result::Ok(())
         })?;
         let Tally {
             exact,
             open,
             failures,
+            longest,
             ..
         } = tally;
         report(&Report::Many(Many {
@@ -102,6 +121,7 @@ impl ManyConnections {
                 .into_inner()
                 .unwrap_or_else(PoisonError::into_inner),
             milliseconds: started.elapsed().as_millis() as u64,
+            longest_milliseconds: longest.into_inner(),
             ports: Vec::new(),
         }))
     }
@@ -127,14 +147,21 @@ impl ManyConnections {
                 .into_inner()
                 .unwrap_or_else(PoisonError::into_inner),
             milliseconds: started.elapsed().as_millis() as u64,
+            longest_milliseconds: tally.longest.into_inner(),
             ports,
         }))
     }
 
-    fn one_by_one(&self, number: u64, end: Instant, tally: &Tally) {
+    fn one_by_one(&self, number: u64, tally: &Tally, is_over: impl Fn() -> bool) {
         let mut seed = number << 32;
-        while Instant::now() < end {
+        while !is_over() {
+            let began = Instant::now();
             tally.count(self.one(seed, |_| Ok(())));
+            let took = began.elapsed();
+            tally
+                .longest
+                .fetch_max(took.as_millis() as u64, Ordering::Relaxed);
+            thread::sleep(Duration::from_micros(self.every).saturating_sub(took));
             seed += 1;
         }
     }
@@ -192,7 +219,11 @@ impl ManyConnections {
     }
 
     fn ping_pong(&self, connection: &TcpStream) -> io::Result<()> {
-        (0..self.ping_pong).try_for_each(|number| self.exchange(connection, number as u8))
+        connection.set_read_timeout(Some(SILENCE))?;
+        (0..self.ping_pong).try_for_each(|number| {
+            thread::sleep(Duration::from_micros(self.pause));
+            self.exchange(connection, number as u8)
+        })
     }
 
     /// Sends a message and waits for it to come back.
@@ -262,6 +293,8 @@ fn named(step: &'static str) -> impl Fn(io::Error) -> String {
 #[derive(Default)]
 struct Tally {
     exact: AtomicU64,
+    /// Milliseconds of the longest of those made one after the other.
+    longest: AtomicU64,
     open: Mutex<Open>,
     changed: Condvar,
     failures: Mutex<BTreeMap<String, u64>>,
