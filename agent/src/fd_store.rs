@@ -24,7 +24,7 @@ use label::{Label, Misfit};
 
 /// What the service manager has of this agent, or of the one before it.
 ///
-/// Dropped before [`Self::keep`], it is given up: an agent that can't serve lets nobody wait for it.
+/// Dropped before an agent serves, it is given up: nobody is to wait for one that can't.
 #[derive(Debug)]
 pub struct FdStore {
     /// What was passed at the start and nobody has looked at yet.
