@@ -9,6 +9,7 @@ use super::coordinator::CertificatesFrom;
 use super::file::{Given, Origin, Source, WorkloadKeys};
 use super::problem::{ConfigError, Finding, Place, Problem, Rule, Subject, WorkloadRef};
 use super::{Enforcement, Workload};
+use crate::policy::UdpMode;
 use crate::policy::{PortError, WorkloadName};
 
 /// Judges values and collects what is wrong. A judgement that finds a mistake still returns
@@ -266,6 +267,13 @@ impl<'a> Checker<'a> {
             ingress,
             egress,
             listeners,
+            udp: self.word(
+                "udp",
+                keys.udp,
+                UdpMode::Allow,
+                &UdpMode::ALL,
+                UdpMode::as_str,
+            ),
             enforcement: if keys.dry_run.is_some_and(|dry_run| dry_run.value) {
                 Enforcement::DryRun
             } else {

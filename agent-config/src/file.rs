@@ -208,6 +208,10 @@ keys! {
         /// Who may answer where a rule does not say: `any` (default), SPIFFE IDs, workload names,
         /// `ns/` and a namespace; `!` before one denies.
         egress_peers: List,
+        /// `allow` (default) or `deny`: whether programs may send datagrams out of the namespace, which are
+        /// not protected. `deny` drops them, those to resolvers too; what stays on the loopback is let
+        /// through.
+        udp: Text,
         /// Peers that rules do not list are let through, told and counted; default: no. They must be of
         /// the mesh all the same.
         dry_run: Boolean,
@@ -238,9 +242,8 @@ keys! {
     struct EgressKeys {
         /// IPv4 or IPv6 network; a bare address is a network of one. Required without `name`.
         cidr: Text,
-        /// DNS name such as `db.example.com`, or `*.example.com` for all below it that the workload looks
-        /// up: the rule is for the addresses that it has, and that lie in `cidr` if there is one. With
-        /// `plaintext`, `cidr` is required.
+        /// DNS name such as `db.example.com`: the rule is for the addresses that it has, and that lie in
+        /// `cidr` if there is one. With `plaintext`, `cidr` is required.
         name: Text,
         /// A port, or a range such as `"8000-8100"`; default: every port.
         port: Number,

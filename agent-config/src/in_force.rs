@@ -10,7 +10,7 @@ use super::{
     CertificateOrigin, Config, Coordinator, EgressListener, Enforcement, InstanceName, Pins, Place,
     Tee, Workload,
 };
-use crate::policy::{EgressMode, EgressRule, IngressMode, IngressRule, PortRange};
+use crate::policy::{EgressMode, EgressRule, IngressMode, IngressRule, PortRange, UdpMode};
 
 /// Where each value was given, by the path of its key: `workload[0].ingress[1].port`.
 pub(super) type Origins = BTreeMap<String, Place>;
@@ -147,6 +147,7 @@ impl Page<'_> {
             ingress,
             egress,
             listeners,
+            udp,
             enforcement,
         } = workload;
         self.heading("[[workload]]");
@@ -189,6 +190,9 @@ impl Page<'_> {
                 &format!("{path}.egress_peers"),
                 list(egress.default_peers()),
             );
+        }
+        if *udp != UdpMode::Allow {
+            self.value(&format!("{path}.udp"), udp.as_str());
         }
         if *enforcement == Enforcement::DryRun {
             self.value(&format!("{path}.dry_run"), true);

@@ -35,7 +35,7 @@ use ebpf_abi::MAX_WORKERS;
 use serde::Serialize;
 
 use crate::flags::{Environment, Flags};
-use crate::policy::{EgressPolicy, IngressPolicy, PeerSet, WorkloadName};
+use crate::policy::{EgressPolicy, IngressPolicy, PeerSet, UdpMode, WorkloadName};
 use check::Checker;
 use coordinator::CertificatesFrom;
 use file::{FileKeys, Given, Origin, Source};
@@ -181,6 +181,8 @@ pub struct Workload {
     pub egress: EgressPolicy,
     /// Addresses of its loopback that lead elsewhere.
     pub listeners: Vec<EgressListener>,
+    /// Whether it may send datagrams.
+    pub udp: UdpMode,
     /// What lists of peers are for.
     pub enforcement: Enforcement,
 }

@@ -20,7 +20,7 @@ pub use destination::{Cidr, CidrError, PortError, PortRange};
 pub use egress::{
     Destinations, EgressDecision, EgressPolicy, EgressRule, Known, Undecided, Unknown,
 };
-pub use name::{DnsName, DnsNameError, NamePattern};
+pub use name::{DnsName, DnsNameError};
 pub use peers::{
     LONGEST_NAME, Membership, NameError, Objection, PeerEntry, PeerMatch, PeerMatchError, PeerSet,
     WorkloadName,
@@ -165,6 +165,29 @@ impl EgressMode {
             Self::Plaintext => 0,
             Self::Mtls => 1,
             Self::Deny => 2,
+        }
+    }
+}
+
+/// What happens to datagrams (UDP, UDP-Lite) that leave a workload's namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UdpMode {
+    /// They go out as they are, and are counted.
+    Allow,
+    /// They are dropped, told and counted.
+    Deny,
+}
+
+impl UdpMode {
+    /// Every mode.
+    pub const ALL: [Self; 2] = [Self::Allow, Self::Deny];
+
+    /// The word in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
         }
     }
 }

@@ -76,7 +76,7 @@ WEB"#,
     (
         "WEB
 prt = 3",
-        "agent.toml:5:1: unknown field `prt`, expected one of `name`, `cgroup`, `netns`, `shares_netns`, `tls_dir`, `spiffe_id`, `ingress_default`, `ingress_peers`, `egress_default`, `egress_peers`, `dry_run`, `ingress`, `egress`, `listener`",
+        "agent.toml:5:1: unknown field `prt`, expected one of `name`, `cgroup`, `netns`, `shares_netns`, `tls_dir`, `spiffe_id`, `ingress_default`, `ingress_peers`, `egress_default`, `egress_peers`, `udp`, `dry_run`, `ingress`, `egress`, `listener`",
     ),
     (
         r#"[workload]
@@ -232,7 +232,7 @@ cidr = "example.com""#,
         r#"WEB
 [[workload.egress]]
 name = "a..b""#,
-        r#"agent.toml:6:8: workload "web", egress[0]: name `a..b` is not a DNS name; write it as db.example.com, or *.example.com for all below it"#,
+        r#"agent.toml:6:8: workload "web", egress[0]: name `a..b` is not a DNS name; write it as db.example.com"#,
     ),
     (
         r#"WEB
@@ -243,8 +243,8 @@ name = "10.0.0.300""#,
     (
         r#"WEB
 [[workload.egress]]
-name = "db*.example.com""#,
-        r#"agent.toml:6:8: workload "web", egress[0]: name `db*.example.com` has a star that stands for less than a whole first label; write *.example.com"#,
+name = "*.example.com""#,
+        r#"agent.toml:6:8: workload "web", egress[0]: name `*.example.com` has a star, and only whole names can be looked up; give each name a rule, or write cidr"#,
     ),
     (
         r#"WEB
@@ -680,7 +680,8 @@ fn the_effective_configuration_is_json() {
                     { "cidr": "fd00::/8", "ports": "443", "mode": "mtls", "peers": ["db"] },
                 ]},
                 "listeners": [],
-            "enforcement": "enforced",
+            "udp": "allow",
+                "enforcement": "enforced",
             }],
         })
     );

@@ -78,6 +78,13 @@ impl RefusalCode {
                  reachable",
                 "stop the programs, `sealwire-agent --detach`, and start anew",
             ),
+            Self::Kernel(KernelRefusal::UdpDenied) => (
+                "a program sent a datagram out of a namespace whose workload has `udp = \"deny\"`; it \
+                 was dropped, and the program told so where it is of the workload's cgroup. Counts \
+                 packets",
+                "find the program (`from`, `to`). Names can be looked up over TCP (`use-vc` in \
+                 `resolv.conf`) where an egress rule lets that through",
+            ),
             Self::Kernel(KernelRefusal::RefusedRecently) => (
                 "the destination refused, or was denied by a rule, less than one second ago",
                 "nothing: an echo of `dial-refused` or `denied-by-rule`",
@@ -275,6 +282,7 @@ mod tests {
             Reason::DialRefused,
             Reason::DialTimeout,
             Reason::NameLookup,
+            Reason::NameUnknown,
             Reason::DialUnreachable,
             Reason::DialFailed,
         ];

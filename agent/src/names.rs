@@ -93,7 +93,7 @@ struct Loaded {
 }
 
 impl Names {
-    /// Of the namespace `netns`, with marks that the guard lets its queries over TCP pass by.
+    /// Of the namespace `netns`, with marks that the guard lets its queries pass by.
     pub(crate) fn new(netns: &Netns, permits: Permits) -> Self {
         Self {
             network: InNamespace {
@@ -266,7 +266,13 @@ impl InNamespace {
             socket.bind(&local.into())?;
             Ok(socket)
         })?;
+        self.permit(&socket)?;
         UdpSocket::from_std(StdUdpSocket::from(OwnedFd::from(socket)))
+    }
+
+    fn permit(&self, socket: &Socket) -> io::Result<()> {
+        let mut permits = self.permits.lock().unwrap_or_else(PoisonError::into_inner);
+        permits.permit(socket)
     }
 
     fn tcp(&self, server: SocketAddr) -> io::Result<TcpSocket> {
@@ -274,8 +280,7 @@ impl InNamespace {
             let kind = Type::STREAM.nonblocking();
             Socket::new(Domain::for_address(server), kind, Some(Protocol::TCP))
         })?;
-        let mut permits = self.permits.lock().unwrap_or_else(PoisonError::into_inner);
-        permits.permit(&socket)?;
+        self.permit(&socket)?;
         let socket = StdTcpStream::from(OwnedFd::from(socket));
         Ok(TcpSocket::from_std_stream(socket))
     }
@@ -318,7 +323,7 @@ impl RuntimeProvider for InNamespace {
 const LONGEST_LOOKUP: Duration = Duration::from_secs(10);
 
 /// An answer is asked for again after a day at the latest.
-const LONGEST_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
+const LONGEST_LIFE: Duration = Duration::from_hours(24);
 
 /// How long that a name has no address is good for, where no resolver says.
 const NO_LIFE: Duration = Duration::from_secs(5);

@@ -77,11 +77,7 @@ pub(crate) fn close(workload: &Workload, agents: &HashSet<u64>, unwanted: Unwant
     }
 }
 
-fn reset(
-    workload: &Workload,
-    agents: &HashSet<u64>,
-    unwanted: Unwanted<'_>,
-) -> io::Result<usize> {
+fn reset(workload: &Workload, agents: &HashSet<u64>, unwanted: Unwanted<'_>) -> io::Result<usize> {
     // In a namespace that is others' as well, those of its own programs.
     let programs = match workload.tenancy {
         Tenancy::Sole => None,

@@ -366,7 +366,7 @@ impl Plan {
             opened,
         } in rules
         {
-            let closed = serving.change(&name, rules, opened);
+            let closed = serving.change(&name, &rules, opened);
             changed.note(&name, closed);
         }
         for name in &removed {

@@ -211,6 +211,7 @@ fn kernel_detail(reason: KernelRefusal) -> &'static str {
         KernelRefusal::PortTableFull => {
             "the table of ports that programs listen on is full: this one is not reachable"
         }
+        KernelRefusal::UdpDenied => "the workload may send no datagrams; it was dropped",
         KernelRefusal::UnsealedSegment => {
             "a segment tried to leave the namespace past the agent and was dropped"
         }

@@ -14,7 +14,7 @@ use crate::{
     names::NameTable,
     policy::{
         Direction, DnsName, EgressMode, EgressPolicy, IngressMode, IngressPolicy, Known, Mode,
-        PeerSet, RuleRef, WorkloadName,
+        PeerSet, RuleRef, UdpMode, WorkloadName,
     },
     registry::{Connection, Registry},
 };
@@ -30,6 +30,8 @@ pub(crate) struct Rules {
     pub names: Arc<NameTable>,
     /// Addresses of its loopback that lead elsewhere.
     pub listeners: Arc<[EgressListener]>,
+    /// Whether it may send datagrams.
+    pub udp: UdpMode,
     /// Whether a peer that they do not list is refused.
     pub enforcement: Enforcement,
 }
@@ -42,6 +44,7 @@ impl Rules {
             egress: Arc::new(config.egress.clone()),
             names: Arc::new(NameTable::pending(&config.egress)),
             listeners: config.listeners.as_slice().into(),
+            udp: config.udp,
             enforcement: config.enforcement,
         }
     }

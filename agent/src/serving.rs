@@ -33,7 +33,7 @@ use crate::{
     names::{NameFollower, Names},
     netns::Interfaces,
     past_agent::{self, Unwanted},
-    policy::{IngressMode, IngressPolicy, WorkloadName},
+    policy::{IngressMode, IngressPolicy, UdpMode, WorkloadName},
     readiness::ReadinessBoard,
     registry::{Connection, Registry},
     report::Telemetry,
@@ -286,14 +286,14 @@ impl Serving {
         interfaces.guard(programs, &mut maps)?;
 
         let follow = interfaces.follow(ControlMaps::open(self.pins())?);
-        let names = NameFollower::new(
+        let follower = NameFollower::new(
             workload.clone(),
             Names::new(&workload.netns, Permits::open(self.pins())?),
             self.registry.clone(),
             self.telemetry.workload(&workload.name).names().clone(),
         );
         let tasks = [
-            tokio::task::spawn_local(names.follow()).abort_handle(),
+            tokio::task::spawn_local(follower.follow()).abort_handle(),
             tokio::task::spawn_local(follow).abort_handle(),
             tokio::task::spawn_local(keeper.keep(maps)).abort_handle(),
         ];
@@ -483,7 +483,7 @@ impl Serving {
     pub(crate) fn change(
         &mut self,
         name: &WorkloadName,
-        rules: Rules,
+        rules: &Rules,
         opened: Opened,
     ) -> Result<usize, AgentError> {
         let Some(index) = self.served.iter().position(|it| it.workload.name == *name) else {
@@ -501,8 +501,8 @@ impl Serving {
             })
         });
         let mut closed = now.map_or(0, |now| now.enforce(name, &self.registry));
-        if before.is_some_and(|before| seals_a_port(&before, &rules)) {
-            closed += past_agent::close(&served.workload, &agents, Unwanted::NotInClear(&rules));
+        if before.is_some_and(|before| seals_a_port(&before, rules)) {
+            closed += past_agent::close(&served.workload, &agents, Unwanted::NotInClear(rules));
         }
         served.listeners.retain(|named| {
             let stays = rules.listener(named.listen).is_some();
@@ -601,7 +601,7 @@ impl Serving {
             self.steering
                 .release_workload(&workload.owner())
                 .and_then(|()| ControlMaps::open(self.pins()))
-                .map(|mut maps| maps.forget_program_ports(workload.id))
+                .map(|mut maps| maps.forget_released(workload.id))
         };
         if let Err(error) = forgotten.and(released) {
             let error = with_causes(&error);
@@ -722,6 +722,7 @@ fn end(stop: watch::Sender<Stop>) {
 fn set_ports(maps: &mut ControlMaps, workload: &Workload, rules: &Rules) -> Result<(), AgentError> {
     let (default_is_plaintext, ports) = plaintext_ports(&rules.ingress);
     maps.set_ingress_ports(workload.id, default_is_plaintext, &ports)?;
+    maps.set_udp_denied(workload.id, rules.udp == UdpMode::Deny)?;
     Ok(())
 }
 

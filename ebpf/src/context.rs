@@ -12,6 +12,8 @@ pub(crate) const AF_INET: u32 = 2;
 pub(crate) const IPPROTO_TCP: u32 = 6;
 /// `IPPROTO_UDP`.
 pub(crate) const IPPROTO_UDP: u32 = 17;
+/// `IPPROTO_UDPLITE`.
+pub(crate) const IPPROTO_UDPLITE: u32 = 136;
 /// `IPPROTO_MPTCP`, with which a multipath socket is created.
 pub(crate) const IPPROTO_MPTCP: u32 = 262;
 /// `SOCK_STREAM`.

@@ -12,6 +12,8 @@
 //! comes for ports that the workload is known to listen on, and what else reaches a socket of the
 //! workload's must not open a connection.
 //!
+//! Datagrams are let out and counted, unless the workload may send none.
+//!
 //! Minimum kernel version: 5.2; on a device as a clsact filter, from 6.6 on as a tcx link.
 
 use aya_ebpf::{
@@ -25,8 +27,8 @@ use ebpf_abi::{Counter, Direction, KernelRefusal};
 
 use crate::{
     context::{IPPROTO_TCP, read},
-    maps::PERMITTED,
-    object::shares_netns,
+    maps::{PERMITTED, UDP_DENIED},
+    object::{shares_netns, workload},
     packet::{Packet, parse},
     ports::is_plaintext,
     refuse::{admit, count, record},
@@ -80,7 +82,11 @@ const LOOPBACK_IFINDEX: u32 = 1;
 #[inline(always)]
 fn passes<const AT_DEVICE: bool>(skb: *mut __sk_buff) -> bool {
     match parse(skb) {
-        Packet::Udp => {
+        Packet::Udp { from, to } => {
+            if UDP_DENIED.get_ptr(workload()).is_some() && !is_permitted(skb) {
+                record(KernelRefusal::UdpDenied, Direction::Egress, from, to);
+                return false;
+            }
             // Once: what leaves the workload's cgroup leaves by a guarded device as well, if any is.
             if AT_DEVICE || shares_netns() {
                 count(Counter::UdpDatagrams);

@@ -31,6 +31,10 @@ pub(crate) static ADDRESSES: LpmTrie<AddressKey, AddressEntry> =
 pub(crate) static INGRESS_PORTS: HashMap<PortKey, u32> =
     HashMap::with_max_entries(65536, BPF_F_NO_PREALLOC);
 
+/// The workloads that may send no datagrams.
+#[map]
+pub(crate) static UDP_DENIED: HashMap<WorkloadId, u32> = HashMap::with_max_entries(4096, 0);
+
 /// The agent's ingress listeners. A listener that closes leaves the map by itself.
 #[map]
 pub(crate) static LISTENERS: SockHash<ListenerKey> = SockHash::with_max_entries(131_072, 0);

@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use ebpf_abi::Endpoint;
 
-use crate::context::{IPPROTO_TCP, IPPROTO_UDP, read};
+use crate::context::{IPPROTO_TCP, IPPROTO_UDP, IPPROTO_UDPLITE, read};
 
 /// What a packet is to a guard.
 pub(crate) enum Packet {
@@ -22,7 +22,11 @@ pub(crate) enum Packet {
         /// kernel's answer to a SYN does neither.
         carries: bool,
     },
-    Udp,
+    /// A datagram; its ports are known in the first fragment alone.
+    Udp {
+        from: Endpoint,
+        to: Endpoint,
+    },
     Other,
 }
 
@@ -110,7 +114,13 @@ fn transport(
     mut to: Endpoint,
 ) -> Packet {
     match protocol {
-        IPPROTO_UDP => Packet::Udp,
+        IPPROTO_UDP | IPPROTO_UDPLITE => {
+            if !fragment && let Some(udp) = load::<UdpPorts>(skb, offset) {
+                from.port = u16::from_be(udp.source).into();
+                to.port = u16::from_be(udp.destination).into();
+            }
+            Packet::Udp { from, to }
+        }
         // A later fragment has no header to read, and bytes to carry.
         IPPROTO_TCP if fragment => Packet::Tcp {
             from,
@@ -200,6 +210,14 @@ struct Extension {
     next: u8,
     length: u8,
     fragment: u16,
+}
+
+/// RFC 768, as far as it is read.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct UdpPorts {
+    source: u16,
+    destination: u16,
 }
 
 /// RFC 9293 section 3.1.

@@ -559,6 +559,9 @@ pub struct WorkloadConfig {
     /// Whether peers that no list has are let through and told.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub dry_run: bool,
+    /// `allow` or `deny`; the default if empty.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub udp: &'static str,
     /// Rules by port.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ingress: Vec<IngressRule>,
@@ -645,6 +648,7 @@ impl EgressRule {
     }
 
     /// The same, as far as the addresses lie in this network.
+    #[must_use]
     pub fn within(self, cidr: impl Into<String>) -> Self {
         Self {
             cidr: Some(cidr.into()),
@@ -653,6 +657,7 @@ impl EgressRule {
     }
 
     /// The same, at this port.
+    #[must_use]
     pub fn at(self, port: u16) -> Self {
         Self {
             port: Some(port),

@@ -135,7 +135,7 @@ fn what_a_name_that_is_not_known_may_be_for_is_refused() -> Result<()> {
     })?;
     let sniffer = scene.pair.bed.sniff()?;
     // In clear by one rule, but it may be what the other is for.
-    let _liar = Server::start(scene.pair.outsider(), &[scene.outsider()], "--send 5000")?;
+    let liar = Server::start(scene.pair.outsider(), &[scene.outsider()], "--send 5000")?;
     let said = Client::run(scene.pair.client(), scene.outsider(), "--send 5000")?;
     assert!(said.was_reset() || said.end == End::Reset, "{said:?}");
     sniffer
@@ -150,7 +150,7 @@ fn what_a_name_that_is_not_known_may_be_for_is_refused() -> Result<()> {
     scene
         .names
         .set(&dotted(NAME), &["10.77.0.200".parse::<IpAddr>()?]);
-    drop(_liar);
+    drop(liar);
     scene.wait_until_in_clear(scene.outsider())
 }
 

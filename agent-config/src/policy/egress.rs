@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{Cidr, DnsName, EgressMode, NamePattern, PeerSet, PortRange, RuleRef};
+use super::{Cidr, DnsName, EgressMode, PeerSet, PortRange, RuleRef};
 
 /// The rules for connections that a workload opens.
 #[derive(Clone, Debug, Serialize)]
@@ -63,12 +63,12 @@ pub enum Destinations {
     /// Those that a name has, wherever they are.
     Name {
         /// The name.
-        name: NamePattern,
+        name: DnsName,
     },
     /// Those that a name has, as far as they lie in a network: no resolver can add others.
     NameWithin {
         /// The name.
-        name: NamePattern,
+        name: DnsName,
         /// The network.
         cidr: Cidr,
     },
@@ -76,7 +76,7 @@ pub enum Destinations {
 
 impl Destinations {
     /// The name, where it is by name.
-    pub fn name(&self) -> Option<&NamePattern> {
+    pub fn name(&self) -> Option<&DnsName> {
         match self {
             Self::Network { .. } => None,
             Self::Name { name } | Self::NameWithin { name, .. } => Some(name),
@@ -108,7 +108,7 @@ pub struct Known<'a> {
     /// The names that have the destination's address.
     pub names: &'a [DnsName],
     /// Those that may have it, as what they have is not known.
-    pub unknown: &'a [(NamePattern, Unknown)],
+    pub unknown: &'a [(DnsName, Unknown)],
 }
 
 /// Why the addresses of a name are not known.
@@ -126,7 +126,7 @@ pub struct Undecided {
     /// The rule that may be for it.
     pub rule: RuleRef,
     /// Its name.
-    pub name: NamePattern,
+    pub name: DnsName,
     /// Why that is not known.
     pub why: Unknown,
 }
@@ -170,21 +170,21 @@ impl EgressPolicy {
         known: Known<'_>,
     ) -> Result<EgressDecision<'_>, Undecided> {
         let mut found = self.by_network(destination);
-        for index in known.names.iter().flat_map(|name| self.index.named(name)) {
+        for &index in known.names.iter().flat_map(|name| self.index.named(name)) {
             if self.matches(index, destination) && self.rank(Some(index)) > self.rank(found) {
                 found = Some(index);
             }
         }
         let decision = self.decision(found);
-        for (pattern, why) in known.unknown {
-            for &index in self.index.of_pattern(pattern) {
+        for (name, why) in known.unknown {
+            for &index in self.index.named(name) {
                 if self.matches(index, destination)
                     && self.rank(Some(index)) > self.rank(found)
                     && self.would_matter(index, &decision, *why)
                 {
                     return Err(Undecided {
                         rule: self.decision(Some(index)).rule,
-                        name: pattern.clone(),
+                        name: name.clone(),
                         why: *why,
                     });
                 }
@@ -212,13 +212,10 @@ impl EgressPolicy {
     fn rank(&self, index: Option<usize>) -> Option<impl Ord + use<>> {
         let rule = self.rules.get(index?)?;
         let prefix = rule.to.cidr().map_or(u8::MAX, Cidr::prefix);
-        let name = rule.to.name().map(|name| match name {
-            NamePattern::Exact(_) => (true, 0),
-            NamePattern::Below(parent) => (false, parent.as_str().len()),
-        });
         let strictness = rule.to.name().map(|_| rule.mode.strictness());
         let width = Reverse(rule.ports.width());
-        Some((prefix, name, width, strictness, Reverse(index)))
+        let is_named = rule.to.name().is_some();
+        Some((prefix, is_named, width, strictness, Reverse(index)))
     }
 
     /// Whether it makes a difference that a more specific rule is not known to be for a destination.
@@ -227,12 +224,11 @@ impl EgressPolicy {
             return false;
         };
         match (rule.mode, found.mode) {
-            (_, EgressMode::Deny) => why == Unknown::Pending,
             // It does not help to wait for ever for a permission.
-            (EgressMode::Plaintext, _) => why == Unknown::Pending,
+            (_, EgressMode::Deny) | (EgressMode::Plaintext, _) => why == Unknown::Pending,
             (EgressMode::Mtls, EgressMode::Mtls) => rule.peers != *found.peers,
-            (EgressMode::Mtls, EgressMode::Plaintext) => true,
-            (EgressMode::Deny, EgressMode::Mtls | EgressMode::Plaintext) => true,
+            (EgressMode::Mtls, EgressMode::Plaintext)
+            | (EgressMode::Deny, EgressMode::Mtls | EgressMode::Plaintext) => true,
         }
     }
 
@@ -271,27 +267,22 @@ impl EgressPolicy {
 
     /// Whether any rule is by name.
     pub fn has_names(&self) -> bool {
-        !self.index.exact.is_empty() || !self.index.below.is_empty()
+        !self.index.by_name.is_empty()
     }
 
-    /// Every name that has a rule and is to be looked up.
+    /// Every name that has a rule .
     pub fn names(&self) -> impl Iterator<Item = &DnsName> {
-        self.index.exact.keys()
+        self.index.by_name.keys()
     }
 
     /// Whether it is one of these.
     pub fn looks_up(&self, name: &DnsName) -> bool {
-        self.index.exact.contains_key(name.as_str())
-    }
-
-    /// Whether a rule is for this name, as itself or by a wildcard.
-    pub fn is_named(&self, name: &DnsName) -> bool {
-        self.index.named(name).next().is_some()
+        self.index.by_name.contains_key(name)
     }
 }
 
 /// Finds the rules for a destination in as many steps as there are lengths of prefixes, and for a name
-/// in as many as it has labels.
+/// in one.
 #[derive(Clone, Debug, Default)]
 struct Index {
     /// Indices of the rules of each network that have no name, the narrowest range of ports first, then
@@ -300,8 +291,7 @@ struct Index {
     /// Lengths of the prefixes that there are, the longest first.
     prefixes_v4: BTreeSet<Reverse<u8>>,
     prefixes_v6: BTreeSet<Reverse<u8>>,
-    exact: HashMap<DnsName, Vec<usize>>,
-    below: HashMap<DnsName, Vec<usize>>,
+    by_name: HashMap<DnsName, Vec<usize>>,
     /// What each rule is for, as log lines name it.
     labels: Vec<Arc<str>>,
 }
@@ -319,10 +309,9 @@ impl Index {
                     prefixes.insert(Reverse(cidr.prefix()));
                     index.by_network.entry(*cidr).or_default()
                 }
-                Destinations::Name { name } | Destinations::NameWithin { name, .. } => match name {
-                    NamePattern::Exact(name) => index.exact.entry(name.clone()).or_default(),
-                    NamePattern::Below(parent) => index.below.entry(parent.clone()).or_default(),
-                },
+                Destinations::Name { name } | Destinations::NameWithin { name, .. } => {
+                    index.by_name.entry(name.clone()).or_default()
+                }
             };
             numbers.push(number);
             index.labels.push(rule.label().into());
@@ -348,23 +337,9 @@ impl Index {
             .copied()
     }
 
-    /// The rules for a name, wildcards included.
-    fn named(&self, name: &DnsName) -> impl Iterator<Item = usize> {
-        let below = name.parents().filter_map(|parent| self.below.get(parent));
-        self.exact
-            .get(name.as_str())
-            .into_iter()
-            .chain(below)
-            .flatten()
-            .copied()
-    }
-
-    fn of_pattern(&self, pattern: &NamePattern) -> &[usize] {
-        let numbers = match pattern {
-            NamePattern::Exact(name) => self.exact.get(name.as_str()),
-            NamePattern::Below(parent) => self.below.get(parent.as_str()),
-        };
-        numbers.map_or(&[], Vec::as_slice)
+    /// The rules for a name.
+    fn named(&self, name: &DnsName) -> &[usize] {
+        self.by_name.get(name).map_or(&[], Vec::as_slice)
     }
 }
 

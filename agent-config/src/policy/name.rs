@@ -14,12 +14,6 @@ impl DnsName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
-
-    /// What the name ends in, the longest first: of `a.b.c` that is `b.c` and `c`.
-    pub fn parents(&self) -> impl Iterator<Item = &str> {
-        let dots = self.0.match_indices('.');
-        dots.filter_map(|(dot, _)| self.0.get(dot + 1..))
-    }
 }
 
 /// A name is looked up by its text.
@@ -42,6 +36,9 @@ impl FromStr for DnsName {
                     .bytes()
                     .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
         };
+        if name.contains('*') {
+            return Err(DnsNameError::Wildcard);
+        }
         if name.len() > LONGEST_DNS_NAME || !name.split('.').all(is_label) {
             return Err(DnsNameError::NotAName);
         }
@@ -60,54 +57,25 @@ impl fmt::Display for DnsName {
     }
 }
 
-/// Which names an egress rule is for.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum NamePattern {
-    /// This one, which the agent looks up.
-    Exact(DnsName),
-    /// All below this one, `*.example.com`: those that the workload's own programs look up. One label or
-    /// several; not the name itself.
-    Below(DnsName),
-}
-
-impl FromStr for NamePattern {
-    type Err = DnsNameError;
-
-    fn from_str(text: &str) -> Result<Self, DnsNameError> {
-        match text.strip_prefix("*.") {
-            Some(parent) if !parent.contains('*') => Ok(Self::Below(parent.parse()?)),
-            None if !text.contains('*') => Ok(Self::Exact(text.parse()?)),
-            Some(_) | None => Err(DnsNameError::Wildcard),
-        }
-    }
-}
-
-impl fmt::Display for NamePattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Exact(name) => name.fmt(f),
-            Self::Below(parent) => write!(f, "*.{parent}"),
-        }
-    }
-}
-
-impl serde::Serialize for NamePattern {
+impl serde::Serialize for DnsName {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
 }
 
-/// Why a text is not a [`DnsName`] or a [`NamePattern`].
+/// Why a text is not a [`DnsName`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DnsNameError {
     /// Not of labels, or too long.
-    #[error("is not a DNS name; write it as db.example.com, or *.example.com for all below it")]
+    #[error("is not a DNS name; write it as db.example.com")]
     NotAName,
     /// It ends in a number, as no name does.
     #[error("is an address or a mistaken one, not a DNS name; write addresses as cidr")]
     Address,
-    /// A star elsewhere than before the first dot.
-    #[error("has a star that stands for less than a whole first label; write *.example.com")]
+    /// A star: the names that it stands for can't be looked up.
+    #[error(
+        "has a star, and only whole names can be looked up; give each name a rule, or write cidr"
+    )]
     Wildcard,
 }
 
@@ -122,22 +90,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pattern_is_a_name_or_all_below_one() {
+    fn a_name_is_in_lower_case_without_the_final_dot() {
         for (text, printed) in [
             ("db.example.com", "db.example.com"),
             ("DB.Example.com.", "db.example.com"),
             ("db", "db"),
             ("_svc.x-y.internal", "_svc.x-y.internal"),
-            ("*.example.com", "*.example.com"),
-            ("*.com", "*.com"),
         ] {
-            let pattern: NamePattern = text.parse().unwrap();
-            assert_eq!(pattern.to_string(), printed, "{text}");
+            let name: DnsName = text.parse().unwrap();
+            assert_eq!(name.to_string(), printed, "{text}");
         }
     }
 
     #[test]
-    fn what_is_no_pattern_is_refused_with_the_reason() {
+    fn what_is_no_name_is_refused_with_the_reason() {
         use DnsNameError::{Address, NotAName, Wildcard};
         let long_label = "a".repeat(64);
         let long_name = "a.".repeat(127) + "com";
@@ -156,20 +122,14 @@ mod tests {
             ("10.0.0.256", Address),
             ("a.1", Address),
             ("*", Wildcard),
-            ("*.", NotAName),
+            ("*.", Wildcard),
+            ("*.example.com", Wildcard),
             ("*.*.com", Wildcard),
             ("a.*.com", Wildcard),
             ("a*.com", Wildcard),
             ("*a.com", Wildcard),
         ] {
-            assert_eq!(text.parse::<NamePattern>(), Err(expected), "{text}");
+            assert_eq!(text.parse::<DnsName>(), Err(expected), "{text}");
         }
-    }
-
-    #[test]
-    fn the_parents_of_a_name_are_what_it_ends_in() {
-        let name: DnsName = "a.b.example.com".parse().unwrap();
-        let parents: Vec<_> = name.parents().collect();
-        assert_eq!(parents, ["b.example.com", "example.com", "com"]);
     }
 }

@@ -123,6 +123,7 @@ pub struct ControlMaps {
     listeners: SockHash<MapData, ListenerKey>,
     clients: HashMap<MapData, FlowKey, Endpoint>,
     program_ports: HashMap<MapData, ProgramPort, u64>,
+    udp_denied: HashMap<MapData, WorkloadId, u32>,
 }
 
 impl ControlMaps {
@@ -135,6 +136,7 @@ impl ControlMaps {
             listeners: open(pins, "LISTENERS")?,
             clients: open(pins, "CLIENTS")?,
             program_ports: open(pins, "PROGRAM_PORTS")?,
+            udp_denied: open(pins, "UDP_DENIED")?,
         })
     }
 
@@ -173,12 +175,26 @@ impl ControlMaps {
         self.set_addresses(id, &[])
     }
 
-    /// Forgets where a workload's programs listened: there are none any more.
-    pub fn forget_program_ports(&mut self, id: WorkloadId) {
+    /// Forgets where a workload's programs listened, and that it may send no datagrams: its programs
+    /// are not attached any more.
+    pub fn forget_released(&mut self, id: WorkloadId) {
+        let _ = self.udp_denied.remove(&id);
         let ports: Vec<_> = self.program_ports.keys().filter_map(Result::ok).collect();
         for key in ports.iter().filter(|key| key.workload == id) {
             let _ = self.program_ports.remove(key);
         }
+    }
+
+    /// Tells whether a workload's datagrams are dropped, also while no agent runs.
+    pub fn set_udp_denied(&mut self, id: WorkloadId, is_denied: bool) -> Result<(), BpfError> {
+        if is_denied {
+            let set = self.udp_denied.insert(id, 1, 0);
+            return set.map_err(full("UDP_DENIED"));
+        }
+        if self.udp_denied.get(&id, 0).is_ok() {
+            self.udp_denied.remove(&id).map_err(full("UDP_DENIED"))?;
+        }
+        Ok(())
     }
 
     /// Tells the state of a workload.

@@ -375,7 +375,7 @@ const ON_CGROUP: [&str; 8] = [
 const AGENT: &str = "agent";
 
 /// Every map that the workloads of an instance share in any case.
-const MAPS: [&str; 16] = [
+const MAPS: [&str; 17] = [
     "ACCEPTED",
     "ADDRESSES",
     "CLIENTS",
@@ -391,6 +391,7 @@ const MAPS: [&str; 16] = [
     "REFUSALS",
     "REFUSED",
     "TRUE_PEERS",
+    "UDP_DENIED",
     "WORKLOADS",
 ];
 

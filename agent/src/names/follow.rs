@@ -20,7 +20,7 @@ use super::{Answer, LookupError, NameTable, Names};
 use crate::{
     causes::with_causes,
     metrics::NameMetrics,
-    policy::{DnsName, EgressMode, EgressPolicy, NamePattern, Unknown},
+    policy::{DnsName, EgressMode, EgressPolicy, Unknown},
     registry::Registry,
     rules::Rules,
     workload::Workload,
@@ -34,7 +34,7 @@ const SHORTEST_LIFE: Duration = Duration::from_secs(1);
 
 /// How long an address stays under its name's rule when the answers have it no more: programs keep
 /// answers for longer than they should. Not where the rule says plaintext.
-const LINGER: Duration = Duration::from_secs(60);
+const LINGER: Duration = Duration::from_mins(1);
 
 /// The longest pause after look-ups that failed.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -139,10 +139,7 @@ impl NameFollower {
             .rules()
             .iter()
             .filter(|rule| rule.mode == EgressMode::Plaintext)
-            .filter_map(|rule| match rule.to.name()? {
-                NamePattern::Exact(name) => Some(name),
-                NamePattern::Below(_) => None,
-            })
+            .filter_map(|rule| rule.to.name())
             .collect();
         let now = Instant::now();
         for name in egress.names() {
@@ -209,7 +206,7 @@ impl NameFollower {
         let mut unknown = Vec::new();
         for (name, it) in &self.followed {
             match &it.state {
-                State::Unknown(why) => unknown.push((NamePattern::Exact(name.clone()), *why)),
+                State::Unknown(why) => unknown.push((name.clone(), *why)),
                 State::Known(addresses) => {
                     pairs.extend(addresses.keys().map(|address| (*address, name.clone())));
                 }

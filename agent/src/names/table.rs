@@ -6,20 +6,20 @@ use std::{
     sync::Arc,
 };
 
-use crate::policy::{DnsName, EgressPolicy, Known, NamePattern, Unknown};
+use crate::policy::{DnsName, EgressPolicy, Known, Unknown};
 
 /// Which addresses have which names, as far as rules are for these.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct NameTable {
     of_address: HashMap<IpAddr, Arc<[DnsName]>>,
-    unknown: Vec<(NamePattern, Unknown)>,
+    unknown: Vec<(DnsName, Unknown)>,
 }
 
 impl NameTable {
     /// Of these pairs, and of names that are not known.
     pub(crate) fn new(
         pairs: impl IntoIterator<Item = (IpAddr, DnsName)>,
-        unknown: Vec<(NamePattern, Unknown)>,
+        unknown: Vec<(DnsName, Unknown)>,
     ) -> Self {
         let mut of_address: HashMap<IpAddr, BTreeSet<DnsName>> = HashMap::new();
         for (address, name) in pairs {
@@ -37,7 +37,7 @@ impl NameTable {
 
     /// Nothing is known yet of the names that the rules have.
     pub(crate) fn pending(egress: &EgressPolicy) -> Self {
-        let names = egress.names().cloned().map(NamePattern::Exact);
+        let names = egress.names().cloned();
         Self {
             of_address: HashMap::new(),
             unknown: names.map(|name| (name, Unknown::Pending)).collect(),
@@ -49,7 +49,7 @@ impl NameTable {
         let mut unknown: Vec<_> = egress
             .names()
             .filter(|name| !before.looks_up(name))
-            .map(|name| (NamePattern::Exact(name.clone()), Unknown::Pending))
+            .map(|name| (name.clone(), Unknown::Pending))
             .collect();
         unknown.extend(self.unknown.iter().cloned());
         Self {

@@ -179,6 +179,7 @@ fn rules(egress: EgressMode, ingress: IngressMode, peers: &[&str]) -> Rules {
         egress: EgressPolicy::new(egress, peers, Vec::new()).into(),
         names: Arc::default(),
         listeners: [].into(),
+        udp: UdpMode::Allow,
         enforcement: Enforcement::Enforced,
     }
 }

@@ -28,11 +28,13 @@ pub enum KernelRefusal {
     NotSteered = 10,
     /// The table of ports that programs listen on is full, so this one can't be steered.
     PortTableFull = 11,
+    /// A datagram that would have left the namespace of a workload that may send none.
+    UdpDenied = 12,
 }
 
 impl KernelRefusal {
     /// Every reason, in the order of its value.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::AgentStale,
         Self::NoCredential,
         Self::UnknownWorkload,
@@ -45,6 +47,7 @@ impl KernelRefusal {
         Self::ForeignNamespace,
         Self::NotSteered,
         Self::PortTableFull,
+        Self::UdpDenied,
     ];
 
     /// The reason's code, as logs, metrics and the documentation name it.
@@ -62,6 +65,7 @@ impl KernelRefusal {
             Self::ForeignNamespace => "foreign-namespace",
             Self::NotSteered => "not-steered",
             Self::PortTableFull => "port-table-full",
+            Self::UdpDenied => "udp-denied",
         }
     }
 

@@ -1,7 +1,7 @@
 use std::num::NonZeroU16;
 
 use agent_config::policy::{
-    Destinations, EgressPolicy, EgressRule, IngressPolicy, IngressRule, PortRange,
+    Destinations, EgressPolicy, EgressRule, IngressPolicy, IngressRule, PortRange, UdpMode,
 };
 use agent_config::{EgressListener, Host, OffloadChoice, Remote, SpliceChoice};
 use ebpf_abi::WorkloadId;
@@ -105,6 +105,7 @@ impl Bed {
                         peers: PeerSet::any(),
                     }]
                     .into(),
+                    udp: UdpMode::Allow,
                 })),
                 credential,
                 telling: watch::Sender::new(Telling::Own),

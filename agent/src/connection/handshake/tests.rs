@@ -11,7 +11,7 @@ use crate::{
         testing::{TestMesh, id, issued},
     },
     metrics::Metrics,
-    policy::{EgressMode, EgressPolicy, IngressMode, IngressPolicy},
+    policy::{EgressMode, EgressPolicy, IngressMode, IngressPolicy, UdpMode},
     registry::{
         Registry,
         testing::{Stage, open},
@@ -221,6 +221,7 @@ fn any() -> Rules {
         egress: EgressPolicy::new(EgressMode::Mtls, PeerSet::any(), Vec::new()).into(),
         names: Arc::default(),
         listeners: [].into(),
+        udp: UdpMode::Allow,
         enforcement: Enforcement::Enforced,
     }
 }
