@@ -48,6 +48,7 @@ pub(crate) struct Metrics {
     map_entries: Family<MapLabel, Gauge>,
     map_capacity: Family<MapLabel, Gauge>,
     udp_datagrams: Counter,
+    lost_log_lines: Counter,
     redirected: Counter,
     datapaths: Family<DatapathLabels, Counter>,
     local_hops: Family<LocalHopLabels, Counter>,
@@ -81,6 +82,7 @@ impl Metrics {
             map_entries: Family::default(),
             map_capacity: Family::default(),
             udp_datagrams: Counter::default(),
+            lost_log_lines: Counter::default(),
             redirected: Counter::default(),
             datapaths: Family::default(),
             local_hops: Family::default(),
@@ -186,6 +188,11 @@ impl Metrics {
         self.udp_datagrams.inner().store(total, Ordering::Relaxed);
     }
 
+    /// How many log lines were lost so far.
+    pub(crate) fn set_lost_log_lines(&self, total: u64) {
+        self.lost_log_lines.inner().store(total, Ordering::Relaxed);
+    }
+
     /// How many messages of programs the eBPF programs have handed to the agent past TCP so far.
     pub(crate) fn set_redirected(&self, total: u64) {
         self.redirected.inner().store(total, Ordering::Relaxed);
@@ -277,6 +284,7 @@ impl Metrics {
             map_entries,
             map_capacity,
             udp_datagrams,
+            lost_log_lines,
             redirected,
             datapaths,
             local_hops,
@@ -371,6 +379,11 @@ impl Metrics {
             "udp_datagrams",
             "UDP datagrams of the workloads, which are not protected",
             udp_datagrams.clone(),
+        );
+        exposition.register(
+            "log_lines_lost",
+            "Log lines that nobody took in time, or that there was no space for",
+            lost_log_lines.clone(),
         );
         exposition.register(
             "redirected_messages",
@@ -906,6 +919,7 @@ mod tests {
         metrics.set_kernel_refusals("no-agent", 3);
         metrics.set_kernel_refusals("no-agent", 4);
         metrics.set_udp_datagrams(9);
+        metrics.set_lost_log_lines(8);
         metrics.set_redirected(7);
         metrics.set_map("orig_dst", 10, 65_536);
         lane.local_hop(LocalHop::Tcp(WhyTcp::ProgramBlocks));
@@ -947,6 +961,7 @@ mod tests {
             r#"sealwire_map_entries{map="orig_dst"} 10"#,
             r#"sealwire_map_capacity{map="orig_dst"} 65536"#,
             "sealwire_udp_datagrams_total 9",
+            "sealwire_log_lines_lost_total 8",
             "sealwire_redirected_messages_total 7",
             r#"sealwire_datapaths_total{workload="web",direction="ingress",datapath="kernel",why="both"} 1"#,
             r#"sealwire_spliced_bytes_total{workload="web",direction="ingress"} 6"#,
