@@ -169,7 +169,7 @@ impl Agent {
         otherwise: &str,
         mut holds: impl FnMut(&Self) -> Result<bool>,
     ) -> Result<()> {
-        let deadline = Instant::now() + LIMIT;
+        let deadline = Instant::now() + self.config.patience;
         loop {
             let outcome = holds(self);
             if matches!(outcome, Ok(true)) {
@@ -462,6 +462,8 @@ pub struct AgentConfig {
     manager: Option<ServiceManager>,
     #[serde(skip)]
     log: Option<Arc<File>>,
+    #[serde(skip)]
+    patience: Duration,
 }
 
 impl AgentConfig {
@@ -478,6 +480,7 @@ impl AgentConfig {
             variables: Vec::new(),
             manager: None,
             log: None,
+            patience: LIMIT,
         })
     }
 
@@ -527,6 +530,12 @@ impl AgentConfig {
             log: Some(Arc::new(File::from(log.into()))),
             ..self
         }
+    }
+
+    /// With an agent that is waited for as long as this, as it has much to do.
+    #[must_use]
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// As a unit of this service manager.

@@ -69,6 +69,26 @@ impl Testbed {
         Ok(bed)
     }
 
+    /// With hosts that have nothing but their loopback.
+    pub fn with_unwired(mut self, names: &[String]) -> Result<Self> {
+        let mut namespaces = Vec::new();
+        for name in names {
+            let host = Host {
+                name: name.clone(),
+                v4: Ipv4Addr::LOCALHOST,
+                v6: Ipv6Addr::LOCALHOST,
+                netns: Netns {
+                    name: format!("{}-{name}", self.id),
+                },
+                cgroup: Cgroup::create(self.cgroup.path().join(name))?,
+            };
+            namespaces.push(format!("netns add {}", host.netns.name));
+            self.hosts.insert(name.clone(), host);
+        }
+        ip(&[], &namespaces.join("\n"))?;
+        Ok(self)
+    }
+
     /// The host of this name; panics if the testbed was made without it.
     pub fn host(&self, name: &str) -> &Host {
         &self.hosts[name]

@@ -41,12 +41,25 @@ pub(super) fn attach(
     pin: &Path,
     target: Target<'_>,
 ) -> Result<(), BpfError> {
+    let program = object.program_mut(name).ok_or(BpfError::Missing(name))?;
+    load(program).map_err(|error| BpfError::Attach {
+        program: name,
+        source: error.into(),
+    })?;
+    attach_loaded(program, name, pin, target)
+}
+
+/// The same for a program that is loaded.
+pub(super) fn attach_loaded(
+    program: &mut Program,
+    name: &'static str,
+    pin: &Path,
+    target: Target<'_>,
+) -> Result<(), BpfError> {
     let failed = |source| BpfError::Attach {
         program: name,
         source,
     };
-    let program = object.program_mut(name).ok_or(BpfError::Missing(name))?;
-    load(program).map_err(|error| failed(error.into()))?;
     let descriptor = program.fd().map_err(|error| failed(error.into()))?;
     if adopt(pin, descriptor.as_fd())? {
         return Ok(());

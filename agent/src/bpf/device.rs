@@ -10,7 +10,7 @@ use nix::errno::Errno;
 
 use super::{
     AttachError, BpfError,
-    attach::{Target, attach, load},
+    attach::{Target, attach_loaded, load},
     clsact,
 };
 
@@ -52,26 +52,41 @@ impl DeviceHook {
         }
     }
 
-    /// Guards the egress of a device, if it is not guarded by this very object already.
+    /// Loads the guard of a workload's devices.
+    pub(super) fn load(self, object: &mut Ebpf) -> Result<DeviceGuard, BpfError> {
+        let program = object
+            .program_mut(PROGRAM)
+            .ok_or(BpfError::Missing(PROGRAM))?;
+        load(program).map_err(failed)?;
+        let info = program.info().map_err(failed)?;
+        let program = SchedClassifier::from_program_info(info, PROGRAM.into()).map_err(failed)?;
+        Ok(DeviceGuard {
+            hook: self,
+            program: Program::SchedClassifier(program),
+        })
+    }
+}
+
+/// The guard of one workload's devices. Holds nothing of the object that it is from.
+#[derive(Debug)]
+pub(super) struct DeviceGuard {
+    hook: DeviceHook,
+    program: Program,
+}
+
+impl DeviceGuard {
+    /// Guards the egress of a device, if it is not guarded by this very program already.
     ///
     /// `links` is the workload's link directory. To be called on a thread in the device's namespace.
-    pub(super) fn guard(
-        self,
-        object: &mut Ebpf,
-        links: &Path,
-        device: &Device,
-    ) -> Result<(), BpfError> {
-        match self {
-            Self::Tcx => {
+    pub(super) fn guard(&mut self, links: &Path, device: &Device) -> Result<(), BpfError> {
+        match self.hook {
+            DeviceHook::Tcx => {
                 let pin = links.join(format!("{PROGRAM}-{}", device.index));
-                attach(object, PROGRAM, &pin, Target::DeviceEgress(&device.name))
+                let target = Target::DeviceEgress(&device.name);
+                attach_loaded(&mut self.program, PROGRAM, &pin, target)
             }
-            Self::Clsact => {
-                let program = object
-                    .program_mut(PROGRAM)
-                    .ok_or(BpfError::Missing(PROGRAM))?;
-                load(program).map_err(failed)?;
-                let Program::SchedClassifier(program) = program else {
+            DeviceHook::Clsact => {
+                let Program::SchedClassifier(program) = &mut self.program else {
                     return Err(failed(AttachError::Mismatch));
                 };
                 Ok(clsact::guard(program, links, device)?)

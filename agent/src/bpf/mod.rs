@@ -26,6 +26,7 @@ use thiserror::Error;
 use tracing::{info, warn};
 
 use attach::{Target, attach};
+use device::DeviceGuard;
 
 pub use attach::AttachError;
 pub use clsact::ClsactError;
@@ -66,10 +67,9 @@ pub struct Options {
 /// The programs of one workload, attached. They stay attached when this is dropped.
 #[derive(Debug)]
 pub struct WorkloadPrograms {
-    object: Ebpf,
     links: PathBuf,
     /// `None` where the devices are others' as well.
-    device_hook: Option<DeviceHook>,
+    guard: Option<DeviceGuard>,
 }
 
 /// Whose programs are in a workload's network namespace.
@@ -232,6 +232,11 @@ impl Steering {
         tenancy: Tenancy,
     ) -> Result<WorkloadPrograms, BpfError> {
         let mut object = self.load(id, tenancy)?;
+        // All that is kept of the object, which is large and has a descriptor for each map and program.
+        let guard = match tenancy {
+            Tenancy::Sole => Some(self.device_hook.load(&mut object)?),
+            Tenancy::Shared => None,
+        };
         let links = self.pins.links(owner)?;
         let cgroup = open(cgroup)?;
         let mut place = |name, target| attach(&mut object, name, &links.join(name), target);
@@ -242,11 +247,7 @@ impl Steering {
             place(program, Target::Cgroup(cgroup.as_fd()))?;
         }
         place("ingress", Target::Netns(netns))?;
-        Ok(WorkloadPrograms {
-            object,
-            links,
-            device_hook: (tenancy == Tenancy::Sole).then_some(self.device_hook),
-        })
+        Ok(WorkloadPrograms { links, guard })
     }
 
     /// Whether programs of this workload are attached.
@@ -344,10 +345,10 @@ impl WorkloadPrograms {
     }
 
     fn guard_device(&mut self, device: &Device) -> Result<(), BpfError> {
-        let Some(hook) = self.device_hook else {
+        let Some(guard) = &mut self.guard else {
             return Ok(());
         };
-        match hook.guard(&mut self.object, &self.links, device) {
+        match guard.guard(&self.links, device) {
             Err(_) if nix::net::if_::if_nametoindex(device.name.as_str()).is_err() => Ok(()),
             Err(error) => Err(BpfError::Unguarded {
                 device: device.name.clone(),
