@@ -2,6 +2,7 @@
 //! others do is left alone.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -266,6 +267,8 @@ fn while_the_agent_is_dead_nothing_goes_in_or_out_and_others_are_left_alone() ->
     }
     shared.agent.restart()?;
     shared.agent.wait_until_ready()?;
+    // Until then the peer's agent takes the host to refuse.
+    thread::sleep(Duration::from_millis(1100));
     for port in [PORT, OTHER] {
         for address in both_at(shared.host(), port) {
             assert_exact(&shared.bed, address)?;
