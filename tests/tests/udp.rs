@@ -119,13 +119,13 @@ fn inboxes(pair: &Pair) -> [SocketAddr; 2] {
 fn arrives(from: &Host, host: &Host, to: SocketAddr) -> Result<bool> {
     let inbox = Inbox::open(host, to)?;
     let send = format!("echo -n hello > /dev/udp/{}/{}", to.ip(), to.port());
-    let sent = from
+    let bash = from
         .command("bash")
         .args(["-c", &send])
         .run(Duration::from_secs(10))?;
     let arrives = inbox.receives()?;
     if !arrives {
-        let said = sent.stderr_text();
+        let said = bash.stderr_text();
         assert!(said.contains("not permitted"), "{said}");
     }
     Ok(arrives)
