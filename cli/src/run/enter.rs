@@ -16,6 +16,7 @@ use nix::unistd::{Pid, getppid};
 
 use super::cgroup::Cgroup;
 use super::program::{NOT_EXECUTABLE, NOT_FOUND};
+use super::signals;
 use crate::failure::Failure;
 
 /// Become a program in a cgroup; for `sealwire run`.
@@ -46,6 +47,7 @@ impl Enter {
             .program
             .split_first()
             .ok_or_else(|| Failure::usage("no program is given after --"))?;
+        signals::release()?;
         let error = Command::new(program).args(arguments).exec();
         let code = match error.kind() {
             ErrorKind::NotFound => NOT_FOUND,

@@ -23,10 +23,9 @@ pub(super) struct Heard {
 }
 
 impl Signals {
-    /// Keeps them back from now on. Programs that are started get theirs all the same: the standard
-    /// library unblocks them.
+    /// Keeps them back from now on. What is started inherits that; see [`release`].
     pub(super) fn block() -> anyhow::Result<Self> {
-        let set: SigSet = PASSED_ON.into_iter().chain([Signal::SIGCHLD]).collect();
+        let set = held();
         set.thread_block().context("blocking signals")?;
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
         let descriptor = SignalFd::with_flags(&set, flags).context("listening for signals")?;
@@ -84,6 +83,15 @@ impl Signals {
             Err(errno) => Err(errno).context("waiting"),
         }
     }
+}
+
+/// Keeps none of them back, so that a program that this process becomes gets them.
+pub(super) fn release() -> anyhow::Result<()> {
+    held().thread_unblock().context("unblocking signals")
+}
+
+fn held() -> SigSet {
+    PASSED_ON.into_iter().chain([Signal::SIGCHLD]).collect()
 }
 
 /// Stops this process as the program is stopped, so that the shell sees a job that stands still.
