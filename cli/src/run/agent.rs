@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{self, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use std::{env, fs};
@@ -97,6 +97,14 @@ impl AgentCommand {
     }
 }
 
+/// The agent wants paths from the root on; whoever types a command is somewhere. Links stay as they are: what
+/// they lead to may change.
+fn from_root(path: &str) -> String {
+    let absolute = path::absolute(path).ok();
+    let absolute = absolute.and_then(|path| path.into_os_string().into_string().ok());
+    absolute.unwrap_or_else(|| path.to_owned())
+}
+
 impl AgentOptions {
     fn as_arguments(&self) -> Vec<String> {
         let Self {
@@ -119,6 +127,7 @@ impl AgentOptions {
                     simulated_tee,
                 },
         } = self;
+        let [tls_dir, state_dir] = [tls_dir, state_dir].map(|path| path.as_deref().map(from_root));
         let addresses = (!addresses.is_empty()).then(|| addresses.join(","));
         let given = |name| Environment::of_process().value(name).is_some();
         let says_nothing =
@@ -128,7 +137,7 @@ impl AgentOptions {
         let log_level = log_level.clone().or(quiet);
         let options = [
             ("--config", config),
-            ("--tls-dir", tls_dir),
+            ("--tls-dir", &tls_dir),
             ("--admin-port", admin_port),
             ("--log-format", log_format),
             ("--log-level", &log_level),
@@ -136,7 +145,7 @@ impl AgentOptions {
             ("--workers", workers),
             ("--coordinator", &addresses),
             ("--coordinator-manifest", manifest),
-            ("--state-dir", state_dir),
+            ("--state-dir", &state_dir),
             ("--vek", vek),
             ("--crl", crl),
             ("--collateral", collateral),
@@ -298,3 +307,18 @@ const DRAIN: Duration = Duration::from_secs(15);
 /// One that dies at once does so every few seconds, not all the time.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_from_the_root_on_wherever_it_was_typed() {
+        let here = env::current_dir().unwrap();
+        let here = here.to_str().unwrap();
+        assert_eq!(from_root("tls/web"), format!("{here}/tls/web"));
+        assert_eq!(from_root("./tls"), format!("{here}/tls"));
+        assert_eq!(from_root("/tls"), "/tls");
+        assert_eq!(from_root(""), "");
+    }
+}
