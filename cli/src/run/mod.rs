@@ -57,7 +57,7 @@ pub(crate) struct Run {
 /// Options that are passed on to the agent as they are.
 #[derive(Args)]
 struct AgentOptions {
-    /// TOML file of the agent, with at most one [[workload]]
+    /// TOML file of the agent, with at most one workload
     #[arg(long, value_name = "FILE")]
     config: Option<String>,
 
