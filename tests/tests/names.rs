@@ -282,7 +282,14 @@ impl Scene {
 
     fn wait_until_denied(&self, address: SocketAddr) -> Result<()> {
         let _serving = Server::start(self.pair.server(), &[address], "--echo")?;
-        wait(|| Ok(Client::run(self.pair.client(), address, "--send 10")?.received == 0))
+        let agent = &self.pair.client_agent;
+        let before = agent.refusals("denied-by-rule")?;
+        wait(|| {
+            let said = Client::run(self.pair.client(), address, "--send 10")?;
+            let is_denied = agent.refusals("denied-by-rule")? > before;
+            anyhow::ensure!(!is_denied || said.received == 0, "{said:?}");
+            Ok(is_denied)
+        })
     }
 }
 
