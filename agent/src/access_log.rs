@@ -4,27 +4,43 @@
 //! is refused often cannot fill the disk.
 
 use std::collections::HashMap;
-use std::io::IsTerminal as _;
+use std::io::{self, IsTerminal as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use agent_config::{LogFormat, LogLevel};
 use attestation::identity::SpiffeId;
+use thiserror::Error;
 use tracing::level_filters::LevelFilter;
 use tracing::{Subscriber, info, warn};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 
+use crate::log_queue::LogQueue;
 use crate::policy::{Direction, Mode, RuleRef};
 use crate::refusals::Refused;
 
 /// Sends log lines of `level` and above to standard error from now on, in colour only if that is a
-/// terminal and `NO_COLOR` is not set. Fails if it was called before.
-pub fn init(format: LogFormat, level: LogLevel) -> Result<(), TryInitError> {
+/// terminal and `NO_COLOR` is not set; they go by the queue that is returned. Fails if it was called
+/// before.
+pub fn init(format: LogFormat, level: LogLevel) -> Result<LogQueue, InitError> {
     let no_colour = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let colour = std::io::stderr().is_terminal() && !no_colour;
-    subscriber(format, level, colour, std::io::stderr).try_init()
+    let colour = io::stderr().is_terminal() && !no_colour;
+    let queue = LogQueue::start(io::stderr()).map_err(InitError::Thread)?;
+    subscriber(format, level, colour, queue.clone()).try_init()?;
+    Ok(queue)
+}
+
+/// Why there can be no log.
+#[derive(Debug, Error)]
+pub enum InitError {
+    /// The thread that writes it can't be made.
+    #[error("starting the thread that writes the log: {0}")]
+    Thread(io::Error),
+    /// There is one.
+    #[error(transparent)]
+    Twice(#[from] TryInitError),
 }
 
 fn filter(level: LogLevel) -> LevelFilter {
@@ -227,6 +243,14 @@ enum Verdict {
     Suppress,
 }
 
+/// Says that lines are missing.
+pub(crate) fn report_lost(lines: u64) {
+    warn!(
+        lines,
+        "log lines were lost: whatever reads them did not keep up, or had no space"
+    );
+}
+
 fn report_suppressed(reason: &'static str, suppressed: u32) {
     if suppressed > 0 {
         warn!(target: "refused", reason = %reason, suppressed, "more refusals, not listed");
@@ -279,11 +303,11 @@ mod tests {
     }
 
     impl Write for Output {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             self.0.lock().unwrap().write(bytes)
         }
 
-        fn flush(&mut self) -> std::io::Result<()> {
+        fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
     }

@@ -32,6 +32,7 @@ use crate::{
     instance::{InstanceLock, LockError},
     interfaces::InterfaceError,
     kernel_tls::KernelTls,
+    log_queue::LogQueue,
     policy::WorkloadName,
     readiness::ReadinessBoard,
     registry::Registry,
@@ -130,7 +131,8 @@ impl AgentError {
 
 /// Runs the agent with this configuration until it is told to stop, and with what `origin` says later
 /// as soon as it does. With `take_over` it takes the place of an agent that runs, which may then go on
-/// with its connections for so long. What the `store` has of an agent before is taken back.
+/// with its connections for so long. What the `store` has of an agent before is taken back. What
+/// becomes of the lines of the `log` is counted.
 ///
 /// # Errors
 /// Where it could not start; what it had attached is then undone, unless it was there before. An agent
@@ -140,6 +142,7 @@ pub fn run(
     origin: ConfigOrigin,
     take_over: Option<Duration>,
     mut store: FdStore,
+    log: &LogQueue,
 ) -> Result<(), AgentError> {
     protect_memory()?;
     if !nix::unistd::geteuid().is_root() {
@@ -169,7 +172,7 @@ pub fn run(
     LocalSet::new().block_on(&runtime, async {
         let mut signals = Signals::new().map_err(failed("listening for signals"))?;
         let mut changes = Changes::new(origin);
-        let mut running = start(config, lock, inherited, heir.is_none()).await?;
+        let mut running = start(config, lock, inherited, heir.is_none(), log).await?;
         let own_cgroup = own_cgroup().map_err(failed("finding the agent's cgroup"))?;
         match (heir, take_over) {
             (Some(heir), Some(drain)) => {
@@ -229,6 +232,7 @@ async fn start(
     lock: InstanceLock,
     mut inherited: Inherited,
     is_alone: bool,
+    log: &LogQueue,
 ) -> Result<Running, AgentError> {
     let mut slots = Vec::new();
     let candidates = config
@@ -256,7 +260,7 @@ async fn start(
         inherited,
         is_alone,
     };
-    let started = parts.start(pins);
+    let started = parts.start(pins, log);
     if started.is_err() && fresh {
         let _ = Pins::detach(&directory.bpffs, directory.instance.as_str());
     }
@@ -277,7 +281,7 @@ struct Parts {
 
 impl Parts {
     /// The workloads, then the workers, then the heartbeat, without which nothing is let through.
-    fn start(self, pins: Pins) -> Result<Running, AgentError> {
+    fn start(self, pins: Pins, log: &LogQueue) -> Result<Running, AgentError> {
         let Self {
             config,
             candidates,
@@ -294,7 +298,7 @@ impl Parts {
         };
         let steering = Steering::new(pins, options)?;
         let workers = config.workers.get();
-        let telemetry = Arc::new(Telemetry::new());
+        let telemetry = Arc::new(Telemetry::new(log.clone()));
         let registry = Arc::new(Registry::new(config.workers));
         let board = ReadinessBoard::new();
 

@@ -2,13 +2,13 @@
 
 use std::error::Error;
 
-/// What went wrong, with every cause that the text before does not end with already.
+/// What went wrong, with every cause that the text before does not have already.
 pub fn with_causes(error: &dyn Error) -> String {
     let mut message = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
         let text = cause.to_string();
-        if !message.ends_with(&text) {
+        if !message.contains(&text) {
             message.push_str(": ");
             message.push_str(&text);
         }

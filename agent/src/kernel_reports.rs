@@ -49,6 +49,7 @@ pub(crate) async fn follow(
             }
             _ = tick.tick() => {
                 telemetry.kernel(&reports);
+                telemetry.lost_lines();
                 if has_tls {
                     telemetry.metrics().set_nic_offload(nic_offload(&workloads.borrow()));
                 }

@@ -2,7 +2,7 @@
 
 use std::{error::Error, process::ExitCode, time::Duration};
 
-use agent::{FdStore, access_log, bpf::Pins as PinDirectory, with_causes};
+use agent::{FdStore, LogQueue, access_log, bpf::Pins as PinDirectory, with_causes};
 use agent_config::{
     ConfigOrigin, InitConfig, Pins,
     flags::{Command, Environment, Flags, InitFlags},
@@ -26,14 +26,16 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(error) => return fail(&error, WRONG_CONFIGURATION),
     };
-    if let Err(error) = access_log::init(config.log_format, config.log_level) {
-        return fail(&error, FAILED);
-    }
-    match agent::run(config, origin, take_over, store) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&error, error.exit_code()),
-    }
+    let log = match access_log::init(config.log_format, config.log_level) {
+        Ok(log) => log,
+        Err(error) => return fail(&error, FAILED),
+    };
+    let result = agent::run(config, origin, take_over, store, &log);
+    end(result.map_err(|error| (error.exit_code(), error)), &log)
 }
+
+/// How long whoever reads the log may take for its end.
+const LAST_LINES: Duration = Duration::from_secs(2);
 
 const FAILED: u8 = 1;
 const WRONG_CONFIGURATION: u8 = 2;
@@ -45,13 +47,27 @@ fn initialise(flags: &InitFlags, environment: &Environment) -> ExitCode {
         Ok(config) => config,
         Err(error) => return fail(&error, WRONG_CONFIGURATION),
     };
-    if let Err(error) = access_log::init(config.log_format, config.log_level) {
-        return fail(&error, FAILED);
-    }
-    match agent::init(&config) {
+    let log = match access_log::init(config.log_format, config.log_level) {
+        Ok(log) => log,
+        Err(error) => return fail(&error, FAILED),
+    };
+    end(
+        agent::init(&config).map_err(|error| (error.exit_code(), error)),
+        &log,
+    )
+}
+
+/// Lets the last lines out, what went wrong as the last of them.
+fn end<E: Error>(result: Result<(), (u8, E)>, log: &LogQueue) -> ExitCode {
+    let code = match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&error, error.exit_code()),
-    }
+        Err((code, error)) => {
+            log.say(&complaint(&error));
+            ExitCode::from(code)
+        }
+    };
+    log.flush(LAST_LINES);
+    code
 }
 
 /// Removes the instance's pins, which nothing else does.
@@ -80,8 +96,13 @@ fn detach(flags: &Flags, environment: &Environment) -> ExitCode {
     }
 }
 
-/// Says what went wrong, with every cause, on one line.
+/// Says what went wrong where there is no log.
 fn fail(error: &dyn Error, code: u8) -> ExitCode {
-    eprintln!("sealwire-agent: {}", with_causes(error));
+    eprintln!("{}", complaint(error));
     ExitCode::from(code)
+}
+
+/// What went wrong, with every cause, on one line.
+fn complaint(error: &dyn Error) -> String {
+    format!("sealwire-agent: {}", with_causes(error))
 }

@@ -52,6 +52,7 @@ pub(crate) struct Metrics {
     map_entries: Family<MapLabel, Gauge>,
     map_capacity: Family<MapLabel, Gauge>,
     udp_datagrams: Counter,
+    lost_log_lines: Counter,
     redirected: Counter,
     datapaths: Family<DatapathLabels, Counter>,
     local_hops: Family<LocalHopLabels, Counter>,
@@ -85,6 +86,7 @@ impl Metrics {
             map_entries: Family::default(),
             map_capacity: Family::default(),
             udp_datagrams: Counter::default(),
+            lost_log_lines: Counter::default(),
             redirected: Counter::default(),
             datapaths: Family::default(),
             local_hops: Family::default(),
@@ -190,6 +192,11 @@ impl Metrics {
         self.udp_datagrams.inner().store(total, Ordering::Relaxed);
     }
 
+    /// How many log lines were lost so far.
+    pub(crate) fn set_lost_log_lines(&self, total: u64) {
+        self.lost_log_lines.inner().store(total, Ordering::Relaxed);
+    }
+
     /// How many messages of programs the eBPF programs have handed to the agent past TCP so far.
     pub(crate) fn set_redirected(&self, total: u64) {
         self.redirected.inner().store(total, Ordering::Relaxed);
@@ -281,6 +288,7 @@ impl Metrics {
             map_entries,
             map_capacity,
             udp_datagrams,
+            lost_log_lines,
             redirected,
             datapaths,
             local_hops,
@@ -375,6 +383,11 @@ impl Metrics {
             "udp_datagrams",
             "UDP datagrams of the workloads, which are not protected",
             udp_datagrams.clone(),
+        );
+        exposition.register(
+            "log_lines_lost",
+            "Log lines that nobody took in time, or that there was no space for",
+            lost_log_lines.clone(),
         );
         exposition.register(
             "redirected_messages",

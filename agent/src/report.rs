@@ -10,9 +10,10 @@ use ebpf_abi::{Counter, KernelRefusal, RefusalEvent};
 use userspace_tls::Validity;
 
 use crate::{
-    access_log::{ConnectionLine, RefusalLog},
+    access_log::{ConnectionLine, RefusalLog, report_lost},
     bpf::{KernelReports, monotonic_ns},
     connection::{CloseReason, Refusal},
+    log_queue::LogQueue,
     metrics::{LaneMetrics, Metrics, ReloadResult, WorkloadMetrics},
     policy::{Direction, WorkloadName},
     refusals::{History, Occurrence, RefusalCode},
@@ -23,14 +24,17 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Telemetry {
     metrics: Arc<Metrics>,
+    lines: LogQueue,
     log: RefusalLog,
     refusals: Arc<History>,
 }
 
 impl Telemetry {
-    pub(crate) fn new() -> Self {
+    /// Of an agent whose log lines go by the queue `lines`.
+    pub(crate) fn new(lines: LogQueue) -> Self {
         Self {
             metrics: Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"))),
+            lines,
             log: RefusalLog::default(),
             refusals: Arc::new(History::new()),
         }
@@ -94,6 +98,15 @@ impl Telemetry {
                 .set_map(table.name, table.entries, table.capacity);
         }
         self.log.flush(Instant::now());
+    }
+
+    /// Counts the log lines that were lost, and says so; to be called about every second.
+    pub(crate) fn lost_lines(&self) {
+        self.metrics.set_lost_log_lines(self.lines.lost());
+        let untold = self.lines.lost_and_untold();
+        if untold > 0 {
+            report_lost(untold);
+        }
     }
 }
 

@@ -1,9 +1,11 @@
 //! The agent under test: a process of the root namespace, in a cgroup of its own.
 
-use std::fs;
+use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -210,6 +212,11 @@ impl Agent {
         self.rewrite_as(&toml::to_string(&self.config)?)
     }
 
+    /// Where its configuration is.
+    pub fn config_file(&self) -> &Path {
+        &self.config_file
+    }
+
     /// Writes this into its file.
     pub fn rewrite_as(&self, text: &str) -> Result<()> {
         let new = self.config_file.with_extension("new");
@@ -389,6 +396,9 @@ impl Agent {
         for (name, value) in &self.config.variables {
             command = command.env(name, value);
         }
+        if let Some(log) = &self.config.log {
+            command = command.with_stderr(log.try_clone()?.into());
+        }
         Ok(command
             .arg("--config")
             .arg(&self.config_file)
@@ -450,6 +460,8 @@ pub struct AgentConfig {
     variables: Vec<(String, String)>,
     #[serde(skip)]
     manager: Option<ServiceManager>,
+    #[serde(skip)]
+    log: Option<Arc<File>>,
 }
 
 impl AgentConfig {
@@ -465,6 +477,7 @@ impl AgentConfig {
             clock: None,
             variables: Vec::new(),
             manager: None,
+            log: None,
         })
     }
 
@@ -505,6 +518,15 @@ impl AgentConfig {
     pub fn with_variable(mut self, name: &str, value: &str) -> Self {
         self.variables.push((name.to_owned(), value.to_owned()));
         self
+    }
+
+    /// With a log that goes there, so that [`Agent::log`] has none of it.
+    #[must_use]
+    pub fn with_log(self, log: impl Into<OwnedFd>) -> Self {
+        Self {
+            log: Some(Arc::new(File::from(log.into()))),
+            ..self
+        }
     }
 
     /// As a unit of this service manager.

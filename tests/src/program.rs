@@ -27,6 +27,7 @@ pub struct HostCommand {
     netns: PathBuf,
     cgroup: Option<PathBuf>,
     passed: Vec<(String, OwnedFd)>,
+    stderr: Option<OwnedFd>,
 }
 
 impl HostCommand {
@@ -38,6 +39,7 @@ impl HostCommand {
             netns,
             cgroup,
             passed: Vec::new(),
+            stderr: None,
         }
     }
 
@@ -90,6 +92,13 @@ impl HostCommand {
         self
     }
 
+    /// Its standard error goes there, and is not collected.
+    #[must_use]
+    pub(crate) fn with_stderr(mut self, stderr: OwnedFd) -> Self {
+        self.stderr = Some(stderr);
+        self
+    }
+
     /// Passes these descriptors to it, as a service manager does (`sd_listen_fds(3)`).
     #[must_use]
     pub(crate) fn passing(mut self, descriptors: Vec<(String, OwnedFd)>) -> Self {
@@ -126,7 +135,7 @@ impl HostCommand {
         sys::enter_before_exec(&mut self.command, netns.into(), procs);
         let (_, passed): (Vec<_>, Vec<_>) = self.passed.into_iter().unzip();
         sys::pass_before_exec(&mut self.command, &passed)?;
-        Running::start(self.command)
+        Running::start(self.command, self.stderr)
     }
 
     /// Starts it and waits until it ends by itself.
@@ -144,12 +153,12 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts a command where this process is.
-    pub(crate) fn start(mut command: Command) -> Result<Self> {
+    /// Starts a command where this process is, with this standard error or one that is collected.
+    fn start(mut command: Command, stderr: Option<OwnedFd>) -> Result<Self> {
         let label = format!("{command:?}");
         let mut child = command
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stderr(stderr.map_or_else(Stdio::piped, Stdio::from))
             .spawn()
             .with_context(|| format!("could not start {label}"))?;
         let stdout = Output::collect(child.stdout.take());

@@ -20,6 +20,7 @@ fn every_metric_appears_under_its_documented_name() {
     metrics.set_kernel_refusals("no-agent", 3);
     metrics.set_kernel_refusals("no-agent", 4);
     metrics.set_udp_datagrams(9);
+    metrics.set_lost_log_lines(8);
     metrics.set_redirected(7);
     metrics.set_map("orig_dst", 10, 65_536);
     lane.local_hop(LocalHop::Tcp(WhyTcp::ProgramBlocks));
@@ -61,6 +62,7 @@ fn every_metric_appears_under_its_documented_name() {
         r#"sealwire_map_entries{map="orig_dst"} 10"#,
         r#"sealwire_map_capacity{map="orig_dst"} 65536"#,
         "sealwire_udp_datagrams_total 9",
+        "sealwire_log_lines_lost_total 8",
         "sealwire_redirected_messages_total 7",
         r#"sealwire_datapaths_total{workload="web",direction="ingress",datapath="kernel",why="both"} 1"#,
         r#"sealwire_spliced_bytes_total{workload="web",direction="ingress"} 6"#,
