@@ -43,7 +43,8 @@ pub struct Flags {
     /// Other programs are in the network namespace as well: nothing is done to their connections
     ///
     /// Steered are connections that the workload's programs open, and those to ports that they listen on.
-    /// Start the programs after the agent: what listened before is not reachable.
+    /// Start the programs after the agent: what listened before is not reachable. `sealwire run`
+    /// does all that for one program.
     #[arg(long, help_heading = POD_MODE)]
     pub shares_netns: bool,
 

@@ -3,17 +3,15 @@
 //! Handles are resolved once for each workload and direction; a connection then costs a few atomic
 //! additions and one look-up of a counter when it ends. Writes nothing to a log.
 
-use std::fmt::Write as _;
+mod labels;
+
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use kernel_tls::{Capabilities, Cipher, NicOffload};
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{
-    DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric, LabelValueEncoder,
-    NoLabelSet, text,
-};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -21,6 +19,12 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
+
+use labels::{
+    BytesLabels, CapabilityLabels, ConfigReloadLabel, DatapathLabels, DirectionLabel, EndedLabels,
+    EnrolmentLabel, Flow, Labelled, LaneLabels, LocalHopLabels, LookupLabels, MapLabel, NameLabels,
+    ReasonLabel, RefusalLabels, ReloadLabels, VersionLabel, WorkloadLabel,
+};
 
 use crate::local_acceleration::LocalHop;
 use crate::policy::{Direction, Mode, WorkloadName};
@@ -747,270 +751,10 @@ pub(crate) enum ReloadResult {
     Refused,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Flow {
-    Sent,
-    Received,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct LaneLabels {
-    workload: Arc<str>,
-    direction: Labelled<Direction>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct EndedLabels {
-    workload: Arc<str>,
-    direction: Labelled<Direction>,
-    mode: Labelled<Mode>,
-    close: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct DatapathLabels {
-    workload: Arc<str>,
-    direction: Labelled<Direction>,
-    datapath: &'static str,
-    why: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct LocalHopLabels {
-    workload: Arc<str>,
-    direction: Labelled<Direction>,
-    hop: &'static str,
-    why: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct CapabilityLabels {
-    feature: &'static str,
-    cipher: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RefusalLabels {
-    workload: Arc<str>,
-    direction: Labelled<Direction>,
-    reason: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct BytesLabels {
-    workload: Arc<str>,
-    direction: Labelled<Direction>,
-    flow: Flow,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ReloadLabels {
-    workload: Arc<str>,
-    result: ReloadResult,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct NameLabels {
-    workload: Arc<str>,
-    state: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct LookupLabels {
-    workload: Arc<str>,
-    result: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ConfigReloadLabel {
-    result: ReloadResult,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct EnrolmentLabel {
-    result: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct WorkloadLabel {
-    workload: Arc<str>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct DirectionLabel {
-    direction: Labelled<Direction>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ReasonLabel {
-    reason: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct MapLabel {
-    map: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct VersionLabel {
-    version: &'static str,
-}
-
-/// A value of another crate's, as a label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Labelled<T>(T);
-
-impl EncodeLabelValue for Labelled<Direction> {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> std::fmt::Result {
-        encoder.write_str(self.0.as_str())
-    }
-}
-
-impl EncodeLabelValue for Labelled<Mode> {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> std::fmt::Result {
-        encoder.write_str(self.0.as_str())
-    }
-}
-
-impl EncodeLabelValue for Flow {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> std::fmt::Result {
-        encoder.write_str(match self {
-            Self::Sent => "sent",
-            Self::Received => "received",
-        })
-    }
-}
-
-impl EncodeLabelValue for ReloadResult {
-    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> std::fmt::Result {
-        encoder.write_str(match self {
-            Self::Loaded => "loaded",
-            Self::Refused => "refused",
-        })
-    }
-}
-
 /// Seconds: from a handshake on loopback to the deadline of 10 s.
 const HANDSHAKE_BUCKETS: [f64; 14] = [
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::bpf::WhyTcp;
-
-    fn web(metrics: &Metrics) -> WorkloadMetrics {
-        metrics.workload(&"web".parse().unwrap())
-    }
-
-    #[test]
-    fn every_metric_appears_under_its_documented_name() {
-        let metrics = Metrics::new("0.1.0");
-        let web = web(&metrics);
-        let lane = web.lane(Direction::Ingress);
-        lane.opened();
-        lane.moved(5, 7);
-        lane.handshake(Duration::from_millis(3));
-        lane.ended(Mode::Mtls, "finished");
-        lane.refused("peer-expired");
-        web.set_certificate_expiry(1_800_000_000);
-        web.certificate_reloaded(ReloadResult::Loaded);
-        metrics.set_kernel_refusals("no-agent", 3);
-        metrics.set_kernel_refusals("no-agent", 4);
-        metrics.set_udp_datagrams(9);
-        metrics.set_lost_log_lines(8);
-        metrics.set_redirected(7);
-        metrics.set_map("orig_dst", 10, 65_536);
-        lane.local_hop(LocalHop::Tcp(WhyTcp::ProgramBlocks));
-        lane.entered(Datapath {
-            name: "kernel",
-            why: "both",
-            means: "both directions",
-        });
-        lane.key_limit_near();
-        lane.spliced(6);
-        metrics.set_nic_offload(Some(NicOffload {
-            tx_now: 1,
-            rx_now: 2,
-            tx: 3,
-            rx: 4,
-        }));
-        let coordinator = metrics.coordinator();
-        coordinator.set_unreachable(Some(Duration::from_millis(7_900)));
-        coordinator.enrolled();
-        let text = metrics.encode();
-        for line in [
-            r#"sealwire_build_info{version="0.1.0"} 1"#,
-            r#"sealwire_connections_total{workload="web",direction="ingress",mode="mtls",close="finished"} 1"#,
-            r#"sealwire_connections_open{workload="web",direction="ingress"} 1"#,
-            r#"sealwire_connections_open{workload="web",direction="egress"} 0"#,
-            r#"sealwire_refusals_total{workload="web",direction="ingress",reason="peer-expired"} 1"#,
-            r#"sealwire_kernel_refusals_total{reason="no-agent"} 4"#,
-            r#"sealwire_bytes_total{workload="web",direction="ingress",flow="sent"} 5"#,
-            r#"sealwire_bytes_total{workload="web",direction="ingress",flow="received"} 7"#,
-            r#"sealwire_handshake_seconds_bucket{le="0.0025",direction="ingress"} 0"#,
-            r#"sealwire_handshake_seconds_bucket{le="0.005",direction="ingress"} 1"#,
-            r#"sealwire_certificate_expiry_timestamp_seconds{workload="web"} 1800000000"#,
-            r#"sealwire_certificate_reloads_total{workload="web",result="loaded"} 1"#,
-            r#"sealwire_certificate_reloads_total{workload="web",result="refused"} 0"#,
-            "sealwire_coordinator_reachable 0",
-            "sealwire_coordinator_unreachable_seconds 7",
-            r#"sealwire_enrolments_total{result="issued"} 1"#,
-            r#"sealwire_enrolments_total{result="failed"} 0"#,
-            r#"sealwire_map_entries{map="orig_dst"} 10"#,
-            r#"sealwire_map_capacity{map="orig_dst"} 65536"#,
-            "sealwire_udp_datagrams_total 9",
-            "sealwire_log_lines_lost_total 8",
-            "sealwire_redirected_messages_total 7",
-            r#"sealwire_datapaths_total{workload="web",direction="ingress",datapath="kernel",why="both"} 1"#,
-            r#"sealwire_spliced_bytes_total{workload="web",direction="ingress"} 6"#,
-            r#"sealwire_local_hops_total{workload="web",direction="ingress",hop="tcp",why="program-blocks"} 1"#,
-            r#"sealwire_key_limits_near_total{workload="web",direction="ingress"} 1"#,
-            r#"sealwire_kernel_tls_nic_open{flow="sent"} 1"#,
-            r#"sealwire_kernel_tls_nic_total{flow="received"} 4"#,
-            "# EOF",
-        ] {
-            assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
-        }
-    }
-
-    #[test]
-    fn without_a_coordinator_nothing_is_said_of_one() {
-        let metrics = Metrics::new("0.1.0");
-        assert!(!metrics.encode().contains("sealwire_coordinator"));
-        metrics.coordinator().set_unreachable(None);
-        let text = metrics.encode();
-        assert!(
-            text.contains("sealwire_coordinator_reachable 1\n"),
-            "{text}"
-        );
-    }
-
-    #[test]
-    fn what_the_kernel_can_is_shown_feature_by_feature() {
-        let metrics = Metrics::new("0.1.0");
-        assert!(!metrics.encode().contains("sealwire_kernel_tls_nic"));
-        metrics.set_kernel_tls(&Capabilities::probe());
-        let text = metrics.encode();
-        for series in [
-            r#"sealwire_kernel_tls_capability{feature="ulp",cipher="any"} "#,
-            r#"sealwire_kernel_tls_capability{feature="tx",cipher="aes-128-gcm"} "#,
-            r#"sealwire_kernel_tls_capability{feature="rx",cipher="chacha20-poly1305"} "#,
-            r#"sealwire_kernel_tls_capability{feature="rekey",cipher="any"} "#,
-            r#"sealwire_kernel_tls_capability{feature="splice",cipher="any"} "#,
-        ] {
-            assert!(text.contains(series), "{series} in\n{text}");
-        }
-    }
-
-    #[test]
-    fn two_handles_of_one_workload_count_into_one_series() {
-        let metrics = Metrics::new("0.1.0");
-        web(&metrics).lane(Direction::Egress).refused("denied");
-        web(&metrics).lane(Direction::Egress).refused("denied");
-        let line =
-            r#"sealwire_refusals_total{workload="web",direction="egress",reason="denied"} 2"#;
-        assert!(metrics.encode().contains(line));
-    }
-}
+mod tests;

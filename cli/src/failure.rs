@@ -15,6 +15,10 @@ pub(crate) enum Failure {
     Invalid(String),
     /// Somebody has seen enough.
     Stopped(Stopped),
+    /// A program was run and has ended with this code; what there was to say, it has said.
+    Ended(u8),
+    /// A program was not run; with the code that says so.
+    NotRun { error: anyhow::Error, code: u8 },
 }
 
 /// Which signal ended a command that goes on until one comes.
@@ -56,6 +60,8 @@ impl Failure {
                 return ExitCode::from(USAGE);
             }
             Self::Stopped(stopped) => return ExitCode::from(stopped.code()),
+            Self::Ended(code) => return ExitCode::from(*code),
+            Self::NotRun { error, code } => (error, *code),
         };
         // Where nobody listens, the exit code has to do.
         let _ = writeln!(io::stderr(), "error: {error:#}");

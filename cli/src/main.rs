@@ -23,6 +23,7 @@ mod next_step;
 mod pki;
 mod program;
 mod recover;
+mod run;
 mod set;
 mod sign;
 mod status;
@@ -50,6 +51,9 @@ enum Command {
     Sign(sign::Sign),
     Status(status::Status),
     Evidence(evidence::Evidence),
+    Run(run::Run),
+    #[command(hide = true)]
+    EnterCgroup(run::Enter),
     Connections(connections::Connections),
     Explain(explain::Explain),
     Doctor(doctor::Doctor),
@@ -73,6 +77,8 @@ fn main() -> ExitCode {
         Some(Command::Sign(sign)) => sign.run(),
         Some(Command::Status(status)) => status.run(),
         Some(Command::Evidence(evidence)) => evidence.run(),
+        Some(Command::Run(run)) => run.run(),
+        Some(Command::EnterCgroup(enter)) => enter.run(),
         Some(Command::Connections(connections)) => connections.run(),
         Some(Command::Explain(explain)) => explain.run(),
         Some(Command::Doctor(doctor)) => doctor.run(),
@@ -100,7 +106,7 @@ Examples, with a Coordinator:
 Without one:
   sealwire pki init --dir pki --trust-domain mesh.local
   sealwire pki issue --dir pki --name web --out web-tls
-  sealwire-agent --cgroup /sys/fs/cgroup/web --tls-dir web-tls
+  sealwire run --name web --tls-dir web-tls -- nginx
 
 Before an agent starts:
   sealwire doctor

@@ -57,7 +57,8 @@ fn pages(program: Command) -> Vec<Man> {
 }
 
 fn with_those_below(command: Command) -> Vec<Man> {
-    let below = command.get_subcommands().cloned();
+    let shown = command.get_subcommands().filter(|it| !it.is_hide_set());
+    let below = shown.cloned();
     let below: Vec<Man> = below.flat_map(with_those_below).collect();
     iter::once(page(command)).chain(below).collect()
 }

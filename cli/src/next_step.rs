@@ -10,7 +10,7 @@ use nix::unistd::geteuid;
 use crate::admin::{AdminPort, Shown};
 use crate::failure::Failure;
 
-/// The next three commands, as usage error: nothing was asked.
+/// The next few commands, as usage error: nothing was asked.
 pub(crate) fn next_step() -> Failure {
     let environment = Environment::of_process();
     let admin_port = match AdminPort::of(&environment) {
@@ -85,12 +85,12 @@ impl Situation {
         text + "\n\nAll commands: sealwire --help"
     }
 
-    fn steps(&self) -> (String, [(&'static str, String); 3]) {
+    fn steps(&self) -> (String, Vec<(&'static str, String)>) {
         let doctor = || "sealwire doctor".to_owned();
         match (&self.admin_port, &self.pins) {
             (Some(AdminPort(port)), _) => (
                 format!("The environment names an agent: its admin port is {port}."),
-                [
+                vec![
                     (
                         "See what it carries",
                         "sealwire connections --watch".to_owned(),
@@ -107,7 +107,7 @@ impl Situation {
                     "An agent runs here, or ran and still guards its workloads: instance {}.",
                     instance.as_str()
                 ),
-                [
+                vec![
                     (
                         "See what it carries, if it was started with --admin-port",
                         "sealwire connections --admin-port 9464".to_owned(),
@@ -124,15 +124,19 @@ impl Situation {
             ),
             (None, Pins::None | Pins::Hidden) => (
                 "No agent is known here.".to_owned(),
-                [
+                vec![
                     ("Find out what the machine lacks", doctor()),
                     (
                         "Make a PKI for a trial without a Coordinator",
                         "sealwire pki init --dir pki --trust-domain mesh.local".to_owned(),
                     ),
                     (
-                        "Then a certificate for each workload, and what to start next",
+                        "Then a certificate for each workload",
                         "sealwire pki issue --dir pki --name web --out web-tls".to_owned(),
+                    ),
+                    (
+                        "Then a program of this machine, in mutual TLS",
+                        "sealwire run --name web --tls-dir web-tls -- nginx".to_owned(),
                     ),
                 ],
             ),
@@ -168,6 +172,7 @@ pub(crate) mod tests {
         assert!(known.contains("sealwire connections --watch"), "{known}");
         assert!(pinned.contains("instance default"), "{pinned}");
         assert!(none.contains("sealwire pki init"), "{none}");
+        assert!(none.contains("sealwire run"), "{none}");
         for text in [known, pinned, none] {
             assert!(text.contains("  sealwire doctor\n"), "{text}");
             assert!(!text.contains("not root"), "{text}");

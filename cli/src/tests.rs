@@ -5,7 +5,8 @@ use crate::{Sealwire, next_step};
 /// Every command, with the words that lead to it.
 fn commands(command: &Command, path: &str) -> Vec<(String, Command)> {
     let own = (path.to_owned(), command.clone());
-    let below = command.get_subcommands().flat_map(|below| {
+    let shown = command.get_subcommands().filter(|it| !it.is_hide_set());
+    let below = shown.flat_map(|below| {
         let path = format!("{path} {}", below.get_name());
         commands(below, &path)
     });

@@ -154,6 +154,17 @@ impl Pair {
     }
 }
 
+/// The positive control of every test that looks for plaintext: without agents the sniffer sees it.
+pub fn assert_plaintext_is_seen_without_agents() -> Result<()> {
+    let bed = Testbed::new(&["client", "server"])?;
+    let address = bed.host("server").at(PORT);
+    let _serving = Server::start(bed.host("server"), &[address], "--echo")?;
+    let sniffer = bed.sniff()?;
+    Client::run(bed.host("client"), address, "--send 5000")?.assert_exact(5000, 5000);
+    sniffer.finish()?.assert_saw_plaintext();
+    Ok(())
+}
+
 /// The datapath that this run of the tests is about, where `SEALWIRE_TEST_DATAPATH` names one.
 pub fn wanted_datapath() -> Option<String> {
     env::var("SEALWIRE_TEST_DATAPATH").ok()

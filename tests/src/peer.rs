@@ -155,6 +155,11 @@ impl Server {
         Self::spawn(command(host)?.outside_the_cgroup(), addresses, options)
     }
 
+    /// Starts it by this command, whose arguments lead to `peer`.
+    pub fn start_by(command: HostCommand, addresses: &[SocketAddr], options: &str) -> Result<Self> {
+        Self::spawn(command, addresses, options)
+    }
+
     fn spawn(command: HostCommand, addresses: &[SocketAddr], options: &str) -> Result<Self> {
         let mut command = command.arg("serve").args(options.split_whitespace());
         for address in addresses {
@@ -206,6 +211,11 @@ impl Server {
     pub fn running(&self) -> &Running {
         &self.running
     }
+
+    /// The program, to wait for its end.
+    pub fn into_running(self) -> Running {
+        self.running
+    }
 }
 
 /// `peer connect` on a host. Dropping it kills the program.
@@ -233,6 +243,11 @@ impl Client {
         options: &str,
     ) -> Result<Self> {
         Self::spawn(command(cgroup)?.in_namespace_of(netns), to, options)
+    }
+
+    /// Starts it by this command, whose arguments lead to `peer`.
+    pub fn start_by(command: HostCommand, to: SocketAddr, options: &str) -> Result<Self> {
+        Self::spawn(command, to, options)
     }
 
     /// Runs it to its end; fails if it could not connect.
@@ -371,7 +386,7 @@ pub fn command(host: &Host) -> Result<HostCommand> {
 }
 
 /// Where Cargo put `peer`: beside the tests, or a directory above.
-fn binary() -> Result<PathBuf> {
+pub fn binary() -> Result<PathBuf> {
     let test = env::current_exe()?;
     test.ancestors()
         .skip(1)
@@ -402,6 +417,7 @@ fn parse(line: &str) -> Option<Report> {
     serde_json::from_str(line).ok()
 }
 
-const START: Duration = Duration::from_secs(5);
+/// An agent may start before.
+const START: Duration = Duration::from_secs(20);
 /// The longest conversation of the suite is the churn of a minute.
 const REPORT: Duration = Duration::from_secs(100);

@@ -9,13 +9,7 @@ use testbed::{Client, End, Pair, Server, Testbed, peer, require};
 #[test]
 fn without_an_agent_the_sniffer_sees_the_plaintext() -> Result<()> {
     require!();
-    let bed = Testbed::new(&["client", "server"])?;
-    let address = bed.host("server").at(PORT);
-    let _serving = Server::start(bed.host("server"), &[address], "--echo")?;
-    let sniffer = bed.sniff()?;
-    Client::run(bed.host("client"), address, "--send 5000")?.assert_exact(5000, 5000);
-    sniffer.finish()?.assert_saw_plaintext();
-    Ok(())
+    pair::assert_plaintext_is_seen_without_agents()
 }
 
 #[test]

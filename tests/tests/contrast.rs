@@ -13,13 +13,7 @@ use testbed::{Capture, Client, End, Pair, Server, Testbed, require};
 #[test]
 fn without_an_agent_what_the_strings_would_protect_is_in_clear() -> Result<()> {
     require!();
-    let bed = Testbed::new(&["client", "server"])?;
-    let address = bed.host("server").at(PORT);
-    let _serving = Server::start(bed.host("server"), &[address], "--echo")?;
-    let sniffer = bed.sniff()?;
-    Client::run(bed.host("client"), address, "--send 5000")?.assert_exact(5000, 5000);
-    sniffer.finish()?.assert_saw_plaintext();
-    Ok(())
+    testbed::pair::assert_plaintext_is_seen_without_agents()
 }
 
 // === egress ===

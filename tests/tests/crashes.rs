@@ -9,18 +9,12 @@ use anyhow::Result;
 use testbed::agent::Agent;
 use testbed::pair::PORT;
 use testbed::peer::{self, Many};
-use testbed::{Client, Pair, Server, Testbed, require};
+use testbed::{Pair, Server, require};
 
 #[test]
 fn without_an_agent_the_sniffer_sees_the_plaintext() -> Result<()> {
     require!();
-    let bed = Testbed::new(&["client", "server"])?;
-    let address = bed.host("server").at(PORT);
-    let _serving = Server::start(bed.host("server"), &[address], "--echo")?;
-    let sniffer = bed.sniff()?;
-    Client::run(bed.host("client"), address, "--send 5000")?.assert_exact(5000, 5000);
-    sniffer.finish()?.assert_saw_plaintext();
-    Ok(())
+    testbed::pair::assert_plaintext_is_seen_without_agents()
 }
 
 #[test]

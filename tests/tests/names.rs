@@ -12,13 +12,7 @@ use testbed::{Client, EgressRule, End, Pair, Server, Testbed, require};
 #[test]
 fn without_an_agent_what_goes_to_a_name_is_in_clear() -> Result<()> {
     require!();
-    let bed = Testbed::new(&["client", "server"])?;
-    let address = bed.host("server").at(PORT);
-    let _serving = Server::start(bed.host("server"), &[address], "--echo")?;
-    let sniffer = bed.sniff()?;
-    Client::run(bed.host("client"), address, "--send 5000")?.assert_exact(5000, 5000);
-    sniffer.finish()?.assert_saw_plaintext();
-    Ok(())
+    testbed::pair::assert_plaintext_is_seen_without_agents()
 }
 
 #[test]
@@ -169,13 +163,7 @@ fn a_name_that_comes_to_forbid_a_connection_ends_it() -> Result<()> {
         "--send 50000000 --chunk 10000 --write-pause 2000",
     )?;
     client.connected()?;
-    scene
-        .pair
-        .client_agent
-        .wait_for(
-            "the connection",
-            |agent| Ok(agent.connections()?.len() == 1),
-        )?;
+    serving.accepted(0)?;
     scene.names.set(&dotted(NAME), &[server.v4()]);
     assert!(client.closed()?.was_reset());
     serving.closed(0)?;
@@ -294,7 +282,14 @@ impl Scene {
 
     fn wait_until_denied(&self, address: SocketAddr) -> Result<()> {
         let _serving = Server::start(self.pair.server(), &[address], "--echo")?;
-        wait(|| Ok(Client::run(self.pair.client(), address, "--send 10")?.received == 0))
+        let agent = &self.pair.client_agent;
+        let before = agent.refusals("denied-by-rule")?;
+        wait(|| {
+            let said = Client::run(self.pair.client(), address, "--send 10")?;
+            let is_denied = agent.refusals("denied-by-rule")? > before;
+            anyhow::ensure!(!is_denied || said.received == 0, "{said:?}");
+            Ok(is_denied)
+        })
     }
 }
 

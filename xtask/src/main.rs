@@ -24,7 +24,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::process::PlatformLacks;
+use crate::process::{PlatformLacks, WrongUsage};
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
@@ -83,10 +83,14 @@ enum Task {
     Ci(ci::Options),
 }
 
-/// 3 where the machine lacks something, else 1; clap exits with 2 by itself.
+/// 2 where something was asked for that does not exist, as clap does by itself; 3 where the machine
+/// lacks something; else 1.
 fn exit_code(error: &anyhow::Error) -> ExitCode {
-    match error.downcast_ref::<PlatformLacks>() {
-        Some(_) => ExitCode::from(3),
-        None => ExitCode::FAILURE,
+    if error.is::<WrongUsage>() {
+        ExitCode::from(2)
+    } else if error.is::<PlatformLacks>() {
+        ExitCode::from(3)
+    } else {
+        ExitCode::FAILURE
     }
 }

@@ -81,6 +81,18 @@ impl fmt::Display for PlatformLacks {
 
 impl Error for PlatformLacks {}
 
+/// What was asked for does not exist; exit code 2.
+#[derive(Debug)]
+pub(crate) struct WrongUsage(pub(crate) String);
+
+impl fmt::Display for WrongUsage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Error for WrongUsage {}
+
 fn line(command: &Command) -> String {
     std::iter::once(command.get_program())
         .chain(command.get_args())

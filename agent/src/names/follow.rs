@@ -39,6 +39,9 @@ const LINGER: Duration = Duration::from_mins(1);
 /// The longest pause after look-ups that failed.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
+/// How long what an answer says may wait for others.
+const LONGEST_DELAY: Duration = Duration::from_millis(50);
+
 /// Follows the names of one workload.
 #[derive(Debug)]
 pub(crate) struct NameFollower {
@@ -46,6 +49,8 @@ pub(crate) struct NameFollower {
     names: Rc<Names>,
     registry: Arc<Registry>,
     metrics: NameMetrics,
+    /// Those whose names are followed.
+    rules: Option<Arc<EgressPolicy>>,
     followed: HashMap<DnsName, Followed>,
     /// What is to be looked at next, and when.
     due: BTreeSet<(Instant, DnsName)>,
@@ -69,6 +74,34 @@ enum State {
     Known(HashMap<IpAddr, Option<Instant>>),
 }
 
+/// What was learnt and is not in force yet: what many answers say comes into force at once.
+#[derive(Clone, Copy, Debug)]
+enum News {
+    None,
+    /// Nothing waits for longer than until then.
+    Until(Instant),
+}
+
+impl News {
+    fn and_more(self, now: Instant) -> Self {
+        match self {
+            Self::None => Self::Until(now + LONGEST_DELAY),
+            Self::Until(_) => self,
+        }
+    }
+
+    fn until(self) -> Option<Instant> {
+        match self {
+            Self::None => None,
+            Self::Until(then) => Some(then),
+        }
+    }
+
+    fn is_due(self, now: Instant, is_all: bool) -> bool {
+        self.until().is_some_and(|then| is_all || then <= now)
+    }
+}
+
 impl NameFollower {
     /// Of the workload's rules, whatever they become.
     pub(crate) fn new(
@@ -82,6 +115,7 @@ impl NameFollower {
             names: Rc::new(names),
             registry,
             metrics,
+            rules: None,
             followed: HashMap::new(),
             due: BTreeSet::new(),
         }
@@ -91,6 +125,7 @@ impl NameFollower {
     pub(crate) async fn follow(mut self) {
         let mut changed = self.workload.rules.subscribe();
         let mut lookups: JoinSet<(DnsName, Result<Answer, LookupError>)> = JoinSet::new();
+        let mut news = News::None;
         while let Some(rules) = self.workload.rules.get() {
             self.take_up(&rules.egress);
             let now = Instant::now();
@@ -103,8 +138,13 @@ impl NameFollower {
                     (name, answer)
                 });
             }
-            let next = self.due.first().map(|(due, _)| *due);
-            let is_full = lookups.len() >= MOST_LOOKUPS;
+            if news.is_due(now, lookups.is_empty()) {
+                self.publish();
+                news = News::None;
+            }
+            let due = self.due.first().map(|(due, _)| *due);
+            let due = due.filter(|_| lookups.len() < MOST_LOOKUPS);
+            let next = due.into_iter().chain(news.until()).min();
             tokio::select! {
                 heard = changed.changed() => if heard.is_err() {
                     return;
@@ -114,19 +154,21 @@ impl NameFollower {
                     if let Ok((name, answer)) = answered
                         && self.learn(&name, answer, Instant::now())
                     {
-                        self.publish();
+                        news = news.and_more(Instant::now());
                     }
                 }
-                () = sleep_until(next.unwrap_or(now)), if next.is_some() && !is_full => {}
+                () = sleep_until(next.unwrap_or(now)), if next.is_some() => {}
             }
         }
     }
 
     /// Begins to follow the names that rules have, and stops to follow others.
-    fn take_up(&mut self, egress: &EgressPolicy) {
-        if self.followed.is_empty() && !egress.has_names() {
+    fn take_up(&mut self, egress: &Arc<EgressPolicy>) {
+        let known = self.rules.as_ref();
+        if known.is_some_and(|known| Arc::ptr_eq(known, egress)) {
             return;
         }
+        self.rules = Some(egress.clone());
         let Self { followed, due, .. } = self;
         followed.retain(|name, it| {
             let stays = egress.looks_up(name);

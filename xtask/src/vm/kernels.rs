@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 use super::apt::{self, Fetched};
-use crate::process::PlatformLacks;
+use crate::process::{PlatformLacks, WrongUsage};
 
 /// A series of releases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -127,7 +127,8 @@ impl Kernel {
                 });
             }
         }
-        bail!("no kernel is called `{name}`; say 6.1, 6.12, or one that --list shows")
+        let what = format!("no kernel is called `{name}`; say 6.1, 6.12, or one that --list shows");
+        Err(WrongUsage(what).into())
     }
 
     /// A pinned one.

@@ -79,7 +79,7 @@ enum On {
     Newest,
 }
 
-const SUITES: [Suite; 17] = [
+const SUITES: [Suite; 19] = [
     // What the kernel's TLS does, and what the agent's probe makes of it.
     Suite {
         package: "kernel-tls",
@@ -142,6 +142,8 @@ const SUITES: [Suite; 17] = [
     // No way around the agent.
     testbed("leaks", &[]),
     testbed("devices", &[]).in_core(),
+    testbed("shared_netns", &[]),
+    testbed("udp", &[]),
     testbed("local_acceleration", &[]),
     // The agents with the kernel's TLS in place of ours.
     kernel_datapath("bytes_exact", &[IN_ORDER]),
