@@ -315,7 +315,8 @@ fn lost(agent: &Agent) -> Result<u64> {
 }
 
 const SENT: u64 = 2000;
-const CHURN: &str = "--connections 4 --until-told --send 2000";
+// Paced: a machine at its limit makes an agent late for its heartbeat.
+const CHURN: &str = "--connections 4 --until-told --every 20000 --send 2000";
 const SHORT: &str = "--connections 1000 --in-turn 8 --send 2000";
 const SLOWLY: u64 = 1_000_000;
 const SLOW: &str = "--send 1000000 --chunk 4000 --write-pause 20000";

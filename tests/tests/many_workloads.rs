@@ -45,8 +45,13 @@ fn a_reload_of_thousands_of_rules_under_load_drops_nothing() -> Result<()> {
     let addresses = [server.at(PORT), server.at_v6(PORT)];
     let _serving = Server::start(server, &addresses, "--echo --quiet")?;
     let sniffer = bed.sniff()?;
-    let [of_v4, of_v6] = addresses
-        .map(|to| peer::start_many(client, to, "--connections 4 --until-told --send 2000"));
+    let [of_v4, of_v6] = addresses.map(|to| {
+        peer::start_many(
+            client,
+            to,
+            "--connections 4 --until-told --every 20000 --send 2000",
+        )
+    });
     let long = Client::start(
         client,
         addresses[1],
