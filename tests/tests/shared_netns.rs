@@ -341,7 +341,10 @@ fn two_workloads_of_one_host_talk_in_mutual_tls_and_by_the_loopback_not_at_all()
     // One agent for each, and then one for both.
     for one_agent in [false, true] {
         let agents = if one_agent {
-            vec![Agent::start(&bed, vec![one.clone(), other.clone()])?]
+            // In an emulated machine the kernel takes long to verify the programs of both.
+            let config = AgentConfig::new(vec![one.clone(), other.clone()])?;
+            let patient = config.with_patience(Duration::from_mins(1));
+            vec![Agent::start_with(&bed, patient)?]
         } else {
             vec![
                 Agent::start(&bed, vec![one.clone()])?,
