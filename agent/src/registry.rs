@@ -98,18 +98,20 @@ impl Registry {
         shards.find_map(|shard| shard.with(|open| open.get(&id).cloned()))
     }
 
-    /// Ends the connections that meet `condition`, wherever they stand: in their handshake or with
-    /// bytes flowing. Each is reset on both sides by its own worker, which is woken for it. How many
-    /// there are that nobody had ended before.
-    pub(crate) fn close_where(
+    /// Ends the connections that there is an objection to, wherever they stand: in their handshake or
+    /// with bytes flowing. Each is reset on both sides by its own worker, which is woken for it. The
+    /// causes of those that nobody had ended before.
+    pub(crate) fn close_objected(
         &self,
-        cause: CloseCause,
-        condition: impl Fn(&Connection) -> bool,
-    ) -> usize {
+        objection: impl Fn(&Connection) -> Option<CloseCause>,
+    ) -> Vec<CloseCause> {
         self.connections()
             .iter()
-            .filter(|connection| condition(connection) && connection.stop.stop(cause))
-            .count()
+            .filter_map(|connection| {
+                let cause = objection(connection)?;
+                connection.stop.stop(cause).then_some(cause)
+            })
+            .collect()
     }
 
     /// Adds the bytes of the open connections to the metrics, as far as they are not in them yet.
@@ -555,16 +557,18 @@ mod tests {
             peer.is_some_and(|peer| peer.workload_name() == Some("db"))
         };
         let [withdrawn, not_allowed, ..] = CloseCause::ALL;
-        assert_eq!(registry.close_where(withdrawn, is_db), 1);
-        assert_eq!(registry.close_where(not_allowed, is_db), 0);
+        let of_db = |cause| registry.close_objected(|it| is_db(it).then_some(cause));
+        assert_eq!(of_db(withdrawn), [withdrawn]);
+        assert_eq!(of_db(not_allowed), []);
         assert_eq!(first.stop().cause(), Some(withdrawn));
         assert_eq!(second.stop().cause(), None);
         assert_eq!(handshaking.stop().cause(), None);
 
-        let closed = registry.close_where(not_allowed, |it| {
-            it.id() == handshaking.id() && it.workload() == "web"
+        let closed = registry.close_objected(|it| {
+            let is_it = it.id() == handshaking.id() && it.workload() == "web";
+            is_it.then_some(not_allowed)
         });
-        assert_eq!(closed, 1);
+        assert_eq!(closed, [not_allowed]);
         assert_eq!(handshaking.stop().cause(), Some(not_allowed));
     }
 

@@ -133,17 +133,17 @@ pub(crate) fn close_objected(
     workload: &WorkloadName,
     objection: impl Fn(&Connection) -> Option<CloseCause>,
 ) -> usize {
-    let mut sum = 0;
+    let causes = registry.close_objected(|connection| {
+        let is_its = connection.workload() == workload.as_str();
+        is_its.then(|| objection(connection)).flatten()
+    });
     for cause in CloseCause::ALL {
-        let closed = registry.close_where(cause, |connection| {
-            connection.workload() == workload.as_str() && objection(connection) == Some(cause)
-        });
+        let closed = causes.iter().filter(|it| **it == cause).count();
         if closed > 0 {
             info!(%workload, closed, reason = cause.as_str(), "connections closed");
         }
-        sum += closed;
     }
-    sum
+    causes.len()
 }
 
 /// What a connection must have, whatever it has.

@@ -546,7 +546,11 @@ impl Serving {
 
     /// Refuses everything of a workload: its programs are attached, and know nothing of it.
     fn shut(&self, workload: &Workload) -> Result<(), AgentError> {
-        ControlMaps::open(self.pins())?.forget(workload.id)?;
+        let mut maps = ControlMaps::open(self.pins())?;
+        maps.forget(workload.id)?;
+        if let Some(rules) = workload.rules.get() {
+            maps.set_udp_denied(workload.id, rules.udp == UdpMode::Deny)?;
+        }
         let mut programs = self.steering.attach_workload(
             &workload.owner(),
             workload.id,

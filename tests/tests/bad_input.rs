@@ -12,18 +12,12 @@ use anyhow::{Context, Result, bail, ensure};
 use testbed::agent::{Agent, EgressRule};
 use testbed::clock::{self, DAY};
 use testbed::pair::PORT;
-use testbed::{Client, Clock, Pair, Server, SmallDisk, Testbed, peer, require, skip};
+use testbed::{Client, Clock, Pair, Server, SmallDisk, peer, require, skip};
 
 #[test]
 fn without_an_agent_the_sniffer_sees_the_plaintext() -> Result<()> {
     require!();
-    let bed = Testbed::new(&["client", "server"])?;
-    let address = bed.host("server").at(PORT);
-    let _serving = Server::start(bed.host("server"), &[address], "--echo")?;
-    let sniffer = bed.sniff()?;
-    Client::run(bed.host("client"), address, "--send 5000")?.assert_exact(5000, 5000);
-    sniffer.finish()?.assert_saw_plaintext();
-    Ok(())
+    testbed::pair::assert_plaintext_is_seen_without_agents()
 }
 
 #[test]

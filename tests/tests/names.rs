@@ -149,6 +149,26 @@ fn what_a_name_that_is_not_known_may_be_for_is_refused() -> Result<()> {
 }
 
 #[test]
+fn a_name_that_nobody_can_look_up_any_more_may_have_other_addresses() -> Result<()> {
+    require!();
+    let scene = Scene::start(|bed, client| {
+        client.egress = vec![
+            EgressRule::to(bed.host("outsider").v4().to_string(), "plaintext"),
+            EgressRule::to_name(NAME, "mtls").at(PORT),
+        ];
+        vec![bed.host("server").v4()]
+    })?;
+    scene.assert_in_clear(scene.outsider())?;
+    scene.names.set_silent(true);
+    scene.wait_until_sealed(scene.outsider())?;
+    scene.pair.client_agent.refusal("name-unknown")?;
+    // What it had is under its rule as before.
+    scene.pair.assert_served()?;
+    scene.names.set_silent(false);
+    scene.wait_until_in_clear(scene.outsider())
+}
+
+#[test]
 fn a_name_that_comes_to_forbid_a_connection_ends_it() -> Result<()> {
     require!();
     let scene = Scene::start(|bed, client| {

@@ -13,21 +13,14 @@ use std::time::{Duration, Instant};
 use std::{env, thread};
 
 use anyhow::Result;
-use testbed::pair::PORT;
-use testbed::{Client, Server, Testbed, require};
+use testbed::require;
 
 use truth::driver::Driver;
 
 #[test]
 fn without_an_agent_the_sniffer_sees_the_plaintext() -> Result<()> {
     require!();
-    let bed = Testbed::new(&["client", "server"])?;
-    let address = bed.host("server").at(PORT);
-    let _serving = Server::start(bed.host("server"), &[address], "--echo")?;
-    let sniffer = bed.sniff()?;
-    Client::run(bed.host("client"), address, "--send 5000")?.assert_exact(5000, 5000);
-    sniffer.finish()?.assert_saw_plaintext();
-    Ok(())
+    testbed::pair::assert_plaintext_is_seen_without_agents()
 }
 
 #[test]

@@ -60,10 +60,11 @@ impl CurrentCredential {
             certificate_loaded(&self.metrics, issued.validity());
         }
         self.sender.send_replace(Credential::Loaded(issued.clone()));
+        let causes = self
+            .registry
+            .close_objected(|connection| self.is_over(connection, issued));
         for cause in CloseCause::ALL {
-            let closed = self.registry.close_where(cause, |connection| {
-                self.is_over(connection, issued) == Some(cause)
-            });
+            let closed = causes.iter().filter(|it| **it == cause).count();
             if closed > 0 {
                 warn!(workload = %name, closed, reason = %cause.as_str(), "connections closed");
             }

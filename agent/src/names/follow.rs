@@ -4,6 +4,7 @@
 use std::{
     cmp,
     collections::{BTreeSet, HashMap},
+    mem,
     net::IpAddr,
     rc::Rc,
     sync::Arc,
@@ -66,12 +67,17 @@ struct Followed {
     failures: u32,
 }
 
+/// What stands in for a state that is being made.
+const UNTOUCHED: State = State::Unknown(Unknown::Failed);
+
 /// What is known of it.
 #[derive(Debug)]
 enum State {
     Unknown(Unknown),
     /// Its addresses; for one that the last answer has not, how long it stays.
     Known(HashMap<IpAddr, Option<Instant>>),
+    /// The same, but nobody could say of late: it may have others by now.
+    Stale(HashMap<IpAddr, Option<Instant>>),
 }
 
 /// What was learnt and is not in force yet: what many answers say comes into force at once.
@@ -249,9 +255,12 @@ impl NameFollower {
         for (name, it) in &self.followed {
             match &it.state {
                 State::Unknown(why) => unknown.push((name.clone(), *why)),
-                State::Known(addresses) => {
+                State::Known(addresses) | State::Stale(addresses) => {
                     pairs.extend(addresses.keys().map(|address| (*address, name.clone())));
                 }
+            }
+            if matches!(it.state, State::Stale(_)) {
+                unknown.push((name.clone(), Unknown::Failed));
             }
         }
         self.metrics
@@ -271,14 +280,14 @@ impl NameFollower {
 
 impl Followed {
     fn take(&mut self, addresses: &[IpAddr], now: Instant) -> bool {
-        let State::Known(known) = &mut self.state else {
-            let known = addresses.iter().map(|address| (*address, None));
-            self.state = State::Known(known.collect());
-            return true;
+        let (mut known, was_stale) = match mem::replace(&mut self.state, UNTOUCHED) {
+            State::Known(known) => (known, false),
+            State::Stale(known) => (known, true),
+            State::Unknown(_) => (HashMap::new(), true),
         };
         let before: BTreeSet<_> = known.keys().copied().collect();
         if self.lingers {
-            for (address, until) in &mut *known {
+            for (address, until) in &mut known {
                 if !addresses.contains(address) {
                     until.get_or_insert(now + LINGER);
                 }
@@ -288,18 +297,21 @@ impl Followed {
             known.clear();
         }
         known.extend(addresses.iter().map(|address| (*address, None)));
-        known.keys().copied().collect::<BTreeSet<_>>() != before
+        let is_news = was_stale || known.keys().copied().collect::<BTreeSet<_>>() != before;
+        self.state = State::Known(known);
+        is_news
     }
 
-    /// Nobody could say. What may be talked to in clear is not by an answer that has run out.
+    /// Nobody could say. What may be talked to in clear is not by an answer that has run out; other
+    /// addresses keep their rule, and the name may have more of them.
     fn fail(&mut self) -> bool {
-        let is_news = match &self.state {
-            State::Unknown(why) => *why != Unknown::Failed,
-            State::Known(_) => !self.lingers,
+        let (state, is_news) = match mem::replace(&mut self.state, UNTOUCHED) {
+            State::Known(known) if self.lingers => (State::Stale(known), true),
+            State::Stale(known) if self.lingers => (State::Stale(known), false),
+            State::Unknown(Unknown::Failed) => (UNTOUCHED, false),
+            _ => (UNTOUCHED, true),
         };
-        if is_news {
-            self.state = State::Unknown(Unknown::Failed);
-        }
+        self.state = state;
         is_news
     }
 }
@@ -338,8 +350,12 @@ mod tests {
             assert!(it.fail());
             assert!(!it.fail());
             it.take(&addresses(&["10.0.0.1"]), Instant::now());
-            assert_eq!(it.fail(), !lingers);
+            assert!(it.fail());
+            assert!(!it.fail());
+            assert!(!matches!(it.state, State::Known(_)));
             assert_eq!(known(&it), expected);
+            assert!(it.take(&addresses(&["10.0.0.1"]), Instant::now()));
+            assert!(matches!(it.state, State::Known(_)));
         }
     }
 
@@ -364,7 +380,7 @@ mod tests {
     }
 
     fn known(it: &Followed) -> Vec<String> {
-        let State::Known(addresses) = &it.state else {
+        let (State::Known(addresses) | State::Stale(addresses)) = &it.state else {
             return Vec::new();
         };
         let known: BTreeSet<_> = addresses.keys().collect();
