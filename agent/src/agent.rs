@@ -311,7 +311,7 @@ impl Parts {
             telemetry.clone(),
             board.clone(),
             inherited,
-        );
+        )?;
         let workloads: Vec<_> = candidates.iter().map(|it| it.workload().id).collect();
         for candidate in candidates {
             serving.add(candidate)?;

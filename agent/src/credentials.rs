@@ -4,6 +4,8 @@ mod current;
 mod source;
 
 use std::{
+    cell::RefCell,
+    rc::Rc,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -70,7 +72,7 @@ impl CredentialKeeper {
     }
 
     /// Follows the source, the clock and the devices' guard until the agent ends.
-    pub(crate) async fn keep(mut self, mut maps: ControlMaps) {
+    pub(crate) async fn keep(mut self, maps: Rc<RefCell<ControlMaps>>) {
         let mut unguarded = self.workload.unguarded.subscribe();
         let mut telling = self.workload.telling.subscribe();
         loop {
@@ -83,7 +85,7 @@ impl CredentialKeeper {
                 Ok(()) = unguarded.changed() => {}
                 Ok(()) = telling.changed() => self.is_told = false,
             }
-            self.tell(&mut maps, SystemTime::now());
+            self.tell(&mut maps.borrow_mut(), SystemTime::now());
         }
     }
 

@@ -2,8 +2,10 @@
 //! devices.
 
 use std::{
+    cell::RefCell,
     io,
     os::fd::{AsFd, AsRawFd, OwnedFd},
+    rc::Rc,
     sync::Arc,
     time::Duration,
 };
@@ -125,7 +127,7 @@ impl InterfaceWatch {
     }
 
     /// Follows changes until the agent ends.
-    pub(crate) async fn follow(mut self, mut maps: ControlMaps) {
+    pub(crate) async fn follow(mut self, maps: Rc<RefCell<ControlMaps>>) {
         let changes = self.changes.as_fd().try_clone_to_owned().and_then(readable);
         let changes = match changes {
             Ok(changes) => changes,
@@ -151,7 +153,11 @@ impl InterfaceWatch {
                 continue;
             }
             let mut told = None;
-            while let Err(error) = self.update(&mut maps) {
+            loop {
+                let updated = self.update(&mut maps.borrow_mut());
+                let Err(error) = updated else {
+                    break;
+                };
                 let error = Some(with_causes(&error));
                 if told != error {
                     told = error;

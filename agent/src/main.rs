@@ -1,6 +1,6 @@
 //! `sealwire-agent`: flags and configuration in, an exit code out.
 
-use std::{error::Error, process::ExitCode, time::Duration};
+use std::{error::Error, io, iter, process::ExitCode, time::Duration};
 
 use agent::{FdStore, LogQueue, access_log, bpf::Pins as PinDirectory, with_causes};
 use agent_config::{
@@ -8,6 +8,7 @@ use agent_config::{
     flags::{Command, Environment, Flags, InitFlags},
 };
 use clap::Parser;
+use nix::errno::Errno;
 
 fn main() -> ExitCode {
     let flags = Flags::parse();
@@ -58,7 +59,7 @@ fn initialise(flags: &InitFlags, environment: &Environment) -> ExitCode {
 }
 
 /// Lets the last lines out, what went wrong as the last of them.
-fn end<E: Error>(result: Result<(), (u8, E)>, log: &LogQueue) -> ExitCode {
+fn end<E: Error + 'static>(result: Result<(), (u8, E)>, log: &LogQueue) -> ExitCode {
     let code = match result {
         Ok(()) => ExitCode::SUCCESS,
         Err((code, error)) => {
@@ -97,12 +98,25 @@ fn detach(flags: &Flags, environment: &Environment) -> ExitCode {
 }
 
 /// Says what went wrong where there is no log.
-fn fail(error: &dyn Error, code: u8) -> ExitCode {
+fn fail(error: &(dyn Error + 'static), code: u8) -> ExitCode {
     eprintln!("{}", complaint(error));
     ExitCode::from(code)
 }
 
 /// What went wrong, with every cause, on one line.
-fn complaint(error: &dyn Error) -> String {
-    format!("sealwire-agent: {}", with_causes(error))
+fn complaint(error: &(dyn Error + 'static)) -> String {
+    let advice = if lacks_files(error) {
+        "; raise the hard limit of open files (LimitNOFILE= of its unit, `ulimit -Hn`): a workload \
+         takes 13 of them or more, a connection two"
+    } else {
+        ""
+    };
+    format!("sealwire-agent: {}{advice}", with_causes(error))
+}
+
+/// Whether it is for want of a descriptor.
+fn lacks_files(error: &(dyn Error + 'static)) -> bool {
+    iter::successors(Some(error), |&error| error.source())
+        .filter_map(|error| error.downcast_ref::<io::Error>())
+        .any(|error| error.raw_os_error() == Some(Errno::EMFILE as i32))
 }

@@ -1,10 +1,12 @@
 //! The workloads that are served: they come, change their rules and go, each without the others.
 
 use std::{
+    cell::RefCell,
     collections::HashSet,
     io,
     net::{SocketAddrV4, TcpListener},
     os::fd::{AsFd as _, OwnedFd},
+    rc::Rc,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -20,7 +22,7 @@ use tracing::{error, warn};
 
 use crate::{
     agent::{AgentError, failed},
-    bpf::{ControlMaps, Permits, Pins, Steering},
+    bpf::{BpfError, ControlMaps, Permits, Pins, Steering},
     causes::with_causes,
     certificates::{self, CertificateFiles, Credential},
     config::{self, CertificateOrigin},
@@ -95,6 +97,8 @@ impl Candidate {
 #[derive(Debug)]
 pub(crate) struct Serving {
     steering: Steering,
+    /// One set of descriptors, however many workloads there are.
+    maps: Rc<RefCell<ControlMaps>>,
     workers: Vec<mpsc::UnboundedSender<Entrance>>,
     registry: Arc<Registry>,
     telemetry: Arc<Telemetry>,
@@ -153,6 +157,9 @@ impl Served {
 
 impl Serving {
     /// Nothing is served yet; what is `inherited` need not be opened. What is sent to `workers` is served by them once they run.
+    ///
+    /// # Errors
+    /// Where the maps can't be opened.
     pub(crate) fn new(
         steering: Steering,
         workers: Vec<mpsc::UnboundedSender<Entrance>>,
@@ -160,10 +167,12 @@ impl Serving {
         telemetry: Arc<Telemetry>,
         board: ReadinessBoard,
         inherited: Inherited,
-    ) -> Self {
-        Self {
+    ) -> Result<Self, BpfError> {
+        let maps = ControlMaps::open(steering.pins())?;
+        Ok(Self {
             has_new_maps: steering.pins().has_new_maps(),
             steering,
+            maps: Rc::new(RefCell::new(maps)),
             inherited,
             workers,
             registry,
@@ -171,7 +180,7 @@ impl Serving {
             board,
             served: Vec::new(),
             known: watch::Sender::default(),
-        }
+        })
     }
 
     /// The kernel side.
@@ -205,8 +214,7 @@ impl Serving {
             }
             Err(error) => {
                 self.board.remove(&workload.name);
-                let forgotten =
-                    ControlMaps::open(self.pins()).and_then(|mut maps| maps.forget(workload.id));
+                let forgotten = self.maps.borrow_mut().forget(workload.id);
                 let released = if was_attached {
                     Ok(())
                 } else {
@@ -241,7 +249,8 @@ impl Serving {
         } else {
             Before::Marks
         };
-        let mut maps = ControlMaps::open(self.pins())?;
+        let shared = self.maps.clone();
+        let mut maps = shared.borrow_mut();
         let mut state = WorkloadState {
             netns: workload.netns_cookie,
             workers: self.workers.len() as u32,
@@ -285,7 +294,7 @@ impl Serving {
         )?;
         interfaces.guard(programs, &mut maps)?;
 
-        let follow = interfaces.follow(ControlMaps::open(self.pins())?);
+        let follow = interfaces.follow(shared.clone());
         let follower = NameFollower::new(
             workload.clone(),
             Names::new(&workload.netns, Permits::open(self.pins())?),
@@ -295,7 +304,7 @@ impl Serving {
         let tasks = [
             tokio::task::spawn_local(follower.follow()).abort_handle(),
             tokio::task::spawn_local(follow).abort_handle(),
-            tokio::task::spawn_local(keeper.keep(maps)).abort_handle(),
+            tokio::task::spawn_local(keeper.keep(shared.clone())).abort_handle(),
         ];
         for (worker, entrance) in self.workers.iter().zip(entrances) {
             // It hears as long as there is somebody to tell it anything.
@@ -410,7 +419,7 @@ impl Serving {
 
     /// Another agent has not taken over after all: the kernel side is told everything anew.
     pub(crate) fn resume(&self) -> Result<(), AgentError> {
-        let mut maps = ControlMaps::open(self.pins())?;
+        let mut maps = self.maps.borrow_mut();
         let served: Vec<_> = self.served.iter().map(|it| it.workload.id).collect();
         maps.forget_all_but(&served)?;
         for Served {
@@ -475,7 +484,7 @@ impl Serving {
 
     /// Tells the hooks which ports of a workload are steered by these rules.
     pub(crate) fn set_ports(&self, workload: &Workload, rules: &Rules) -> Result<(), AgentError> {
-        set_ports(&mut ControlMaps::open(self.pins())?, workload, rules)
+        set_ports(&mut self.maps.borrow_mut(), workload, rules)
     }
 
     /// Puts other rules in force, and ends what they forbid; how many connections that were.
@@ -546,7 +555,7 @@ impl Serving {
 
     /// Refuses everything of a workload: its programs are attached, and know nothing of it.
     fn shut(&self, workload: &Workload) -> Result<(), AgentError> {
-        let mut maps = ControlMaps::open(self.pins())?;
+        let mut maps = self.maps.borrow_mut();
         maps.forget(workload.id)?;
         if let Some(rules) = workload.rules.get() {
             maps.set_udp_denied(workload.id, rules.udp == UdpMode::Deny)?;
@@ -597,16 +606,16 @@ impl Serving {
             task.abort();
         }
         self.board.remove(name);
-        let forgotten =
-            ControlMaps::open(self.pins()).and_then(|mut maps| maps.forget(workload.id));
+        let mut maps = self.maps.borrow_mut();
+        let forgotten = maps.forget(workload.id);
         let released = if workload.cgroup.exists() {
             Ok(())
         } else {
             self.steering
                 .release_workload(&workload.owner())
-                .and_then(|()| ControlMaps::open(self.pins()))
-                .map(|mut maps| maps.forget_released(workload.id))
+                .map(|()| maps.forget_released(workload.id))
         };
+        drop(maps);
         if let Err(error) = forgotten.and(released) {
             let error = with_causes(&error);
             warn!(workload = %name, error, "not all of it could be taken back");

@@ -50,9 +50,10 @@ fn twenty_admin_clients_that_never_read_harm_neither_traffic_nor_a_reload_nor_ot
         assert_eq!(pair.client_agent.generation()?, generation);
         assert!(pair.client_agent.ready()?.0);
         // Those of the churn are short, so that none may be open at some moment.
-        pair.client_agent.wait_for("no connection is listed", |agent| {
-            Ok(!agent.connections()?.is_empty())
-        })?;
+        pair.client_agent
+            .wait_for("no connection is listed", |agent| {
+                Ok(!agent.connections()?.is_empty())
+            })?;
     }
     let mut sent = 0;
     for running in running {

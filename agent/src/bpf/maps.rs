@@ -1,7 +1,7 @@
 //! Typed handles to the pinned maps: what a worker needs, and what the control thread needs.
 
 use std::{
-    io,
+    fmt, io,
     net::{IpAddr, SocketAddr, TcpListener},
     os::fd::{AsFd, AsRawFd, OwnedFd},
     time::Duration,
@@ -124,6 +124,13 @@ pub struct ControlMaps {
     clients: HashMap<MapData, FlowKey, Endpoint>,
     program_ports: HashMap<MapData, ProgramPort, u64>,
     udp_denied: HashMap<MapData, WorkloadId, u32>,
+}
+
+impl fmt::Debug for ControlMaps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // aya's socket hash has none.
+        f.debug_struct("ControlMaps").finish_non_exhaustive()
+    }
 }
 
 impl ControlMaps {
