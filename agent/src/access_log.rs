@@ -16,6 +16,7 @@ use tracing::level_filters::LevelFilter;
 use tracing::{Subscriber, info, warn};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
+use userspace_tls::SessionId;
 
 use crate::log_queue::LogQueue;
 use crate::policy::{Direction, Mode, RuleRef};
@@ -82,10 +83,14 @@ pub struct ConnectionLine<'a> {
     pub cipher: Option<&'static str>,
     /// The protocol that both sides named; `None` if none.
     pub alpn: Option<&'static str>,
+    /// What the peer's log calls the connection as well; `None` in clear.
+    pub session: Option<SessionId>,
     /// Bytes of the program that went to the peer.
     pub sent: u64,
     /// Bytes of the program that came from the peer.
     pub received: u64,
+    /// Milliseconds from accept until the peer had proved who it is; `None` in clear.
+    pub handshake_ms: Option<u32>,
     /// From accept to close.
     pub duration: Duration,
     /// Why it ended.
@@ -111,6 +116,7 @@ impl ConnectionLine<'_> {
             key_exchange,
             cipher,
             alpn,
+            session,
             sent,
             received,
             ..
@@ -132,8 +138,10 @@ impl ConnectionLine<'_> {
             key_exchange = key_exchange.map(tracing::field::display),
             cipher = cipher.map(tracing::field::display),
             alpn = alpn.map(tracing::field::display),
+            session = session.map(tracing::field::display),
             sent,
             received,
+            handshake_ms = self.handshake_ms,
             duration_ms = self.duration.as_millis() as u64,
             close = %self.close,
         );
@@ -337,8 +345,10 @@ mod tests {
             key_exchange: Some("X25519MLKEM768"),
             cipher: Some("TLS13_AES_128_GCM_SHA256"),
             alpn: None,
+            session: Some(SessionId([0xa5; 16])),
             sent: 12,
             received: 345,
+            handshake_ms: Some(5),
             duration: Duration::from_millis(67),
             close: "finished",
         };
@@ -362,8 +372,9 @@ mod tests {
                 "rule": "ingress default", "identity": "spiffe://mesh.local/ns/default/sa/web",
                 "peer": "spiffe://mesh.local/ns/default/sa/client", "datapath": "userspace",
                 "why": "the kernel has no TLS", "key_exchange": "X25519MLKEM768",
-                "cipher": "TLS13_AES_128_GCM_SHA256", "sent": 12, "received": 345,
-                "duration_ms": 67, "close": "finished",
+                "cipher": "TLS13_AES_128_GCM_SHA256",
+                "session": "a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5", "sent": 12, "received": 345,
+                "handshake_ms": 5, "duration_ms": 67, "close": "finished",
             })
         );
     }
@@ -378,7 +389,8 @@ mod tests {
              rule=\"ingress default\" identity=spiffe://mesh.local/ns/default/sa/web \
              peer=spiffe://mesh.local/ns/default/sa/client datapath=userspace \
              why=\"the kernel has no TLS\" key_exchange=X25519MLKEM768 \
-             cipher=TLS13_AES_128_GCM_SHA256 sent=12 received=345 duration_ms=67 close=finished"
+             cipher=TLS13_AES_128_GCM_SHA256 session=a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5 sent=12 \
+             received=345 handshake_ms=5 duration_ms=67 close=finished"
         );
     }
 

@@ -42,6 +42,7 @@ use crate::{
     service_manager::{self, Pulse},
     serving::{Candidate, Serving},
     signals::{Heard, Signals},
+    spans::{Spans, SpansError},
     take_over::{Heir, Holder, TakeOverError, Terms},
     worker::{self, Start},
     workload::{WorkloadError, own_cgroup},
@@ -101,6 +102,9 @@ pub enum AgentError {
     /// The admin interface can't be had.
     #[error(transparent)]
     Admin(#[from] AdminError),
+    /// The environment asks for spans that can't be sent.
+    #[error(transparent)]
+    Spans(#[from] SpansError),
     /// Another call to the system failed.
     #[error("{what}: {source}")]
     System {
@@ -121,7 +125,8 @@ impl AgentError {
             | Self::Running { .. }
             | Self::ListenerTaken { .. }
             | Self::TakeOver(TakeOverError::Refused(_))
-            | Self::Admin(_) => 2,
+            | Self::Admin(_)
+            | Self::Spans(_) => 2,
             Self::Coordinator(error) => error.exit_code(),
             Self::Bpf(_) | Self::NotRoot | Self::Interface(InterfaceError::Bpf(_)) => 3,
             Self::Interface(_) | Self::TakeOver(_) | Self::System { .. } => 1,
@@ -298,7 +303,7 @@ impl Parts {
         };
         let steering = Steering::new(pins, options)?;
         let workers = config.workers.get();
-        let telemetry = Arc::new(Telemetry::new(log.clone()));
+        let telemetry = Arc::new(Telemetry::new(log.clone(), Spans::from_environment()?));
         let registry = Arc::new(Registry::new(config.workers));
         let board = ReadinessBoard::new();
 

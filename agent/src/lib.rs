@@ -52,6 +52,8 @@ mod refusals;
 mod registry;
 mod report;
 mod signals;
+#[cfg_attr(not(feature = "otlp"), path = "no_spans.rs")]
+mod spans;
 
 mod agent;
 mod fd_store;
@@ -67,4 +69,5 @@ pub use causes::with_causes;
 pub use enrolment::{InitError, SetupError, init};
 pub use fd_store::FdStore;
 pub use log_queue::LogQueue;
+pub use spans::SpansError;
 pub use take_over::TakeOverError;

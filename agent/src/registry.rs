@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use attestation::identity::SpiffeId;
 use serde::Serialize;
-use userspace_tls::{StopSignal, Traffic};
+use userspace_tls::{Alpn, KeyExchange, SessionId, StopSignal, Traffic};
 
 use crate::connection::CloseCause;
 use crate::local_acceleration::LocalHop;
@@ -242,6 +242,11 @@ impl Connection {
         self.opened
     }
 
+    /// Milliseconds since it was accepted.
+    pub(crate) fn age_ms(&self) -> u32 {
+        u32::try_from(self.opened.elapsed().as_millis()).unwrap_or(u32::MAX)
+    }
+
     /// The relay's counters.
     pub(crate) fn traffic(&self) -> &Traffic {
         &self.traffic
@@ -321,9 +326,10 @@ impl Connection {
             datapath_why: datapath.map(|it| it.why),
             local_hop: local_hop.map(LocalHop::name),
             local_hop_why: local_hop.map(LocalHop::why),
-            key_exchange: established.map(|it| it.key_exchange),
+            key_exchange: established.map(|it| it.key_exchange.as_str()),
             cipher: established.map(|it| it.cipher),
-            alpn: established.and_then(|it| it.alpn),
+            alpn: established.and_then(|it| it.alpn).map(Alpn::as_str),
+            session: established.map(|it| it.session.to_string()),
             sent: self.traffic.sent.load(Ordering::Relaxed),
             received: self.traffic.received.load(Ordering::Relaxed),
             spliced: self.traffic.spliced.load(Ordering::Relaxed),
@@ -384,12 +390,16 @@ pub(crate) struct Established {
     pub identity: SpiffeId,
     /// The peer's verified identity; `None` if it showed no certificate.
     pub peer: Option<SpiffeId>,
-    /// Such as `X25519MLKEM768`.
-    pub key_exchange: &'static str,
+    /// The key exchange group.
+    pub key_exchange: KeyExchange,
     /// Such as `TLS13_AES_128_GCM_SHA256`.
     pub cipher: &'static str,
     /// The protocol that both sides named; `None` if none.
-    pub alpn: Option<&'static str>,
+    pub alpn: Option<Alpn>,
+    /// What both sides can call the connection.
+    pub session: SessionId,
+    /// Milliseconds from accept until the peer had proved who it is.
+    pub after_ms: u32,
 }
 
 /// Which datapath moves the bytes of a connection.
@@ -432,6 +442,7 @@ pub(crate) struct ConnectionView<'a> {
     pub key_exchange: Option<&'static str>,
     pub cipher: Option<&'static str>,
     pub alpn: Option<&'static str>,
+    pub session: Option<String>,
     pub sent: u64,
     pub received: u64,
     pub spliced: u64,
@@ -472,9 +483,11 @@ mod tests {
         Established {
             identity: "spiffe://mesh.local/ns/default/sa/web".parse().unwrap(),
             peer: Some("spiffe://mesh.local/ns/default/sa/db".parse().unwrap()),
-            key_exchange: "X25519MLKEM768",
+            key_exchange: KeyExchange::X25519MlKem768,
             cipher: "TLS13_AES_128_GCM_SHA256",
-            alpn: Some("sealwire/1"),
+            alpn: Some(Alpn::Sealwire1),
+            session: SessionId([0x5a; 16]),
+            after_ms: 3,
         }
     }
 
@@ -527,7 +540,8 @@ mod tests {
                 "peer": "spiffe://mesh.local/ns/default/sa/db", "datapath": "userspace",
                 "datapath_why": "few bytes so far", "local_hop": "sk-msg",
                 "local_hop_why": "program-never-blocks", "key_exchange": "X25519MLKEM768",
-                "cipher": "TLS13_AES_128_GCM_SHA256", "alpn": "sealwire/1", "sent": 5,
+                "cipher": "TLS13_AES_128_GCM_SHA256", "alpn": "sealwire/1",
+                "session": "5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a", "sent": 5,
                 "received": 0, "spliced": 0, "age_ms": 250, "state": "open",
             })
         );

@@ -7,7 +7,7 @@ use std::{
 };
 
 use ebpf_abi::{Counter, KernelRefusal, RefusalEvent};
-use userspace_tls::Validity;
+use userspace_tls::{Alpn, Validity};
 
 use crate::{
     access_log::{ConnectionLine, RefusalLog, report_lost},
@@ -18,6 +18,7 @@ use crate::{
     policy::{Direction, WorkloadName},
     refusals::{History, Occurrence, RefusalCode},
     registry::Connection,
+    spans::Spans,
 };
 
 /// What is told of all workloads. Shared by all threads.
@@ -27,12 +28,14 @@ pub(crate) struct Telemetry {
     lines: LogQueue,
     log: RefusalLog,
     refusals: Arc<History>,
+    spans: Option<Spans>,
 }
 
 impl Telemetry {
-    /// Of an agent whose log lines go by the queue `lines`.
-    pub(crate) fn new(lines: LogQueue) -> Self {
+    /// Of an agent whose log lines go by the queue `lines`, with `spans` where those are wanted.
+    pub(crate) fn new(lines: LogQueue, spans: Option<Spans>) -> Self {
         Self {
+            spans,
             metrics: Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"))),
             lines,
             log: RefusalLog::default(),
@@ -81,6 +84,9 @@ impl Telemetry {
     fn refused(&self, what: Occurrence) {
         let refused = self.refusals.add(what);
         self.log.log(&refused, Instant::now());
+        if let Some(spans) = &self.spans {
+            spans.refused(&refused);
+        }
     }
 
     /// Takes over the kernel side's counters; to be called about every second.
@@ -164,6 +170,9 @@ impl Reporter {
 
     /// A connection that was established has ended.
     pub(crate) fn closed(&self, connection: &Connection, close: CloseReason) {
+        if let Some(spans) = &self.telemetry.spans {
+            spans.closed(connection, close);
+        }
         let close = close.as_str();
         self.lane.ended(connection.mode(), close);
         let established = connection.established();
@@ -180,11 +189,13 @@ impl Reporter {
             peer: established.and_then(|found| found.peer.as_ref()),
             datapath: datapath.map_or("none", |datapath| datapath.name),
             why: datapath.map_or("none", |datapath| datapath.why),
-            key_exchange: established.map(|found| found.key_exchange),
+            key_exchange: established.map(|found| found.key_exchange.as_str()),
             cipher: established.map(|found| found.cipher),
-            alpn: established.and_then(|found| found.alpn),
+            alpn: established.and_then(|found| found.alpn).map(Alpn::as_str),
+            session: established.map(|found| found.session),
             sent: traffic.sent.load(Ordering::Relaxed),
             received: traffic.received.load(Ordering::Relaxed),
+            handshake_ms: established.map(|found| found.after_ms),
             duration: connection.opened().elapsed(),
             close,
         };

@@ -63,8 +63,8 @@ pub struct Handshaken {
     pub application_protocol: Option<Alpn>,
     /// The cipher, for example `AES-128-GCM`.
     pub cipher: &'static str,
-    /// The key exchange group, for example `X25519MLKEM768`.
-    pub key_exchange: &'static str,
+    /// The key exchange group.
+    pub key_exchange: KeyExchange,
     /// What [`crate::relay()`] needs.
     pub session: Session,
 }
@@ -76,6 +76,41 @@ pub enum Alpn {
     Sealwire1,
     /// Any other.
     Other,
+}
+
+impl Alpn {
+    /// What operators read.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sealwire1 => "sealwire/1",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// A key exchange group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyExchange {
+    /// X25519 with ML-KEM-768 (draft-ietf-tls-ecdhe-mlkem).
+    X25519MlKem768,
+    /// X25519.
+    X25519,
+    /// NIST P-256.
+    P256,
+    /// One that is never offered.
+    Unknown,
+}
+
+impl KeyExchange {
+    /// What operators read.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::X25519MlKem768 => "X25519MLKEM768",
+            Self::X25519 => "X25519",
+            Self::P256 => "P-256",
+            Self::Unknown => "unknown",
+        }
+    }
 }
 
 /// Reads records until the `ClientHello` is complete, keeps them, and says whether it offers
@@ -288,10 +323,10 @@ impl Handshaken {
             .negotiated_key_exchange_group()
             .map(SupportedKxGroup::name);
         let key_exchange = match group {
-            Some(NamedGroup::X25519MLKEM768) => "X25519MLKEM768",
-            Some(NamedGroup::X25519) => "X25519",
-            Some(NamedGroup::secp256r1) => "P-256",
-            _ => "unknown",
+            Some(NamedGroup::X25519MLKEM768) => KeyExchange::X25519MlKem768,
+            Some(NamedGroup::X25519) => KeyExchange::X25519,
+            Some(NamedGroup::secp256r1) => KeyExchange::P256,
+            _ => KeyExchange::Unknown,
         };
         let suite = common
             .negotiated_cipher_suite()

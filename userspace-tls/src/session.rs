@@ -1,7 +1,8 @@
 //! What a handshake leaves behind: the keys of both directions.
 
-use std::fmt;
+use std::{array, fmt};
 
+use aws_lc_rs::digest;
 use kernel_tls::Cipher;
 use rustls::client::ClientConnectionData;
 use rustls::kernel::KernelConnection;
@@ -19,7 +20,33 @@ pub struct Session {
     pub(crate) records_per_key: u64,
 }
 
+/// What both sides of a connection can call it, and nobody else knows: nothing of it is on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionId(pub [u8; 16]);
+
+impl fmt::Display for SessionId {
+    /// In 32 hexadecimal digits.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", u128::from_be_bytes(self.0))
+    }
+}
+
 impl Session {
+    /// The same for both sides.
+    ///
+    /// A digest of the two nonces that the key schedule has made beside the keys (`[sender]_write_iv`,
+    /// RFC 8446 section 7.3): they say nothing of the keys, nor does the digest of them. rustls'
+    /// unbuffered connections have no exporter (section 7.5), whose task this would be.
+    pub fn id(&self) -> SessionId {
+        let (own, peer) = (iv(&self.secrets.tx.1), iv(&self.secrets.rx.1));
+        let mut digest = digest::Context::new(&digest::SHA256);
+        digest.update(b"sealwire session id");
+        digest.update(own.min(peer));
+        digest.update(own.max(peer));
+        let digest = digest.finish();
+        SessionId(array::from_fn(|at| digest.as_ref()[at]))
+    }
+
     /// The cipher, by the kernel's names; `None` for one that it does not know.
     pub fn cipher(&self) -> Option<Cipher> {
         match self.secrets.tx.1 {
@@ -43,6 +70,16 @@ impl Session {
             .and_then(|mut sealer| sealer.seal(&mut record, ContentType::Alert, ALERT_LEN))
             .ok()?;
         Some(record)
+    }
+}
+
+fn iv(secrets: &ConnectionTrafficSecrets) -> &[u8] {
+    match secrets {
+        ConnectionTrafficSecrets::Aes128Gcm { iv, .. }
+        | ConnectionTrafficSecrets::Aes256Gcm { iv, .. }
+        | ConnectionTrafficSecrets::Chacha20Poly1305 { iv, .. } => iv.as_ref(),
+        // No suite of ours has others.
+        _ => &[],
     }
 }
 

@@ -109,6 +109,13 @@ const STEPS: [Step; 11] = [
                 "--",
                 "--deny=warnings",
             ])?;
+            cargo(&[
+                "clippy",
+                "--package=agent",
+                "--features=otlp",
+                "--",
+                "--deny=warnings",
+            ])?;
             fuzz::ensure_lock()?;
             cargo(&[
                 "clippy",

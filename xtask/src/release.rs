@@ -13,7 +13,7 @@ pub(crate) fn build(besides: &[&str]) -> Result<()> {
     process::step(format!("building {} (release)", chosen.join(", ")));
     process::run(
         workspace::cargo()
-            .args(["build", "--release", "--bins"])
+            .args(["build", "--release", "--bins", "--features", FEATURES])
             .args(chosen.iter().flat_map(|package| ["--package", package])),
     )
 }
@@ -30,3 +30,6 @@ pub(crate) fn directory() -> PathBuf {
 
 /// The packages of `sealwire-agent`, `sealwire-coordinator` and `sealwire`.
 const PRODUCT: [&str; 3] = ["agent", "coordinator", "sealwire-cli"];
+
+/// What an operator can have and a build leaves out unless told.
+const FEATURES: &str = "agent/otlp";

@@ -9,8 +9,8 @@ use tokio::{
 };
 use tracing::warn;
 use userspace_tls::{
-    Alert, Alpn, ClientAuth, HandshakeError, Handshaken, MeshTls, Offer, Session, StopSignal,
-    WireSocket, accept, connect,
+    Alert, ClientAuth, HandshakeError, Handshaken, MeshTls, Offer, Session, StopSignal, WireSocket,
+    accept, connect,
 };
 
 use super::{
@@ -269,10 +269,9 @@ impl PeerCheck<'_> {
                 peer,
                 key_exchange,
                 cipher,
-                alpn: application_protocol.map(|protocol| match protocol {
-                    Alpn::Sealwire1 => "sealwire/1",
-                    Alpn::Other => "other",
-                }),
+                alpn: application_protocol,
+                session: session.id(),
+                after_ms: self.entry.age_ms(),
             });
             self.mesh_objects().or_else(|| self.newer_rules_object())
         });

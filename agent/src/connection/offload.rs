@@ -3,7 +3,7 @@ use std::cell::Cell;
 use kernel_tls::Cipher;
 use tokio::net::TcpStream;
 use tracing::warn;
-use userspace_tls::{Events, Flow, Offload, Queues};
+use userspace_tls::{Alpn, Events, Flow, Offload, Queues};
 
 use super::{Door, handshake::Established};
 use crate::{
@@ -86,7 +86,7 @@ impl Established {
     fn plan(&self, door: &Door, cipher: Option<Cipher>) -> Plan {
         let alpn = self.entry.established().and_then(|found| found.alpn);
         let peer = match alpn {
-            Some("sealwire/1") => PeerKind::Agent,
+            Some(Alpn::Sealwire1) => PeerKind::Agent,
             _ => PeerKind::Other,
         };
         match cipher {

@@ -32,7 +32,7 @@ async fn two_agents_agree_on_the_preferred_parameters_and_know_each_other() {
     for end in [&connected, &accepted] {
         assert_eq!(end.application_protocol, Some(Alpn::Sealwire1));
         assert_eq!(end.cipher, "AES-128-GCM");
-        assert_eq!(end.key_exchange, "X25519MLKEM768");
+        assert_eq!(end.key_exchange, KeyExchange::X25519MlKem768);
         assert_eq!(end.session.records_per_key, 1 << 24);
     }
 }

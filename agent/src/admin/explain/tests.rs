@@ -7,6 +7,7 @@ use agent_config::{EgressListener, Host, OffloadChoice, Remote, SpliceChoice};
 use ebpf_abi::WorkloadId;
 use serde_json::{Value, json};
 use tokio::sync::watch;
+use userspace_tls::{KeyExchange, SessionId};
 
 use super::*;
 use crate::admin::Readiness;
@@ -183,9 +184,11 @@ fn an_open_connection_is_told_with_rule_certificate_and_datapath() {
     connection.set_established(registry::Established {
         identity: "spiffe://mesh.local/ns/default/sa/web".parse().unwrap(),
         peer: Some("spiffe://mesh.local/ns/default/sa/db".parse().unwrap()),
-        key_exchange: "X25519MLKEM768",
+        key_exchange: KeyExchange::X25519MlKem768,
         cipher: "TLS13_AES_128_GCM_SHA256",
         alpn: None,
+        session: SessionId([0; 16]),
+        after_ms: 3,
     });
     connection.set_datapath(registry::Datapath {
         name: "userspace",

@@ -1,0 +1,44 @@
+//! What stands in for [`spans`](self) where the agent is built without the feature `otlp`.
+
+use std::{env, error::Error, fmt};
+
+use tracing::warn;
+
+use crate::{connection::CloseReason, refusals::Refused, registry::Connection};
+
+/// There is none.
+#[derive(Debug)]
+pub(crate) enum Spans {}
+
+/// There is none.
+#[derive(Debug)]
+pub enum SpansError {}
+
+impl Spans {
+    /// None; whoever asks for spans is told why there are none.
+    pub(crate) fn from_environment() -> Result<Option<Self>, SpansError> {
+        if env::var_os("OTEL_EXPORTER_OTLP_ENDPOINT").is_some() {
+            warn!(
+                "OTEL_EXPORTER_OTLP_ENDPOINT is set, but no spans are sent: this agent was built \
+                 without the feature `otlp`"
+            );
+        }
+        Ok(None)
+    }
+
+    pub(crate) fn closed(&self, _: &Connection, _: CloseReason) {
+        match *self {}
+    }
+
+    pub(crate) fn refused(&self, _: &Refused) {
+        match *self {}
+    }
+}
+
+impl fmt::Display for SpansError {
+    fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {}
+    }
+}
+
+impl Error for SpansError {}
