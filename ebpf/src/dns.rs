@@ -12,9 +12,7 @@
 
 use aya_ebpf::{
     bindings::{__sk_buff, bpf_hdr_start_off},
-    helpers::generated::{
-        bpf_get_socket_cookie, bpf_ringbuf_output, bpf_skb_load_bytes_relative,
-    },
+    helpers::generated::{bpf_get_socket_cookie, bpf_ringbuf_output, bpf_skb_load_bytes_relative},
     macros::cgroup_skb,
     programs::SkBuffContext,
 };
@@ -70,13 +68,13 @@ fn tell(skb: *mut __sk_buff, at: u32) {
     let Some(message) = DNS_MESSAGE.get_ptr_mut(0) else {
         return;
     };
+    // In 64 bits: of 32, LLVM compares a copy, and the verifier learns nothing of the value itself ("R4
+    // min value is negative").
     // SAFETY: the program's context.
-    let rest = unsafe { read!((*skb).len) }.wrapping_sub(at);
-    // What does not fit is cut, and the agent can't read it.
-    let length = rest.min(LONGEST_DNS_MESSAGE as u32);
-    if length == 0 {
-        return;
-    }
+    let rest = u64::from(unsafe { read!((*skb).len) }).wrapping_sub(at.into());
+    // What does not fit is cut, and the agent can't read it. The header is known to be there; 6.1 wants to
+    // hear it by a comparison of the value that is not one with zero ("invalid access to map value, size=0").
+    let length = rest.clamp(size_of::<DnsHeader>() as u64, LONGEST_DNS_MESSAGE as u64);
     // SAFETY: `message` is a map's value of LONGEST_DNS_MESSAGE bytes, this CPU's own; the first helper
     // writes exactly `length` bytes of it or fails, the second reads them.
     let is_told = unsafe {
@@ -84,11 +82,11 @@ fn tell(skb: *mut __sk_buff, at: u32) {
             skb.cast(),
             at,
             message.cast(),
-            length,
+            length as u32,
             bpf_hdr_start_off::BPF_HDR_START_NET,
         );
         let ring = core::ptr::addr_of!(DNS_ANSWERS).cast_mut().cast();
-        loaded == 0 && bpf_ringbuf_output(ring, message.cast(), length.into(), 0) == 0
+        loaded == 0 && bpf_ringbuf_output(ring, message.cast(), length, 0) == 0
     };
     if !is_told {
         count(Counter::LostDnsAnswers);

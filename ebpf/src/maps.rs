@@ -9,8 +9,9 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SockHash},
 };
 use ebpf_abi::{
-    AddressEntry, AddressKey, Counter, DNS_RING_BYTES, DestinationKey, DnsQuestion, Endpoint, FlowKey, HopId, InnerFlow,
-    LONGEST_DNS_MESSAGE, ListenerKey, LocalHop, OriginalDestination, PortKey, ProgramPort, Workload, WorkloadId,
+    AddressEntry, AddressKey, Counter, DNS_RING_BYTES, DestinationKey, DnsQuestion, Endpoint,
+    FlowKey, HopId, InnerFlow, LONGEST_DNS_MESSAGE, ListenerKey, LocalHop, OriginalDestination,
+    PortKey, ProgramPort, Workload, WorkloadId,
 };
 
 /// When the agent last said that it is alive: `CLOCK_MONOTONIC` nanoseconds.

@@ -16,8 +16,8 @@ pub struct DnsQuestion {
 pod!(DnsQuestion);
 const _: () = assert!(size_of::<DnsQuestion>() == 16);
 
-/// The longest answer that is told whole. Programs that ask for longer ones by UDP are told of, not
-/// seen: the usual limit is 1232 bytes, and that of resolvers 4096.
+/// The longest answer that is told whole. Resolvers send no longer ones over UDP: 4096 bytes is their
+/// usual limit, 1232 the recommended one.
 pub const LONGEST_DNS_MESSAGE: usize = 4096;
 
 /// The size of the ring buffer for the answers of one workload.
