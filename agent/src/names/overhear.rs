@@ -5,6 +5,7 @@
 //! answer that the connection goes by has been taken.
 
 use std::{
+    collections::HashSet,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError, Weak},
     time::{Duration, Instant},
@@ -103,7 +104,7 @@ impl Overhearing {
 
     /// Takes every answer that a program may have had by now, and ends the connections that these forbid.
     pub(crate) fn catch_up(&self) {
-        let mut news = Vec::new();
+        let mut news = HashSet::new();
         {
             let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
             let Known {
@@ -150,7 +151,7 @@ impl Overhearing {
         known.names.of(destination.ip(), Instant::now())
     }
 
-    fn enforce(&self, addresses: &[IpAddr]) {
+    fn enforce(&self, addresses: &HashSet<IpAddr>) {
         let Some(workload) = self.workload.upgrade() else {
             return;
         };
