@@ -243,7 +243,8 @@ keys! {
         /// IPv4 or IPv6 network; a bare address is a network of one. Required without `name`.
         cidr: Text,
         /// DNS name such as `db.example.com`: the rule is for the addresses that it has, and that lie in
-        /// `cidr` if there is one. With `plaintext`, `cidr` is required.
+        /// `cidr` if there is one. `*.example.com` stands for every name below `example.com`, at any depth.
+        /// With `plaintext`, `cidr` is required.
         name: Text,
         /// A port, or a range such as `"8000-8100"`; default: every port.
         port: Number,

@@ -18,9 +18,10 @@ use serde::{Deserialize, Serialize};
 
 pub use destination::{Cidr, CidrError, PortError, PortRange};
 pub use egress::{
-    Destinations, EgressDecision, EgressPolicy, EgressRule, Known, Undecided, Unknown,
+    Destinations, EgressDecision, EgressPolicy, EgressRule, Force, Heard, HeardName, Known,
+    Undecided, Unknown,
 };
-pub use name::{DnsName, DnsNameError};
+pub use name::{DnsName, DnsNameError, NamePattern};
 pub use peers::{
     LONGEST_NAME, Membership, NameError, Objection, PeerEntry, PeerMatch, PeerMatchError, PeerSet,
     WorkloadName,
@@ -257,11 +258,12 @@ pub enum RuleRef {
     },
     /// `ingress default`
     IngressDefault,
-    /// `egress[2] 10.0.0.0/8:5432`, `egress[3] db.example.com:5432 in 10.0.0.0/8`
+    /// `egress[2] 10.0.0.0/8:5432`, `egress[3] db.example.com:5432 in 10.0.0.0/8`,
+    /// `egress[4] *.example.com (a.example.com)`
     Egress {
         /// Which `[[workload.egress]]`.
         index: usize,
-        /// Its destinations and ports.
+        /// Its destinations and ports, and the name that a wildcard was found by.
         to: Arc<str>,
     },
     /// `egress default`

@@ -9,8 +9,8 @@ use super::contrast::{self, EntryError};
 use super::file::{EgressKeys, Given, IngressKeys, ListenerKeys, Origin};
 use super::problem::{Problem, Rule};
 use crate::policy::{
-    Destinations, Direction, DnsName, EgressMode, EgressPolicy, EgressRule, IngressMode,
-    IngressPolicy, IngressRule, PeerEntry, PeerMatch, PeerSet, PortRange,
+    Destinations, Direction, EgressMode, EgressPolicy, EgressRule, IngressMode, IngressPolicy,
+    IngressRule, NamePattern, PeerEntry, PeerMatch, PeerSet, PortRange,
 };
 
 impl Checker<'_> {
@@ -143,7 +143,7 @@ impl Checker<'_> {
                 .map_err(|reason| self.report(origin, Problem::Cidr { got, reason }))
                 .ok()
         });
-        let name: Option<DnsName> = name.and_then(|Given { value: got, origin }| {
+        let name: Option<NamePattern> = name.and_then(|Given { value: got, origin }| {
             let parsed = got.parse();
             parsed
                 .map_err(|reason| self.report(origin, Problem::DnsName { got, reason }))

@@ -243,8 +243,35 @@ name = "10.0.0.300""#,
     (
         r#"WEB
 [[workload.egress]]
-name = "*.example.com""#,
-        r#"agent.toml:6:8: workload "web", egress[0]: name `*.example.com` has a star, and only whole names can be looked up; give each name a rule, or write cidr"#,
+name = "a.*.example.com""#,
+        r#"agent.toml:6:8: workload "web", egress[0]: name `a.*.example.com` has a star that is not the whole first label; write *.example.com for every name below example.com"#,
+    ),
+    (
+        r#"WEB
+[[workload.egress]]
+name = "*db.example.com""#,
+        r#"agent.toml:6:8: workload "web", egress[0]: name `*db.example.com` has a star that is not the whole first label; write *.example.com for every name below example.com"#,
+    ),
+    (
+        r#"WEB
+[[workload.egress]]
+name = "*""#,
+        r#"agent.toml:6:8: workload "web", egress[0]: name `*` would be every name there is; write cidr = "0.0.0.0/0" and cidr = "::/0" for every address"#,
+    ),
+    (
+        r#"WEB
+[[workload.egress]]
+name = "*.example.com"
+mode = "plaintext""#,
+        r#"agent.toml:6:8: workload "web", egress[0]: mode plaintext with a name alone lets whoever answers for *.example.com choose what goes out in clear; add cidr, the network that its addresses lie in"#,
+    ),
+    (
+        r#"WEB
+[[workload.egress]]
+name = "*.example.com"
+[[workload.egress]]
+name = "*.Example.com.""#,
+        r#"agent.toml:8:8: workload "web", egress[1]: *.example.com with the same ports already has the rule egress[0]; keep one of the two"#,
     ),
     (
         r#"WEB

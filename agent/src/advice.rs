@@ -170,8 +170,13 @@ impl RefusalCode {
             ),
             Self::Agent(Reason::NameUnknown) => (
                 "a stricter egress rule may be for the destination, by a name that the resolvers \
-                 of the workload's namespace can't look up; a name that has no address is known",
-                "the log says why the name can't be looked up; mend `resolv.conf` or the name",
+                 of the workload's namespace can't look up (a name that has no address is known); \
+                 or by a wildcard, and no program of the workload was heard to be told of the \
+                 address: it was looked up over TCP, TLS or HTTPS, in a file or by another service, \
+                 before the agent ran, or longer ago than the answer was good for",
+                "a name: the log says why it can't be looked up; mend `resolv.conf` or the name. A \
+                 wildcard: let the program look names up over UDP, again before it connects, or \
+                 give what it dials a rule by `cidr` or by its whole name",
             ),
             Self::Agent(Reason::NameLookup) => (
                 "the name of a listener has no address; the detail says what the resolver \

@@ -69,5 +69,6 @@ pub use causes::with_causes;
 pub use enrolment::{InitError, SetupError, init};
 pub use fd_store::FdStore;
 pub use log_queue::LogQueue;
+pub use names::OverheardAnswer;
 pub use spans::SpansError;
 pub use take_over::TakeOverError;

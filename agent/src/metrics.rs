@@ -45,6 +45,8 @@ pub(crate) struct Metrics {
     certificate_reloads: Family<ReloadLabels, Counter>,
     names: Family<NameLabels, Gauge>,
     name_lookups: Family<LookupLabels, Counter>,
+    dns_answers: Family<LookupLabels, Counter>,
+    dns_answers_lost: Counter,
     config_generation: Gauge,
     config_reloads: Family<ConfigReloadLabel, Counter>,
     coordinator: CoordinatorGauges,
@@ -79,6 +81,8 @@ impl Metrics {
             certificate_reloads: Family::default(),
             names: Family::default(),
             name_lookups: Family::default(),
+            dns_answers: Family::default(),
+            dns_answers_lost: Counter::default(),
             config_generation: Gauge::default(),
             config_reloads: Family::default(),
             coordinator: CoordinatorGauges::default(),
@@ -128,16 +132,19 @@ impl Metrics {
             self.names
                 .get_or_create_owned(&NameLabels { workload, state })
         };
-        let lookups = |result| {
+        let counted = |family: &Family<LookupLabels, Counter>, result| {
             let workload = Arc::clone(workload);
-            self.name_lookups
-                .get_or_create_owned(&LookupLabels { workload, result })
+            family.get_or_create_owned(&LookupLabels { workload, result })
         };
+        let lookups = |result| counted(&self.name_lookups, result);
+        let answers = |result| counted(&self.dns_answers, result);
         NameMetrics {
             known: names("known"),
             unknown: names("unknown"),
             answered: lookups("answered"),
             failed: lookups("failed"),
+            read: answers("read"),
+            unreadable: answers("unreadable"),
         }
     }
 
@@ -190,6 +197,13 @@ impl Metrics {
     /// How many UDP datagrams the eBPF programs have seen so far, which are never protected.
     pub(crate) fn set_udp_datagrams(&self, total: u64) {
         self.udp_datagrams.inner().store(total, Ordering::Relaxed);
+    }
+
+    /// How many answers of resolvers could not be overheard so far.
+    pub(crate) fn set_dns_answers_lost(&self, total: u64) {
+        self.dns_answers_lost
+            .inner()
+            .store(total, Ordering::Relaxed);
     }
 
     /// How many log lines were lost so far.
@@ -281,6 +295,8 @@ impl Metrics {
             certificate_reloads,
             names,
             name_lookups,
+            dns_answers,
+            dns_answers_lost,
             config_generation,
             config_reloads,
             coordinator,
@@ -352,6 +368,16 @@ impl Metrics {
             "name_lookups",
             "Times that a name of a rule was looked up, by result",
             name_lookups.clone(),
+        );
+        exposition.register(
+            "dns_answers",
+            "Answers of resolvers to the workload's programs that were overheard for wildcard rules",
+            dns_answers.clone(),
+        );
+        exposition.register(
+            "dns_answers_lost",
+            "Such answers that could not be overheard",
+            dns_answers_lost.clone(),
         );
         for result in [ReloadResult::Loaded, ReloadResult::Refused] {
             // There from the start, so that the first is a rise.
@@ -441,6 +467,8 @@ pub(crate) struct NameMetrics {
     unknown: Gauge,
     answered: Counter,
     failed: Counter,
+    read: Counter,
+    unreadable: Counter,
 }
 
 impl NameMetrics {
@@ -457,6 +485,16 @@ impl NameMetrics {
             &self.answered
         } else {
             &self.failed
+        };
+        counter.inc();
+    }
+
+    /// An answer to a program was overheard.
+    pub(crate) fn overheard(&self, is_readable: bool) {
+        let counter = if is_readable {
+            &self.read
+        } else {
+            &self.unreadable
         };
         counter.inc();
     }

@@ -1,7 +1,10 @@
 //! Host names, looked up as the workload's own programs would: from its namespace, with the
 //! `resolv.conf` and the `hosts` that are in force there.
 
+mod answer;
 mod follow;
+mod heard;
+mod overhear;
 mod table;
 
 use std::{
@@ -37,7 +40,10 @@ use tokio::{
     time::timeout,
 };
 
+pub use answer::OverheardAnswer;
 pub(crate) use follow::NameFollower;
+pub(crate) use heard::Hearsay;
+pub(crate) use overhear::Overhearing;
 pub(crate) use table::NameTable;
 
 use crate::{

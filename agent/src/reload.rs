@@ -442,13 +442,17 @@ impl NewRules {
         let new = workload.listeners.iter().map(|it| it.listen);
         let new: Vec<_> = new.filter(|listen| !had.contains(listen)).collect();
         let served = serving.find(&workload.name);
+        let mut rules = Rules::of(workload);
         let opened = match served.map(|served| served.workload().clone()) {
-            Some(served) => serving.open(&served, &new)?,
+            Some(served) => {
+                rules.overhearing = serving.overhear(&served, &rules.egress)?;
+                serving.open(&served, &new)?
+            }
             None => Opened::default(),
         };
         Ok(Self {
             name: workload.name.clone(),
-            rules: Rules::of(workload),
+            rules,
             opened,
         })
     }

@@ -99,6 +99,8 @@ impl Telemetry {
             .set_udp_datagrams(reports.counter(Counter::UdpDatagrams));
         self.metrics
             .set_redirected(reports.counter(Counter::Redirected));
+        self.metrics
+            .set_dns_answers_lost(reports.counter(Counter::LostDnsAnswers));
         for table in reports.tables() {
             self.metrics
                 .set_map(table.name, table.entries, table.capacity);

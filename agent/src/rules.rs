@@ -11,10 +11,10 @@ use tracing::info;
 use crate::{
     config::{self, EgressListener, Enforcement},
     connection::CloseCause,
-    names::NameTable,
+    names::{Hearsay, NameTable, Overhearing},
     policy::{
-        Direction, DnsName, EgressMode, EgressPolicy, IngressMode, IngressPolicy, Known, Mode,
-        PeerSet, RuleRef, UdpMode, WorkloadName,
+        Direction, DnsName, EgressMode, EgressPolicy, Heard, IngressMode, IngressPolicy, Known,
+        Mode, PeerSet, RuleRef, UdpMode, Unknown, WorkloadName,
     },
     registry::{Connection, Registry},
 };
@@ -28,6 +28,8 @@ pub(crate) struct Rules {
     pub egress: Arc<EgressPolicy>,
     /// What the names in `egress` lead to.
     pub names: Arc<NameTable>,
+    /// What is overheard of the names below those in `egress`, where there are any.
+    pub overhearing: Option<Arc<Overhearing>>,
     /// Addresses of its loopback that lead elsewhere.
     pub listeners: Arc<[EgressListener]>,
     /// Whether it may send datagrams.
@@ -43,6 +45,7 @@ impl Rules {
             ingress: Arc::new(config.ingress.clone()),
             egress: Arc::new(config.egress.clone()),
             names: Arc::new(NameTable::pending(&config.egress)),
+            overhearing: None,
             listeners: config.listeners.as_slice().into(),
             udp: config.udp,
             enforcement: config.enforcement,
@@ -61,21 +64,13 @@ impl Rules {
     }
 
     /// What is known of the names of a destination.
-    pub(crate) fn known(&self, destination: SocketAddr) -> Known<'_> {
-        if self.egress.has_names() {
-            self.names.known(destination)
-        } else {
-            Known::default()
+    pub(crate) fn names_of(&self, destination: SocketAddr) -> NamesOf<'_> {
+        let overhearing = self.overhearing.as_ref();
+        NamesOf {
+            looked_up: self.names.names(destination),
+            hearsay: overhearing.map_or(Hearsay::Nothing, |it| it.hearsay(destination)),
+            unknown: self.names.unknown(),
         }
-    }
-
-    /// The names that a destination has now, and those that it had when its connection was opened.
-    fn all_names(&self, connection: &Connection) -> Vec<DnsName> {
-        let now = self.known(connection.to()).names;
-        let mut names = now.to_vec();
-        let then = connection.names().iter();
-        names.extend(then.filter(|name| !now.contains(name)).cloned());
-        names
     }
 
     /// Why a connection that earlier rules have let through must end under these, if it must. A
@@ -87,10 +82,19 @@ impl Rules {
                 None => return Some(CloseCause::RuleChanged),
             },
             (_, Direction::Egress) => {
-                let names = self.all_names(connection);
+                let names = self.names_of(connection.to());
+                // Those that it has now, and those that it had when the connection was opened.
+                let looked_up = names.looked_up.into_iter().flat_map(|names| &**names);
+                let then = connection.names().iter();
+                let all: Vec<_> = looked_up.chain(then).cloned().collect();
                 // What is not known yet is judged when it is.
+                let heard = match names.hearsay.heard() {
+                    Heard::Nothing => Heard::Names(&[]),
+                    heard @ Heard::Names(_) => heard,
+                };
                 let known = Known {
-                    names: &names,
+                    names: &all,
+                    heard,
                     unknown: &[],
                 };
                 let Ok(decision) = self.egress.decide(connection.to(), known) else {
@@ -123,6 +127,37 @@ impl Rules {
                 }
                 objection => objection,
             },
+        }
+    }
+}
+
+/// What is known of the names of a destination.
+#[derive(Debug)]
+pub(crate) struct NamesOf<'a> {
+    looked_up: Option<&'a Arc<[DnsName]>>,
+    hearsay: Hearsay,
+    unknown: &'a [(DnsName, Unknown)],
+}
+
+impl NamesOf<'_> {
+    /// What the rules ask for.
+    pub(crate) fn known(&self) -> Known<'_> {
+        Known {
+            names: self.looked_up.map_or(&[], |names| names),
+            heard: self.hearsay.heard(),
+            unknown: self.unknown,
+        }
+    }
+
+    /// The names, to be kept.
+    pub(crate) fn all(self) -> Option<Arc<[DnsName]>> {
+        match self.hearsay {
+            Hearsay::Names(heard) if !heard.is_empty() => {
+                let looked_up = self.looked_up.into_iter().flat_map(|names| &**names);
+                let heard = heard.into_iter().map(|it| it.name);
+                Some(looked_up.cloned().chain(heard).collect())
+            }
+            Hearsay::Names(_) | Hearsay::Nothing => self.looked_up.cloned(),
         }
     }
 }
@@ -211,7 +246,8 @@ impl CurrentRules {
         self.changed.subscribe()
     }
 
-    /// Why the connection must end under the rules now, where they are not `decided` any more.
+    /// Why the connection must end under the rules now, where they are not `decided` any more or more may
+    /// have been heard.
     pub(crate) fn objection_since(
         &self,
         decided: &Arc<Rules>,
@@ -219,7 +255,7 @@ impl CurrentRules {
     ) -> Option<CloseCause> {
         match self.get() {
             None => Some(CloseCause::WorkloadRemoved),
-            Some(now) if Arc::ptr_eq(&now, decided) => None,
+            Some(now) if Arc::ptr_eq(&now, decided) && now.overhearing.is_none() => None,
             Some(now) => now.objection(connection),
         }
     }

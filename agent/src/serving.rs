@@ -22,7 +22,7 @@ use tracing::{error, warn};
 
 use crate::{
     agent::{AgentError, failed},
-    bpf::{BpfError, ControlMaps, Permits, Pins, Steering},
+    bpf::{BpfError, ControlMaps, DnsAnswers, Permits, Pins, Steering},
     causes::with_causes,
     certificates::{self, CertificateFiles, Credential},
     config::{self, CertificateOrigin},
@@ -32,10 +32,10 @@ use crate::{
     inherited::{Inherited, Item, Purpose, Whose},
     interfaces::InterfaceWatch,
     listen::{ListenError, Listeners, NamedSocket, listen_at},
-    names::{NameFollower, Names},
+    names::{NameFollower, Names, Overhearing},
     netns::Interfaces,
     past_agent::{self, Unwanted},
-    policy::{IngressMode, IngressPolicy, UdpMode, WorkloadName},
+    policy::{EgressPolicy, IngressMode, IngressPolicy, UdpMode, WorkloadName},
     readiness::ReadinessBoard,
     registry::{Connection, Registry},
     report::Telemetry,
@@ -293,6 +293,15 @@ impl Serving {
             workload.tenancy,
         )?;
         interfaces.guard(programs, &mut maps)?;
+        if let Some(rules) = rules {
+            let overhearing = self.overhear(&workload, &rules.egress)?;
+            workload.rules.update(|rules| {
+                Some(Rules {
+                    overhearing,
+                    ..rules.clone()
+                })
+            });
+        }
 
         let follow = interfaces.follow(shared.clone());
         let follower = NameFollower::new(
@@ -320,6 +329,37 @@ impl Serving {
         };
         self.accept_from(&mut served, opened)?;
         Ok(served)
+    }
+
+    /// What is to be overheard of a workload under these rules, if anything: from now on, or what is
+    /// overheard already.
+    pub(crate) fn overhear(
+        &self,
+        workload: &Arc<Workload>,
+        egress: &Arc<EgressPolicy>,
+    ) -> Result<Option<Arc<Overhearing>>, AgentError> {
+        if !egress.has_wildcards() {
+            return Ok(None);
+        }
+        let before = workload.rules.get().and_then(|it| it.overhearing.clone());
+        if let Some(before) = before
+            && before.serves(egress)
+        {
+            return Ok(Some(before));
+        }
+        let answers = DnsAnswers::overhear(
+            &self.steering,
+            workload.id,
+            &workload.cgroup,
+            workload.tenancy,
+        )?;
+        Ok(Some(Overhearing::start(
+            workload,
+            egress.clone(),
+            answers,
+            self.registry.clone(),
+            self.telemetry.workload(&workload.name).names().clone(),
+        )))
     }
 
     /// Opens listeners at these addresses. Connections wait in them until [`Self::change`].

@@ -82,7 +82,7 @@ const LOOPBACK_IFINDEX: u32 = 1;
 #[inline(always)]
 fn passes<const AT_DEVICE: bool>(skb: *mut __sk_buff) -> bool {
     match parse(skb) {
-        Packet::Udp { from, to } => {
+        Packet::Udp { from, to, .. } => {
             if UDP_DENIED.get_ptr(workload()).is_some() && !is_permitted(skb) {
                 record(KernelRefusal::UdpDenied, Direction::Egress, from, to);
                 return false;

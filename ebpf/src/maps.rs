@@ -9,8 +9,9 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SockHash},
 };
 use ebpf_abi::{
-    AddressEntry, AddressKey, Counter, DestinationKey, Endpoint, FlowKey, HopId, InnerFlow,
-    ListenerKey, LocalHop, OriginalDestination, PortKey, ProgramPort, Workload, WorkloadId,
+    AddressEntry, AddressKey, Counter, DNS_RING_BYTES, DestinationKey, DnsQuestion, Endpoint,
+    FlowKey, HopId, InnerFlow, LONGEST_DNS_MESSAGE, ListenerKey, LocalHop, OriginalDestination,
+    PortKey, ProgramPort, Workload, WorkloadId,
 };
 
 /// When the agent last said that it is alive: `CLOCK_MONOTONIC` nanoseconds.
@@ -86,6 +87,22 @@ pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Cou
 /// [`ebpf_abi::RefusalEvent`]s for the agent. Full means that events are lost, never counts.
 #[map]
 pub(crate) static REFUSALS: RingBuf = RingBuf::with_byte_size(1 << 18, 0);
+
+/// What the workload's programs have asked resolvers and had no answer to. A cache: the answer to a
+/// question that is not in it is not told. Like the two maps below it is an instance's own, and has this
+/// size only where answers are overheard.
+#[map]
+pub(crate) static DNS_QUESTIONS: LruHashMap<DnsQuestion, u32> =
+    LruHashMap::with_max_entries(4096, 0);
+
+/// Room to put an answer together: one at a time on a CPU.
+#[map]
+pub(crate) static DNS_MESSAGE: PerCpuArray<[u8; LONGEST_DNS_MESSAGE]> =
+    PerCpuArray::with_max_entries(1, 0);
+
+/// Answers for the agent: DNS messages as they came.
+#[map]
+pub(crate) static DNS_ANSWERS: RingBuf = RingBuf::with_byte_size(DNS_RING_BYTES, 0);
 
 /// On a program's own socket: what it connected to.
 #[unsafe(link_section = ".maps")]

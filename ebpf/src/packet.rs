@@ -26,6 +26,8 @@ pub(crate) enum Packet {
     Udp {
         from: Endpoint,
         to: Endpoint,
+        /// Where its payload begins, from the start of the network header; unknown in later fragments.
+        payload: Option<u32>,
     },
     Other,
 }
@@ -115,11 +117,13 @@ fn transport(
 ) -> Packet {
     match protocol {
         IPPROTO_UDP | IPPROTO_UDPLITE => {
+            let mut payload = None;
             if !fragment && let Some(udp) = load::<UdpPorts>(skb, offset) {
                 from.port = u16::from_be(udp.source).into();
                 to.port = u16::from_be(udp.destination).into();
+                payload = Some(offset + UDP_HEADER);
             }
-            Packet::Udp { from, to }
+            Packet::Udp { from, to, payload }
         }
         // A later fragment has no header to read, and bytes to carry.
         IPPROTO_TCP if fragment => Packet::Tcp {
@@ -212,6 +216,9 @@ struct Extension {
     fragment: u16,
 }
 
+/// RFC 768.
+const UDP_HEADER: u32 = 8;
+
 /// RFC 768, as far as it is read.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -235,12 +242,12 @@ struct TcpHeader {
     urgent: u16,
 }
 
-/// Reads a header at `offset` from the start of the network header.
+/// Reads a header, made of integers only, at `offset` from the start of the network header.
 #[inline(always)]
-fn load<T: Copy>(skb: *mut __sk_buff, offset: u32) -> Option<T> {
+pub(crate) fn load<T: Copy>(skb: *mut __sk_buff, offset: u32) -> Option<T> {
     let mut header = MaybeUninit::<T>::uninit();
-    // SAFETY: the helper writes exactly size_of::<T>() bytes or fails; T is one of the headers
-    // above, made of integers only.
+    // SAFETY: the helper writes exactly size_of::<T>() bytes or fails; T is a header, made
+    // of integers only.
     unsafe {
         let failed = bpf_skb_load_bytes_relative(
             skb.cast(),

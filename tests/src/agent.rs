@@ -13,6 +13,7 @@ use std::{env, fmt};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -287,6 +288,11 @@ impl Agent {
     /// Whether it has handed over, and drains or has ended.
     pub fn has_left(&self) -> bool {
         self.log().contains("another agent serves")
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> Result<Pid> {
+        Ok(self.running()?.pid())
     }
 
     /// Sends it a signal, SIGSTOP say.

@@ -3,17 +3,17 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use hickory_proto::op::{Message, MessageType, ResponseCode};
-use hickory_proto::rr::rdata::{A, AAAA};
-use hickory_proto::rr::{RData, Record, RecordType};
+use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
+use hickory_proto::rr::rdata::{A, AAAA, CNAME};
+use hickory_proto::rr::{Name, RData, Record, RecordType};
 use hickory_proto::serialize::binary::BinDecodable as _;
 
 use crate::testbed::Host;
@@ -30,9 +30,20 @@ pub struct NameServer {
 #[derive(Debug, Default)]
 struct Records {
     addresses: Mutex<BTreeMap<String, Vec<IpAddr>>>,
+    aliases: Mutex<BTreeMap<String, String>>,
     is_silent: AtomicBool,
+    spoils: Mutex<Option<Spoil>>,
     queries: AtomicUsize,
     has_ended: AtomicBool,
+}
+
+/// What is wrong with what it sends over UDP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spoil {
+    /// Before each answer comes one with another ID, with this address: from whoever has to guess it.
+    Forged(IpAddr),
+    /// After its header each answer is noise.
+    Noise,
 }
 
 impl NameServer {
@@ -40,8 +51,8 @@ impl NameServer {
     pub fn start(host: &Host, clients: &[&Host]) -> Result<Self> {
         let (udp, tcp) = host.run_in_thread(|| {
             anyhow::Ok((
-                UdpSocket::bind(("0.0.0.0", PORT))?,
-                TcpListener::bind(("0.0.0.0", PORT))?,
+                UdpSocket::bind((Ipv6Addr::UNSPECIFIED, PORT))?,
+                TcpListener::bind((Ipv6Addr::UNSPECIFIED, PORT))?,
             ))
         })??;
         udp.set_read_timeout(Some(TICK))?;
@@ -65,6 +76,17 @@ impl NameServer {
     pub fn set(&self, name: &str, addresses: &[IpAddr]) {
         let mut known = self.records.addresses();
         known.insert(name.to_owned(), addresses.to_vec());
+    }
+
+    /// That `name` (with its final dot) is another name of `target` from now on.
+    pub fn set_alias(&self, name: &str, target: &str) {
+        let mut aliases = lock(&self.records.aliases);
+        aliases.insert(name.to_owned(), target.to_owned());
+    }
+
+    /// What is wrong with what it sends over UDP from now on.
+    pub fn spoil(&self, spoil: Option<Spoil>) {
+        *lock(&self.records.spoils) = spoil;
     }
 
     /// Whether it answers nothing any more.
@@ -103,10 +125,8 @@ impl Drop for NameServer {
 }
 
 impl Records {
-    fn addresses(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Vec<IpAddr>>> {
-        self.addresses
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn addresses(&self) -> MutexGuard<'_, BTreeMap<String, Vec<IpAddr>>> {
+        lock(&self.addresses)
     }
 
     fn has_ended(&self) -> bool {
@@ -120,7 +140,10 @@ impl Records {
                 continue;
             };
             if let Some(answer) = self.answer(&query[..len], LONGEST_UDP) {
-                let _ = socket.send_to(&answer, from);
+                let spoil = *lock(&self.spoils);
+                for datagram in spoiled(answer, spoil) {
+                    let _ = socket.send_to(&datagram, from);
+                }
             }
         }
     }
@@ -158,14 +181,20 @@ impl Records {
         }
         let asked = Message::from_bytes(query).ok()?;
         let question = asked.queries.first()?.clone();
-        let name = question.name().clone();
+        let mut name = question.name().clone();
         let known = self.addresses();
-        let addresses = known.get(&name.to_ascii());
+        let alias = lock(&self.aliases).get(&name.to_ascii()).cloned();
         let mut answer = Message::response(asked.metadata.id, asked.metadata.op_code);
         answer.metadata.message_type = MessageType::Response;
         answer.metadata.recursion_available = true;
         answer.add_query(question.clone());
-        match addresses {
+        if let Some(alias) = alias {
+            let target = Name::from_ascii(alias).ok()?;
+            let data = RData::CNAME(CNAME(target.clone()));
+            answer.add_answer(Record::from_rdata(name, SECONDS_TO_LIVE, data));
+            name = target;
+        }
+        match known.get(&name.to_ascii()) {
             None => answer.metadata.response_code = ResponseCode::NXDomain,
             Some(addresses) => {
                 for address in addresses {
@@ -188,6 +217,70 @@ impl Records {
     }
 }
 
+/// Asks `server` over UDP for the addresses of `name`, of the family of `like`, as programs do.
+pub fn look_up(name: &str, server: SocketAddr, like: IpAddr) -> Result<Vec<IpAddr>> {
+    let local: IpAddr = match server {
+        SocketAddr::V4(_) => [0; 4].into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((local, 0))?;
+    socket.connect(server)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    let kind = match like {
+        IpAddr::V4(_) => RecordType::A,
+        IpAddr::V6(_) => RecordType::AAAA,
+    };
+    // The port is as good as chance.
+    let id = socket.local_addr()?.port();
+    let mut question = Message::new(id, MessageType::Query, OpCode::Query);
+    question.metadata.recursion_desired = true;
+    question.add_query(Query::query(Name::from_ascii(name)?, kind));
+    socket.send(&question.to_vec()?)?;
+    let mut answer = [0; 4096];
+    loop {
+        let length = socket.recv(&mut answer).context("no answer")?;
+        let Ok(answer) = Message::from_bytes(&answer[..length]) else {
+            continue;
+        };
+        if answer.metadata.id == id {
+            let records = answer.answers.iter();
+            return Ok(records.filter_map(|it| it.data.ip_addr()).collect());
+        }
+    }
+}
+
+fn spoiled(mut answer: Vec<u8>, spoil: Option<Spoil>) -> Vec<Vec<u8>> {
+    match spoil {
+        None => vec![answer],
+        Some(Spoil::Noise) => {
+            for (byte, nth) in answer[HEADER..].iter_mut().zip(0_u8..) {
+                *byte = 0xc0 | nth;
+            }
+            vec![answer]
+        }
+        Some(Spoil::Forged(address)) => {
+            let forged = Message::from_bytes(&answer).ok().and_then(|mut forged| {
+                let name = forged.queries.first()?.name().clone();
+                let data = match address {
+                    IpAddr::V4(v4) => RData::A(A(v4)),
+                    IpAddr::V6(v6) => RData::AAAA(AAAA(v6)),
+                };
+                forged.metadata.id ^= 1;
+                forged.metadata.response_code = ResponseCode::NoError;
+                forged.answers = vec![Record::from_rdata(name, 3600, data)];
+                forged.to_vec().ok()
+            });
+            forged.into_iter().chain([answer]).collect()
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+const HEADER: usize = 12;
+const PATIENCE: Duration = Duration::from_secs(5);
 const PORT: u16 = 53;
 const TICK: Duration = Duration::from_millis(20);
 const SECONDS_TO_LIVE: u32 = 1;

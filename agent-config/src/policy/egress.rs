@@ -3,12 +3,13 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
+use std::iter::repeat;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{Cidr, DnsName, EgressMode, PeerSet, PortRange, RuleRef};
+use super::{Cidr, DnsName, EgressMode, NamePattern, PeerSet, PortRange, RuleRef};
 
 /// The rules for connections that a workload opens.
 #[derive(Clone, Debug, Serialize)]
@@ -60,23 +61,23 @@ pub enum Destinations {
         /// The network.
         cidr: Cidr,
     },
-    /// Those that a name has, wherever they are.
+    /// Those that a name has, or the names below one, wherever they are.
     Name {
-        /// The name.
-        name: DnsName,
+        /// The name or names.
+        name: NamePattern,
     },
-    /// Those that a name has, as far as they lie in a network: no resolver can add others.
+    /// The same, as far as they lie in a network: no resolver can add others.
     NameWithin {
-        /// The name.
-        name: DnsName,
+        /// The name or names.
+        name: NamePattern,
         /// The network.
         cidr: Cidr,
     },
 }
 
 impl Destinations {
-    /// The name, where it is by name.
-    pub fn name(&self) -> Option<&DnsName> {
+    /// The name or names, where it is by name.
+    pub fn name(&self) -> Option<&NamePattern> {
         match self {
             Self::Network { .. } => None,
             Self::Name { name } | Self::NameWithin { name, .. } => Some(name),
@@ -105,10 +106,49 @@ impl fmt::Display for Destinations {
 /// What is known of names when a destination is judged. By default nothing has a name.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Known<'a> {
-    /// The names that have the destination's address.
+    /// The names that have the destination's address, as the agent has looked them up.
     pub names: &'a [DnsName],
-    /// Those that may have it, as what they have is not known.
+    /// What the workload's programs were told of the address.
+    pub heard: Heard<'a>,
+    /// The names that may have it, as what they have is not known.
     pub unknown: &'a [(DnsName, Unknown)],
+}
+
+/// What resolvers have told a workload's programs of an address, as far as the agent has heard.
+#[derive(Clone, Copy, Debug, Default)]
+pub enum Heard<'a> {
+    /// Nothing: any name may have it.
+    #[default]
+    Nothing,
+    /// These names have it; those that no rule is for are left out.
+    Names(&'a [HeardName]),
+}
+
+impl<'a> Heard<'a> {
+    fn names(self) -> &'a [HeardName] {
+        match self {
+            Self::Nothing => &[],
+            Self::Names(names) => names,
+        }
+    }
+}
+
+/// A name that a program was told has an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeardName {
+    /// The name.
+    pub name: DnsName,
+    /// What that can do.
+    pub force: Force,
+}
+
+/// What it can do that a program was told of a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Force {
+    /// Whatever the rules for the names below another say.
+    Full,
+    /// It makes nothing plaintext: it has run out of late, or is an alias that nobody asked for.
+    NotInClear,
 }
 
 /// Why the addresses of a name are not known.
@@ -118,6 +158,8 @@ pub enum Unknown {
     Pending,
     /// Nobody could say.
     Failed,
+    /// It stands for names that can't be looked up, and no program was heard to be told of the address.
+    Unheard,
 }
 
 /// A destination can't be judged: a rule may be for it, by a name whose addresses are not known.
@@ -125,8 +167,8 @@ pub enum Unknown {
 pub struct Undecided {
     /// The rule that may be for it.
     pub rule: RuleRef,
-    /// Its name.
-    pub name: DnsName,
+    /// Its name or names.
+    pub name: NamePattern,
     /// Why that is not known.
     pub why: Unknown,
 }
@@ -158,8 +200,8 @@ impl EgressPolicy {
     ///
     /// The longest prefix wins, a name without a network coming before every network; then a name
     /// before none, an exact one before a wildcard, the longer wildcard; then the narrower range of
-    /// ports. If an address has two names with rules that are still equal, the stricter mode wins, then the earlier
-    /// rule.
+    /// ports. If an address has two names with rules that are still equal but for how exact the names
+    /// are, the stricter mode wins, then the earlier rule.
     ///
     /// # Errors
     /// Where a rule that may win is stricter than what was found, or has other peers, and the
@@ -169,28 +211,74 @@ impl EgressPolicy {
         destination: SocketAddr,
         known: Known<'_>,
     ) -> Result<EgressDecision<'_>, Undecided> {
-        let mut found = self.by_network(destination);
-        for &index in known.names.iter().flat_map(|name| self.index.named(name)) {
-            if self.matches(index, destination) && self.rank(Some(index)) > self.rank(found) {
-                found = Some(index);
+        let mut found = (self.by_network(destination), None);
+        // For each name its own best rule, then the strictest of these: what one name is excepted from
+        // another may be under.
+        let looked_up = known.names.iter().map(|name| (name, Origin::LookedUp));
+        let heard = known.heard.names().iter();
+        let heard = heard.map(|it| (&it.name, Origin::Heard(it.force)));
+        for (name, origin) in looked_up.chain(heard) {
+            let best = self.best_by(name, origin, destination);
+            if best.is_some() && self.rank(best) > self.rank(found.0) {
+                found = (best, Some(name));
             }
         }
         let decision = self.decision(found);
-        for (name, why) in known.unknown {
-            for &index in self.index.named(name) {
-                if self.matches(index, destination)
-                    && self.rank(Some(index)) > self.rank(found)
-                    && self.would_matter(index, &decision, *why)
-                {
-                    return Err(Undecided {
-                        rule: self.decision(Some(index)).rule,
-                        name: name.clone(),
-                        why: *why,
-                    });
-                }
+        let unknown = known.unknown.iter();
+        let unknown =
+            unknown.flat_map(|(name, why)| self.index.named(name).iter().zip(repeat(*why)));
+        // What has a name is taken to have no others that nobody spoke of.
+        let unheard = match known.heard {
+            Heard::Nothing if known.names.is_empty() => &*self.index.wildcards,
+            Heard::Nothing | Heard::Names(_) => &[],
+        };
+        for (&index, why) in unknown.chain(unheard.iter().zip(repeat(Unknown::Unheard))) {
+            if self.matches(index, destination)
+                && self.rank(Some(index)) > self.rank(found.0)
+                && self.would_matter(index, &decision, why)
+                && let Some(name) = self.rules.get(index).and_then(|rule| rule.to.name())
+            {
+                return Err(Undecided {
+                    rule: self.decision((Some(index), None)).rule,
+                    name: name.clone(),
+                    why,
+                });
             }
         }
         Ok(decision)
+    }
+
+    /// The best rule for a name that the destination has.
+    fn best_by(&self, name: &DnsName, origin: Origin, destination: SocketAddr) -> Option<usize> {
+        let candidates = self.index.of_name(name);
+        let candidates = candidates
+            .filter(|&index| self.matches(index, destination) && self.may_be_by(index, origin));
+        candidates.max_by_key(|&index| {
+            let rule = &self.rules[index];
+            let specificity = rule.to.name().map(NamePattern::specificity);
+            let prefix = rule.to.cidr().map_or(u8::MAX, Cidr::prefix);
+            let width = Reverse(rule.ports.width());
+            (
+                prefix,
+                specificity,
+                width,
+                rule.mode.strictness(),
+                Reverse(index),
+            )
+        })
+    }
+
+    /// Whether a name that is known in this way can bring the rule about. What one name alone may have
+    /// in clear is for the agent's own look-up to say.
+    fn may_be_by(&self, index: usize, origin: Origin) -> bool {
+        self.rules.get(index).is_some_and(|rule| {
+            let is_wildcard = rule.to.name().is_some_and(|name| name.name().is_none());
+            match (rule.mode, origin) {
+                (EgressMode::Mtls | EgressMode::Deny, _) | (_, Origin::LookedUp) => true,
+                (EgressMode::Plaintext, Origin::Heard(Force::Full)) => is_wildcard,
+                (EgressMode::Plaintext, Origin::Heard(Force::NotInClear)) => false,
+            }
+        })
     }
 
     fn by_network(&self, destination: SocketAddr) -> Option<usize> {
@@ -232,16 +320,21 @@ impl EgressPolicy {
         }
     }
 
-    fn decision(&self, found: Option<usize>) -> EgressDecision<'_> {
+    /// By a rule, and by the name that it was found by.
+    fn decision(&self, (found, name): (Option<usize>, Option<&DnsName>)) -> EgressDecision<'_> {
         match found.and_then(|index| Some((index, self.rules.get(index)?))) {
-            Some((index, rule)) => EgressDecision {
-                mode: rule.mode,
-                peers: &rule.peers,
-                rule: RuleRef::Egress {
-                    index,
-                    to: self.index.labels.get(index).cloned().unwrap_or_default(),
-                },
-            },
+            Some((index, rule)) => {
+                let label = self.index.labels.get(index).cloned().unwrap_or_default();
+                let to = match (rule.to.name(), name) {
+                    (Some(NamePattern::Below(_)), Some(name)) => format!("{label} ({name})").into(),
+                    _ => label,
+                };
+                EgressDecision {
+                    mode: rule.mode,
+                    peers: &rule.peers,
+                    rule: RuleRef::Egress { index, to },
+                }
+            }
             None => EgressDecision {
                 mode: self.default,
                 peers: &self.peers,
@@ -265,12 +358,12 @@ impl EgressPolicy {
         &self.rules
     }
 
-    /// Whether any rule is by name.
-    pub fn has_names(&self) -> bool {
-        !self.index.by_name.is_empty()
+    /// Whether any rule is by the names below one.
+    pub fn has_wildcards(&self) -> bool {
+        !self.index.wildcards.is_empty()
     }
 
-    /// Every name that has a rule .
+    /// Every name that has a rule.
     pub fn names(&self) -> impl Iterator<Item = &DnsName> {
         self.index.by_name.keys()
     }
@@ -279,6 +372,31 @@ impl EgressPolicy {
     pub fn looks_up(&self, name: &DnsName) -> bool {
         self.index.by_name.contains_key(name)
     }
+
+    /// The most specific of the patterns in rules that a name is of. Two names of one are under the same
+    /// rules.
+    pub fn pattern_of(&self, name: &DnsName) -> Option<NamePattern> {
+        if self.looks_up(name) {
+            return Some(NamePattern::Name(name.clone()));
+        }
+        let below = |parent| Some(self.index.below.get_key_value(parent)?.0.clone());
+        name.parents().find_map(below).map(NamePattern::Below)
+    }
+
+    /// Whether every name is of the same pattern here as there.
+    pub fn has_same_patterns(&self, other: &Self) -> bool {
+        let keys = |index: &Index| -> [BTreeSet<DnsName>; 2] {
+            [&index.by_name, &index.below].map(|it| it.keys().cloned().collect())
+        };
+        keys(&self.index) == keys(&other.index)
+    }
+}
+
+/// How it is known that an address has a name.
+#[derive(Clone, Copy)]
+enum Origin {
+    LookedUp,
+    Heard(Force),
 }
 
 /// Finds the rules for a destination in as many steps as there are lengths of prefixes, and for a name
@@ -292,6 +410,10 @@ struct Index {
     prefixes_v4: BTreeSet<Reverse<u8>>,
     prefixes_v6: BTreeSet<Reverse<u8>>,
     by_name: HashMap<DnsName, Vec<usize>>,
+    /// Of the rules for the names below one, by that.
+    below: HashMap<DnsName, Vec<usize>>,
+    /// All of these.
+    wildcards: Vec<usize>,
     /// What each rule is for, as log lines name it.
     labels: Vec<Arc<str>>,
 }
@@ -309,9 +431,13 @@ impl Index {
                     prefixes.insert(Reverse(cidr.prefix()));
                     index.by_network.entry(*cidr).or_default()
                 }
-                Destinations::Name { name } | Destinations::NameWithin { name, .. } => {
-                    index.by_name.entry(name.clone()).or_default()
-                }
+                Destinations::Name { name } | Destinations::NameWithin { name, .. } => match name {
+                    NamePattern::Name(name) => index.by_name.entry(name.clone()).or_default(),
+                    NamePattern::Below(parent) => {
+                        index.wildcards.push(number);
+                        index.below.entry(parent.clone()).or_default()
+                    }
+                },
             };
             numbers.push(number);
             index.labels.push(rule.label().into());
@@ -337,7 +463,14 @@ impl Index {
             .copied()
     }
 
-    /// The rules for a name.
+    /// The rules that a name is under.
+    fn of_name(&self, name: &DnsName) -> impl Iterator<Item = usize> {
+        let below = name.parents().filter_map(|parent| self.below.get(parent));
+        let below = below.flatten();
+        self.named(name).iter().chain(below).copied()
+    }
+
+    /// The rules for one name.
     fn named(&self, name: &DnsName) -> &[usize] {
         self.by_name.get(name).map_or(&[], Vec::as_slice)
     }

@@ -1,7 +1,7 @@
 //! DNS names, as egress rules have them.
 
 use std::borrow::Borrow;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -13,6 +13,34 @@ impl DnsName {
     /// As it is written in rules.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Of the labels of a message, which may hold any byte: what no rule can be written with is escaped
+    /// as in master files (RFC 1035 section 5.1), a dot within a label too.
+    pub fn of_labels<'a>(labels: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        let mut name = String::new();
+        for label in labels {
+            if !name.is_empty() {
+                name.push('.');
+            }
+            for byte in label {
+                match byte {
+                    b'-' | b'_' => name.push(char::from(*byte)),
+                    _ if byte.is_ascii_alphanumeric() => {
+                        name.push(char::from(byte.to_ascii_lowercase()));
+                    }
+                    _ => {
+                        let _ = write!(name, "\\{byte:03}");
+                    }
+                }
+            }
+        }
+        Self(name.into())
+    }
+
+    /// The names that it is below, the nearest first.
+    pub(super) fn parents(&self) -> impl Iterator<Item = &str> {
+        self.0.match_indices('.').map(|(dot, _)| &self.0[dot + 1..])
     }
 }
 
@@ -37,7 +65,7 @@ impl FromStr for DnsName {
                     .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
         };
         if name.contains('*') {
-            return Err(DnsNameError::Wildcard);
+            return Err(DnsNameError::Star);
         }
         if name.len() > LONGEST_DNS_NAME || !name.split('.').all(is_label) {
             return Err(DnsNameError::NotAName);
@@ -63,7 +91,65 @@ impl serde::Serialize for DnsName {
     }
 }
 
-/// Why a text is not a [`DnsName`].
+/// The names that an egress rule is for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum NamePattern {
+    /// One name.
+    Name(DnsName),
+    /// Every name below this one, at any depth, and not the name itself.
+    Below(DnsName),
+}
+
+impl NamePattern {
+    /// The name, where it is one.
+    pub fn name(&self) -> Option<&DnsName> {
+        match self {
+            Self::Name(name) => Some(name),
+            Self::Below(_) => None,
+        }
+    }
+
+    /// Greater where fewer names match, of those that match one name.
+    pub(super) fn specificity(&self) -> usize {
+        match self {
+            Self::Name(_) => usize::MAX,
+            Self::Below(parent) => parent.as_str().len(),
+        }
+    }
+}
+
+impl FromStr for NamePattern {
+    type Err = DnsNameError;
+
+    fn from_str(text: &str) -> Result<Self, DnsNameError> {
+        match text.strip_prefix('*') {
+            Some("" | ".") => Err(DnsNameError::EveryName),
+            Some(rest) => match rest.strip_prefix('.') {
+                Some(parent) => parent.parse().map(Self::Below),
+                None => Err(DnsNameError::Star),
+            },
+            None => text.parse().map(Self::Name),
+        }
+    }
+}
+
+/// As it is written in rules.
+impl fmt::Display for NamePattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => name.fmt(f),
+            Self::Below(parent) => write!(f, "*.{parent}"),
+        }
+    }
+}
+
+impl serde::Serialize for NamePattern {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// Why a text is not a [`NamePattern`], or not a [`DnsName`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DnsNameError {
     /// Not of labels, or too long.
@@ -72,11 +158,17 @@ pub enum DnsNameError {
     /// It ends in a number, as no name does.
     #[error("is an address or a mistaken one, not a DNS name; write addresses as cidr")]
     Address,
-    /// A star: the names that it stands for can't be looked up.
+    /// A star that is not the whole first label.
     #[error(
-        "has a star, and only whole names can be looked up; give each name a rule, or write cidr"
+        "has a star that is not the whole first label; write *.example.com for every name below \
+         example.com"
     )]
-    Wildcard,
+    Star,
+    /// Nothing but a star.
+    #[error(
+        "would be every name there is; write cidr = \"0.0.0.0/0\" and cidr = \"::/0\" for every address"
+    )]
+    EveryName,
 }
 
 /// Longest label (RFC 1035 section 2.3.4).
@@ -104,7 +196,7 @@ mod tests {
 
     #[test]
     fn what_is_no_name_is_refused_with_the_reason() {
-        use DnsNameError::{Address, NotAName, Wildcard};
+        use DnsNameError::{Address, NotAName, Star};
         let long_label = "a".repeat(64);
         let long_name = "a.".repeat(127) + "com";
         for (text, expected) in [
@@ -121,15 +213,50 @@ mod tests {
             ("10.0.0.1", Address),
             ("10.0.0.256", Address),
             ("a.1", Address),
-            ("*", Wildcard),
-            ("*.", Wildcard),
-            ("*.example.com", Wildcard),
-            ("*.*.com", Wildcard),
-            ("a.*.com", Wildcard),
-            ("a*.com", Wildcard),
-            ("*a.com", Wildcard),
+            ("*.example.com", Star),
+            ("a*.com", Star),
         ] {
             assert_eq!(text.parse::<DnsName>(), Err(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_star_is_the_whole_first_label_or_a_mistake() {
+        use DnsNameError::{Address, EveryName, NotAName, Star};
+        for (text, expected) in [
+            ("db.example.com", Ok("db.example.com")),
+            ("*.Example.com.", Ok("*.example.com")),
+            ("*.com", Ok("*.com")),
+            ("*._tcp.db", Ok("*._tcp.db")),
+            ("*", Err(EveryName)),
+            ("*.", Err(EveryName)),
+            ("*..", Err(NotAName)),
+            ("*example.com", Err(Star)),
+            ("**.example.com", Err(Star)),
+            ("*.*.com", Err(Star)),
+            ("a.*.com", Err(Star)),
+            ("a*.com", Err(Star)),
+            ("*.a..b", Err(NotAName)),
+            ("*.10", Err(Address)),
+        ] {
+            let pattern = text.parse::<NamePattern>();
+            let printed = pattern.map(|pattern| pattern.to_string());
+            assert_eq!(printed, expected.map(str::to_owned), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_a_message_calls_a_name_can_not_pose_as_another() {
+        for (labels, printed, parents) in [
+            (&[&b"A"[..], b"Db", b"example"][..], "a.db.example", 2),
+            (&[b"a.db", b"example"], "a\\046db.example", 1),
+            (&[b"a\\", b"\xff b"], "a\\092.\\255\\032b", 1),
+            (&[b"*", b"db"], "\\042.db", 1),
+            (&[], "", 0),
+        ] {
+            let name = DnsName::of_labels(labels.iter().copied());
+            assert_eq!(name.to_string(), printed);
+            assert_eq!(name.parents().count(), parents, "{printed}");
         }
     }
 }

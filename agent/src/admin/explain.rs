@@ -22,7 +22,7 @@ use crate::config::Enforcement;
 use crate::connection::{CloseCause, RefusalReason};
 use crate::kernel_tls::KernelTls;
 use crate::netns::Interfaces;
-use crate::policy::{Direction, EgressMode, IngressMode, PeerSet, RuleRef, Undecided};
+use crate::policy::{Direction, EgressMode, IngressMode, PeerSet, RuleRef, Undecided, Unknown};
 use crate::refusals::{NoRefusalId, RefusalCode, RefusalId, Refused, UnknownRefusal};
 use crate::registry::{Connection, NoConnectionId, State};
 use crate::rules::Rules;
@@ -550,10 +550,22 @@ impl<'a> Question<'a> {
         if self.to.ip().is_loopback() || addresses(self.workload).contains(&self.to.ip()) {
             return Verdict::not_steered("it stays within the workload's namespace");
         }
-        let decision = match rules.egress.decide(self.to, rules.known(self.to)) {
+        if let Some(overhearing) = &rules.overhearing {
+            overhearing.catch_up();
+        }
+        let names = rules.names_of(self.to);
+        let decision = match rules.egress.decide(self.to, names.known()) {
             Ok(decision) => decision,
-            Err(Undecided { rule, name, .. }) => {
-                let why = format!("{name} may have the destination's address, and is not known");
+            Err(Undecided { rule, name, why }) => {
+                let why = match why {
+                    Unknown::Pending | Unknown::Failed => {
+                        format!("{name} may have the destination's address, and is not known")
+                    }
+                    Unknown::Unheard => format!(
+                        "a name of {name} may have the destination's address: no program was heard to \
+                         be told of it"
+                    ),
+                };
                 let code = RefusalCode::Agent(RefusalReason::NameUnknown);
                 return Verdict {
                     outcome: Outcome::WouldBeRefused,

@@ -49,7 +49,23 @@ pub(super) fn attach(
     attach_loaded(program, name, pin, target)
 }
 
-/// The same for a program that is loaded.
+/// The same, but for as long as the link lives.
+pub(super) fn attach_unpinned(
+    object: &mut Ebpf,
+    name: &'static str,
+    target: Target<'_>,
+) -> Result<FdLink, BpfError> {
+    let program = object.program_mut(name).ok_or(BpfError::Missing(name))?;
+    load(program)
+        .map_err(AttachError::from)
+        .and_then(|()| link(program, target))
+        .map_err(|source| BpfError::Attach {
+            program: name,
+            source,
+        })
+}
+
+/// The same as [`attach`] for a program that is loaded.
 pub(super) fn attach_loaded(
     program: &mut Program,
     name: &'static str,

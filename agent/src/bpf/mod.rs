@@ -6,10 +6,12 @@
 mod attach;
 mod clsact;
 mod device;
+mod dns_answers;
 mod layout;
 mod local_hops;
 mod maps;
 mod pins;
+mod ring;
 mod rtnetlink;
 mod sys;
 
@@ -31,6 +33,7 @@ use device::DeviceGuard;
 pub use attach::AttachError;
 pub use clsact::ClsactError;
 pub use device::{Device, DeviceHook};
+pub use dns_answers::DnsAnswers;
 pub use layout::LayoutError;
 pub use local_hops::{Acceleration, LocalHopError, WhyTcp};
 pub use maps::{
@@ -38,6 +41,7 @@ pub use maps::{
 };
 pub use pins::Pins;
 pub(crate) use pins::version;
+pub use ring::CaughtUp;
 pub use sys::netns_cookie;
 
 /// The eBPF object, as `cargo xtask ebpf` builds and strips it.
@@ -79,6 +83,15 @@ pub enum Tenancy {
     Sole,
     /// Others' as well: the workload is what its own sockets are.
     Shared,
+}
+
+/// Which programs of the object an instance is loaded for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    /// Those that steer and guard.
+    Steering,
+    /// Those that overhear what resolvers answer.
+    Overhearing,
 }
 
 /// What went wrong between the agent and the kernel's BPF.
@@ -148,6 +161,9 @@ pub enum BpfError {
         #[source]
         source: MapError,
     },
+    /// The ring buffer for answers can't be mapped.
+    #[error("mapping the ring buffer for answers of resolvers")]
+    Ring(#[source] io::Error),
     /// A cgroup or namespace can't be opened.
     #[error("opening {path}: {source}")]
     Target {
@@ -189,7 +205,12 @@ impl Steering {
 
     fn prepare_acceleration(&self) -> Result<Acceleration, LocalHopError> {
         let layout = layout::of_kernel()?;
-        let mut object = self.load_with(WorkloadId(0), Tenancy::Sole, Some(layout))?;
+        let mut object = self.load_with(
+            WorkloadId(0),
+            Tenancy::Sole,
+            Some(layout),
+            Purpose::Steering,
+        )?;
         Acceleration::prepare(&mut object, layout)
     }
 
@@ -278,7 +299,12 @@ impl Steering {
 
     fn load(&self, workload: WorkloadId, tenancy: Tenancy) -> Result<Ebpf, BpfError> {
         let layout = self.acceleration().map(|acceleration| acceleration.layout);
-        self.load_with(workload, tenancy, layout.ok())
+        self.load_with(workload, tenancy, layout.ok(), Purpose::Steering)
+    }
+
+    fn load_to_overhear(&self, workload: WorkloadId, tenancy: Tenancy) -> Result<Ebpf, BpfError> {
+        let layout = self.acceleration().map(|acceleration| acceleration.layout);
+        self.load_with(workload, tenancy, layout.ok(), Purpose::Overhearing)
     }
 
     fn load_with(
@@ -286,6 +312,7 @@ impl Steering {
         workload: WorkloadId,
         tenancy: Tenancy,
         layout: Option<SocketLayout>,
+        purpose: Purpose,
     ) -> Result<Ebpf, BpfError> {
         let shares_netns = u32::from(tenancy == Tenancy::Shared);
         let is_accelerated = layout.is_some();
@@ -310,6 +337,11 @@ impl Steering {
                 loader.map_pin_path(name, self.pins.map(name));
             } else {
                 // Not used; the object names them all the same.
+                loader.map_max_entries(name, 1);
+            }
+        }
+        if purpose == Purpose::Steering {
+            for name in dns_answers::MAPS {
                 loader.map_max_entries(name, 1);
             }
         }

@@ -1,4 +1,4 @@
-//! The bpf(2) and socket calls that aya 0.14 does not offer. The only unsafe code of the agent.
+//! The bpf(2) and socket calls that aya 0.14 does not offer. With `ring`, the only unsafe code of the agent.
 #![expect(unsafe_code, reason = "raw system calls, each argued for")]
 
 use std::{

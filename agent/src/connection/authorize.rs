@@ -13,7 +13,9 @@ use super::{
 };
 use crate::{
     config::EgressListener,
-    policy::{Direction, EgressMode, IngressMode, Mode, PeerSet, RuleRef, Undecided, Unknown},
+    policy::{
+        Direction, DnsName, EgressMode, IngressMode, Mode, PeerSet, RuleRef, Undecided, Unknown,
+    },
     registry::{Opening, Registration},
     rules::Rules,
 };
@@ -68,12 +70,9 @@ impl Intercepted {
         let Judged {
             rules,
             rule,
+            names,
             protection,
         } = judged;
-        let names = match door.direction {
-            Direction::Egress if rules.egress.has_names() => rules.names.names(self.ends.to),
-            Direction::Egress | Direction::Ingress => None,
-        };
         let opening = Opening {
             lane: door.reporter.lane().clone(),
             mode: protection.mode(),
@@ -107,6 +106,8 @@ pub(super) fn closed(cause: CloseCause) -> Cause {
 struct Judged {
     rules: Arc<Rules>,
     rule: RuleRef,
+    /// The names of the destination that they were asked for.
+    names: Option<Arc<[DnsName]>>,
     protection: Protection,
 }
 
@@ -125,13 +126,17 @@ impl From<Cause> for Objection {
 fn judge(door: &Door, ends: &Ends) -> Result<Judged, Objection> {
     let removed = || closed(CloseCause::WorkloadRemoved);
     let rules = door.workload.rules.get().ok_or_else(removed)?;
-    let (rule, protection) = match door.direction {
+    let (rule, names, protection) = match door.direction {
         Direction::Egress => egress(door, &rules, ends)?,
-        Direction::Ingress => ingress(door, &rules, ends)?,
+        Direction::Ingress => {
+            let (rule, protection) = ingress(door, &rules, ends)?;
+            (rule, None, protection)
+        }
     };
     Ok(Judged {
         rules,
         rule,
+        names,
         protection,
     })
 }
@@ -146,10 +151,10 @@ async fn wait(door: &Door, ends: &Ends, first: Box<Undecided>) -> Result<Judged,
             undecided = match judge(door, ends) {
                 Ok(judged) => return Ok(judged),
                 Err(Objection::Refused(cause)) => return Err(cause),
-                Err(Objection::Undecided(undecided)) if undecided.why == Unknown::Failed => {
-                    return Err(unknown(*undecided));
-                }
-                Err(Objection::Undecided(undecided)) => undecided,
+                Err(Objection::Undecided(undecided)) => match undecided.why {
+                    Unknown::Failed | Unknown::Unheard => return Err(unknown(*undecided)),
+                    Unknown::Pending => undecided,
+                },
             };
             if changed.changed().await.is_err() {
                 return Err(closed(CloseCause::WorkloadRemoved));
@@ -167,6 +172,9 @@ fn unknown(undecided: Undecided) -> Cause {
     let so_far = match why {
         Unknown::Pending => "is not looked up yet",
         Unknown::Failed => "can't be looked up",
+        Unknown::Unheard => {
+            "stands for names that only programs look up, and none was heard to be told of the address"
+        }
     };
     let detail = format!("{rule} may be for the destination, but {name} {so_far}");
     Cause::new(RefusalReason::NameUnknown, detail).under(rule)
@@ -175,7 +183,9 @@ fn unknown(undecided: Undecided) -> Cause {
 /// How long a connection waits for names to be looked up.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-fn egress(door: &Door, rules: &Rules, ends: &Ends) -> Result<(RuleRef, Protection), Objection> {
+type Egress = (RuleRef, Option<Arc<[DnsName]>>, Protection);
+
+fn egress(door: &Door, rules: &Rules, ends: &Ends) -> Result<Egress, Objection> {
     if let Some(NamedListener { listen, .. }) = door.listener.as_deref() {
         let listen = *listen;
         let (index, EgressListener { peers, .. }) = rules
@@ -187,9 +197,13 @@ fn egress(door: &Door, rules: &Rules, ends: &Ends) -> Result<(RuleRef, Protectio
             tls: usable(door, SystemTime::now())?,
             peers: peers.clone(),
         };
-        return Ok((RuleRef::Listener { index, listen }, protection));
+        return Ok((RuleRef::Listener { index, listen }, None, protection));
     }
-    let decided = rules.egress.decide(ends.to, rules.known(ends.to));
+    if let Some(overhearing) = &rules.overhearing {
+        overhearing.catch_up();
+    }
+    let names = rules.names_of(ends.to);
+    let decided = rules.egress.decide(ends.to, names.known());
     let decision = decided.map_err(|undecided| Objection::Undecided(Box::new(undecided)))?;
     let protection = match decision.mode {
         EgressMode::Mtls => Protection::Tls {
@@ -204,7 +218,7 @@ fn egress(door: &Door, rules: &Rules, ends: &Ends) -> Result<(RuleRef, Protectio
             return Err(cause.under(decision.rule).into());
         }
     };
-    Ok((decision.rule, protection))
+    Ok((decision.rule, names.all(), protection))
 }
 
 fn ingress(door: &Door, rules: &Rules, ends: &Ends) -> Result<(RuleRef, Protection), Cause> {

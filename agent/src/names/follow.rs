@@ -187,7 +187,7 @@ impl NameFollower {
             .rules()
             .iter()
             .filter(|rule| rule.mode == EgressMode::Plaintext)
-            .filter_map(|rule| rule.to.name())
+            .filter_map(|rule| rule.to.name()?.name())
             .collect();
         let now = Instant::now();
         for name in egress.names() {

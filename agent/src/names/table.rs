@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use crate::policy::{DnsName, EgressPolicy, Known, Unknown};
+use crate::policy::{DnsName, EgressPolicy, Unknown};
 
 /// Which addresses have which names, as far as rules are for these.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -58,19 +58,14 @@ impl NameTable {
         }
     }
 
-    /// What is known of a destination.
-    pub(crate) fn known(&self, destination: SocketAddr) -> Known<'_> {
-        let names = self.of_address.get(&destination.ip().to_canonical());
-        Known {
-            names: names.map_or(&[], |names| names),
-            unknown: &self.unknown,
-        }
+    /// The names of a destination.
+    pub(crate) fn names(&self, destination: SocketAddr) -> Option<&Arc<[DnsName]>> {
+        self.of_address.get(&destination.ip().to_canonical())
     }
 
-    /// The names of a destination, to be kept.
-    pub(crate) fn names(&self, destination: SocketAddr) -> Option<Arc<[DnsName]>> {
-        let names = self.of_address.get(&destination.ip().to_canonical());
-        names.cloned()
+    /// Names that are not known, and why.
+    pub(crate) fn unknown(&self) -> &[(DnsName, Unknown)] {
+        &self.unknown
     }
 }
 
@@ -90,12 +85,9 @@ mod tests {
         let pairs = pairs.map(|(address, name)| (address.parse().unwrap(), name.parse().unwrap()));
         let table = NameTable::new(pairs, Vec::new());
         let names = |to: &str| {
-            let known = table.known(to.parse().unwrap());
-            known
-                .names
-                .iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
+            let names = table.names(to.parse().unwrap());
+            let names = names.into_iter().flat_map(|names| &**names);
+            names.map(ToString::to_string).collect::<Vec<_>>()
         };
         assert_eq!(names("10.0.0.1:80"), ["a.org", "b.org"]);
         assert_eq!(names("[::ffff:10.0.0.1]:80"), ["a.org", "b.org"]);

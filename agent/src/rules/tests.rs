@@ -178,6 +178,7 @@ fn rules(egress: EgressMode, ingress: IngressMode, peers: &[&str]) -> Rules {
         ingress: IngressPolicy::new(ingress, peers.clone(), Vec::new()).into(),
         egress: EgressPolicy::new(egress, peers, Vec::new()).into(),
         names: Arc::default(),
+        overhearing: None,
         listeners: [].into(),
         udp: UdpMode::Allow,
         enforcement: Enforcement::Enforced,

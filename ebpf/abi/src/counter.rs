@@ -13,11 +13,13 @@ pub enum Counter {
     UdpDatagrams,
     /// Messages of programs that passed the loopback's TCP by.
     Redirected,
+    /// Answers of resolvers that the agent was not told of, as it had not read those before.
+    LostDnsAnswers,
 }
 
 impl Counter {
     /// How many counters there are.
-    pub const COUNT: u32 = KernelRefusal::ALL.len() as u32 + 4;
+    pub const COUNT: u32 = KernelRefusal::ALL.len() as u32 + 5;
 
     /// The counter's place.
     #[inline(always)]
@@ -29,6 +31,7 @@ impl Counter {
             Self::IngressSteered => AFTER + 1,
             Self::UdpDatagrams => AFTER + 2,
             Self::Redirected => AFTER + 3,
+            Self::LostDnsAnswers => AFTER + 4,
         }
     }
 }

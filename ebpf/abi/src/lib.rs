@@ -10,6 +10,7 @@
 )]
 
 mod counter;
+mod dns;
 mod endpoint;
 mod flow;
 mod local_hop;
@@ -18,6 +19,7 @@ mod shared_netns;
 mod workload;
 
 pub use counter::Counter;
+pub use dns::{DNS_RING_BYTES, DnsQuestion, LONGEST_DNS_MESSAGE};
 pub use endpoint::Endpoint;
 pub use flow::{FlowKey, OriginalDestination};
 pub use local_hop::{

@@ -39,6 +39,7 @@ pub(super) const TARGETS: &[Target] = &[
     target("transition", 4096, 1),
     target("cert_table", 4096, 1),
     target("contrast_strings", 1024, 1),
+    target("dns_answer", 1024, 1),
     target("seed_share", 256, 1),
 ];
 

@@ -130,7 +130,7 @@ fn a_name_comes_before_networks_and_its_own_network_bounds_it() {
         let names = names(known);
         let known = Known {
             names: &names,
-            unknown: &[],
+            ..Known::default()
         };
         let decision = policy.decide(destination.parse().unwrap(), known).unwrap();
         let found = (decision.mode, decision.rule.to_string());
@@ -154,13 +154,174 @@ fn of_two_names_of_one_address_the_stricter_rule_decides() {
         let names = names(known);
         let known = Known {
             names: &names,
-            unknown: &[],
+            ..Known::default()
         };
         let decision = policy
             .decide("10.0.0.1:80".parse().unwrap(), known)
             .unwrap();
         assert_eq!(decision.mode, mode, "{names:?}");
     }
+}
+
+#[test]
+fn a_wildcard_is_for_the_names_below_it_and_an_exact_name_is_its_exception() {
+    use EgressMode::{Deny, Mtls, Plaintext};
+    let policy = egress(&[
+        ("*.example.com in 10.0.0.0/8", "", Deny),
+        ("*.db.example.com in 10.0.0.0/8", "", Mtls),
+        ("a.db.example.com in 10.0.0.0/8", "", Plaintext),
+        ("*.pub.org in 10.0.0.0/8", "443", Plaintext),
+        ("*.far.org", "", Deny),
+    ]);
+    for (destination, known, mode, rule) in [
+        ("10.0.0.1:80", &["example.com"][..], Mtls, "egress default"),
+        (
+            "10.0.0.1:80",
+            &["x.example.com"],
+            Deny,
+            "egress[0] *.example.com in 10.0.0.0/8 (x.example.com)",
+        ),
+        (
+            "10.0.0.1:80",
+            &["x.y.db.example.com"],
+            Mtls,
+            "egress[1] *.db.example.com in 10.0.0.0/8 (x.y.db.example.com)",
+        ),
+        (
+            "10.0.0.1:80",
+            &["a.db.example.com"],
+            Plaintext,
+            "egress[2] a.db.example.com in 10.0.0.0/8",
+        ),
+        // What one name is excepted from holds for the other.
+        (
+            "10.0.0.1:80",
+            &["a.db.example.com", "b.db.example.com"],
+            Mtls,
+            "egress[1] *.db.example.com in 10.0.0.0/8 (b.db.example.com)",
+        ),
+        ("10.0.0.1:80", &["notexample.com"], Mtls, "egress default"),
+        (
+            "10.0.0.1:443",
+            &["x.pub.org"],
+            Plaintext,
+            "egress[3] *.pub.org:443 in 10.0.0.0/8 (x.pub.org)",
+        ),
+        ("192.0.2.1:443", &["x.pub.org"], Mtls, "egress default"),
+        (
+            "[fd00::1]:443",
+            &["x.far.org"],
+            Deny,
+            "egress[4] *.far.org (x.far.org)",
+        ),
+    ] {
+        let names = names(known);
+        let known = Known {
+            names: &names,
+            ..Known::default()
+        };
+        let decision = policy.decide(destination.parse().unwrap(), known).unwrap();
+        let found = (decision.mode, decision.rule.to_string());
+        assert_eq!(found, (mode, rule.to_owned()), "{destination} {names:?}");
+    }
+}
+
+#[test]
+fn what_programs_were_told_makes_nothing_plaintext_that_is_old_an_alias_or_one_names_alone() {
+    use EgressMode::{Deny, Mtls, Plaintext};
+    use Force::{Full, NotInClear};
+    let policy = egress(&[
+        ("*.pub.org in 10.0.0.0/8", "", Plaintext),
+        ("one.org in 10.0.0.0/8", "", Plaintext),
+        ("bad.org", "", Deny),
+        ("*.bad.org", "", Deny),
+    ]);
+    for (name, force, mode) in [
+        ("a.pub.org", Full, Plaintext),
+        ("a.pub.org", NotInClear, Mtls),
+        ("one.org", Full, Mtls),
+        ("bad.org", Full, Deny),
+        ("a.bad.org", NotInClear, Deny),
+    ] {
+        let heard = [HeardName {
+            name: name.parse().unwrap(),
+            force,
+        }];
+        let known = Known {
+            heard: Heard::Names(&heard),
+            ..Known::default()
+        };
+        let decision = policy.decide("10.0.0.1:80".parse().unwrap(), known);
+        assert_eq!(decision.unwrap().mode, mode, "{name} {force:?}");
+    }
+}
+
+#[test]
+fn an_address_that_nobody_was_told_of_may_be_of_any_wildcard_that_is_stricter() {
+    use EgressMode::{Deny, Plaintext};
+    let policy = egress(&[
+        ("10.0.0.0/8", "", Plaintext),
+        ("*.db.org", "5432", EgressMode::Mtls),
+        ("*.bad.org in 192.0.2.0/24", "", Deny),
+        ("*.pub.org in 198.51.100.0/24", "", Plaintext),
+        ("*.same.org", "81", EgressMode::Mtls),
+    ]);
+    for (destination, expected) in [
+        ("10.0.0.1:5432", Some("egress[1] *.db.org:5432")),
+        ("10.0.0.1:80", None),
+        ("198.51.100.1:5432", None),
+        ("192.0.2.1:80", Some("egress[2] *.bad.org in 192.0.2.0/24")),
+        ("198.51.100.1:80", None),
+        ("203.0.113.1:81", None),
+    ] {
+        let destination = destination.parse().unwrap();
+        let undecided = policy.decide(destination, Known::default()).err();
+        let why = undecided.as_ref().map(|it| it.why);
+        let rule = undecided.map(|it| it.rule.to_string());
+        assert_eq!(rule.as_deref(), expected, "{destination}");
+        assert!(why.is_none_or(|why| why == Unknown::Unheard));
+
+        // Told of it under a name that no rule is for, or looked up by the agent.
+        let elsewhere = names(&["else.org"]);
+        let heard = Known {
+            heard: Heard::Names(&[]),
+            ..Known::default()
+        };
+        let looked_up = Known {
+            names: &elsewhere,
+            ..Known::default()
+        };
+        for known in [heard, looked_up] {
+            assert!(policy.decide(destination, known).is_ok(), "{destination}");
+        }
+    }
+}
+
+#[test]
+fn names_of_one_pattern_are_under_the_same_rules() {
+    let policy = egress(&[
+        ("*.x.org", "80", EgressMode::Deny),
+        ("*.a.x.org", "", EgressMode::Deny),
+        ("one.a.x.org", "", EgressMode::Mtls),
+    ]);
+    for (name, expected) in [
+        ("x.org", None),
+        ("b.x.org", Some("*.x.org")),
+        ("a.x.org", Some("*.x.org")),
+        ("b.a.x.org", Some("*.a.x.org")),
+        ("one.a.x.org", Some("one.a.x.org")),
+        ("c.one.a.x.org", Some("*.a.x.org")),
+    ] {
+        let pattern = policy.pattern_of(&name.parse().unwrap());
+        assert_eq!(
+            pattern.map(|it| it.to_string()).as_deref(),
+            expected,
+            "{name}"
+        );
+    }
+    let other = egress(&[("*.x.org", "", EgressMode::Deny)]);
+    assert!(policy.has_same_patterns(&policy.clone()));
+    assert!(!policy.has_same_patterns(&other));
 }
 
 #[test]
@@ -191,8 +352,8 @@ fn what_may_be_under_a_stricter_rule_is_not_decided_until_its_name_is_known() {
     ] {
         let unknown = [(name.parse().unwrap(), why)];
         let known = Known {
-            names: &[],
             unknown: &unknown,
+            ..Known::default()
         };
         let decision = policy.decide(destination.parse().unwrap(), known);
         assert_eq!(decision.is_ok(), decided, "{destination} {name} {why:?}");
@@ -209,37 +370,80 @@ fn any_policy_decides_as_a_naive_model_does() {
         for _ in 0..50 {
             let destination = SocketAddr::new(random.address(), random.port());
             let names: Vec<_> = (0..random.below(3)).map(|_| random.name()).collect();
+            let heard: Vec<_> = (0..random.below(3)).map(|_| random.heard()).collect();
             let known = Known {
                 names: &names,
+                heard: Heard::Names(&heard),
                 unknown: &[],
             };
-            let expected = naive(&rules, destination, &names);
+            let expected = naive(&rules, destination, &names, &heard);
             let found = match policy.decide(destination, known).unwrap().rule {
                 RuleRef::Egress { index, .. } => Some(index),
                 _ => None,
             };
-            assert_eq!(found, expected, "{destination} {names:?} in {rules:#?}");
+            assert_eq!(
+                found, expected,
+                "{destination} {names:?} {heard:?} in {rules:#?}"
+            );
         }
     }
 }
 
-fn naive(rules: &[EgressRule], destination: SocketAddr, names: &[DnsName]) -> Option<usize> {
+/// Of each name the best rule alone, and of these the best.
+fn naive(
+    rules: &[EgressRule],
+    destination: SocketAddr,
+    names: &[DnsName],
+    heard: &[HeardName],
+) -> Option<usize> {
+    let looked_up = names.iter().map(|name| (name, None));
+    let heard = heard.iter().map(|it| (&it.name, Some(it.force)));
+    let of_names = looked_up
+        .chain(heard)
+        .filter_map(|name| best(rules, destination, Some(name), is_better_for_a_name));
+    let candidates = of_names.chain(best(rules, destination, None, is_better_for_a_name));
+    let mut candidates: Vec<_> = candidates.collect();
+    candidates.sort_unstable();
+    candidates.into_iter().reduce(|best, other| {
+        if is_better(&rules[other], &rules[best]) {
+            other
+        } else {
+            best
+        }
+    })
+}
+
+/// Among the rules for a name, or of those without.
+fn best(
+    rules: &[EgressRule],
+    destination: SocketAddr,
+    name: Option<(&DnsName, Option<Force>)>,
+    is_better: impl Fn(&EgressRule, &EgressRule) -> bool,
+) -> Option<usize> {
     let address = bits(destination.ip().to_canonical());
     let in_network = |cidr: Cidr| {
         let network = bits(cidr.network());
         let prefix = usize::from(cidr.prefix());
         address.len() == network.len() && address[..prefix] == network[..prefix]
     };
-    let has_name = |name: &DnsName| names.contains(name);
+    let is_for = |rule: &EgressRule| match (rule.to.name(), name) {
+        (None, None) => true,
+        (Some(NamePattern::Name(exact)), Some((name, force))) => {
+            exact == name && (force.is_none() || rule.mode != EgressMode::Plaintext)
+        }
+        (Some(NamePattern::Below(parent)), Some((name, force))) => {
+            name.as_str().ends_with(&format!(".{parent}"))
+                && (force != Some(Force::NotInClear) || rule.mode != EgressMode::Plaintext)
+        }
+        _ => false,
+    };
     let mut best: Option<usize> = None;
     for (index, rule) in rules.iter().enumerate() {
-        if !rule.ports.contains(destination.port())
-            || !rule.to.cidr().is_none_or(in_network)
-            || !rule.to.name().is_none_or(has_name)
+        if rule.ports.contains(destination.port())
+            && rule.to.cidr().is_none_or(in_network)
+            && is_for(rule)
+            && best.is_none_or(|best| is_better(rule, &rules[best]))
         {
-            continue;
-        }
-        if best.is_none_or(|best| is_better(rule, &rules[best])) {
             best = Some(index);
         }
     }
@@ -248,10 +452,6 @@ fn naive(rules: &[EgressRule], destination: SocketAddr, names: &[DnsName]) -> Op
 
 /// Whether the later rule is the better.
 fn is_better(rule: &EgressRule, than: &EgressRule) -> bool {
-    let prefix = |rule: &EgressRule| match rule.to.cidr() {
-        Some(cidr) => i32::from(cidr.prefix()),
-        None => 1000,
-    };
     let name = |rule: &EgressRule| rule.to.name().is_some();
     if prefix(rule) != prefix(than) {
         return prefix(rule) > prefix(than);
@@ -262,7 +462,32 @@ fn is_better(rule: &EgressRule, than: &EgressRule) -> bool {
     if rule.ports.width() != than.ports.width() {
         return rule.ports.width() < than.ports.width();
     }
-    name(rule) && rule.mode == EgressMode::Deny && than.mode == EgressMode::Mtls
+    name(rule) && is_stricter(rule.mode, than.mode)
+}
+
+/// The same where both are for the same name.
+fn is_better_for_a_name(rule: &EgressRule, than: &EgressRule) -> bool {
+    let exactness = |rule: &EgressRule| match rule.to.name() {
+        None => 0,
+        Some(NamePattern::Below(parent)) => parent.as_str().split('.').count(),
+        Some(NamePattern::Name(_)) => 1000,
+    };
+    if prefix(rule) == prefix(than) && exactness(rule) != exactness(than) {
+        return exactness(rule) > exactness(than);
+    }
+    is_better(rule, than)
+}
+
+fn prefix(rule: &EgressRule) -> i32 {
+    match rule.to.cidr() {
+        Some(cidr) => i32::from(cidr.prefix()),
+        None => 1000,
+    }
+}
+
+fn is_stricter(mode: EgressMode, than: EgressMode) -> bool {
+    use EgressMode::{Deny, Mtls, Plaintext};
+    matches!((mode, than), (Deny, Mtls | Plaintext) | (Mtls, Plaintext))
 }
 
 fn bits(address: IpAddr) -> String {
@@ -310,14 +535,17 @@ impl XorShift {
         let ports = format!("{}-{}", one.min(other), one.max(other))
             .parse()
             .unwrap();
-        let mode = match self.below(2) {
+        let mode = match self.below(3) {
             0 => EgressMode::Mtls,
+            1 => EgressMode::Plaintext,
             _ => EgressMode::Deny,
         };
         let to = match self.below(4) {
-            0 => Destinations::Name { name: self.name() },
+            0 => Destinations::Name {
+                name: self.pattern(),
+            },
             1 => Destinations::NameWithin {
-                name: self.name(),
+                name: self.pattern(),
                 cidr,
             },
             _ => Destinations::Network { cidr },
@@ -327,6 +555,24 @@ impl XorShift {
             ports,
             mode,
             peers: PeerSet::any(),
+        }
+    }
+
+    fn pattern(&mut self) -> NamePattern {
+        let all = ["*.x.org", "*.a.x.org", "*.org"];
+        match self.below(2) {
+            0 => NamePattern::Name(self.name()),
+            _ => all[self.below(3) as usize].parse().unwrap(),
+        }
+    }
+
+    fn heard(&mut self) -> HeardName {
+        HeardName {
+            name: self.name(),
+            force: match self.below(2) {
+                0 => Force::Full,
+                _ => Force::NotInClear,
+            },
         }
     }
 

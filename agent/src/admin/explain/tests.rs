@@ -90,6 +90,7 @@ impl Bed {
                         ],
                     )
                     .into(),
+                    overhearing: None,
                     names: Arc::new(NameTable::new(
                         [(
                             "203.0.113.7".parse().unwrap(),

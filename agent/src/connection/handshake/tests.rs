@@ -220,6 +220,7 @@ fn any() -> Rules {
         ingress: IngressPolicy::new(IngressMode::Mtls, PeerSet::any(), Vec::new()).into(),
         egress: EgressPolicy::new(EgressMode::Mtls, PeerSet::any(), Vec::new()).into(),
         names: Arc::default(),
+        overhearing: None,
         listeners: [].into(),
         udp: UdpMode::Allow,
         enforcement: Enforcement::Enforced,

@@ -12,8 +12,8 @@ use anyhow::{Context, Result};
 use clap::Args;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Protocol, Socket, Type};
-use testbed::Report;
 use testbed::peer::Ends;
+use testbed::{Report, dns};
 
 use crate::conversation::Conversation;
 use crate::{errno, report};
@@ -23,6 +23,15 @@ pub(crate) struct Connect {
     /// Where to.
     #[arg(long)]
     to: SocketAddr,
+    /// Look this name up first, and connect to what it has instead of the address of `--to`.
+    #[arg(long, requires = "name_server")]
+    look_up: Option<String>,
+    /// Whom to ask, over UDP.
+    #[arg(long)]
+    name_server: Option<SocketAddr>,
+    /// So many times in all; names are numbered before the last, `7.db.test`.
+    #[arg(long, default_value_t = 1)]
+    look_ups: u32,
     /// Use an IPv6 socket for an IPv4 destination.
     #[arg(long)]
     v4_mapped: bool,
@@ -61,7 +70,15 @@ pub(crate) struct Connect {
 }
 
 impl Connect {
-    pub(crate) fn run(&self) -> Result<()> {
+    pub(crate) fn run(&mut self) -> Result<()> {
+        if let (Some(name), Some(server)) = (&self.look_up, self.name_server) {
+            for nth in 1..self.look_ups {
+                dns::look_up(&format!("{nth}.{name}"), server, self.to.ip())?;
+            }
+            let addresses = dns::look_up(name, server, self.to.ip())?;
+            self.to
+                .set_ip(*addresses.first().context("the name has no address")?);
+        }
         let socket = self.socket()?;
         if self.wait_after_socket {
             report(&Report::SocketMade)?;

@@ -34,7 +34,7 @@ fn main() -> Result<()> {
     setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
     match Command::parse() {
         Command::Serve(serve) => serve.run(),
-        Command::Connect(connect) => connect.run(),
+        Command::Connect(mut connect) => connect.run(),
         Command::Many(many) => many.run(),
         Command::Raw(raw) => raw.run(),
     }
