@@ -17,7 +17,7 @@ use tracing::{error, warn};
 
 use crate::{
     admission::Admission,
-    bpf::{ConnectionMaps, Permits},
+    bpf::{ConnectionHooks, Permits},
     connection::{Door, NamedListener, Worker, serve},
     kernel_tls::KernelTls,
     listen::{Listeners, NamedSocket},
@@ -37,8 +37,8 @@ pub(crate) struct Start {
     pub index: usize,
     /// How many there are.
     pub workers: usize,
-    /// Its own handles to the kernel's maps.
-    pub maps: ConnectionMaps,
+    /// How it asks the hooks.
+    pub hooks: ConnectionHooks,
     /// Where it is to accept; it ends when nobody can tell it any more and its connections are over.
     pub entrances: mpsc::UnboundedReceiver<Entrance>,
     /// Where live connections are listed.
@@ -116,7 +116,7 @@ pub(crate) fn spawn(start: Start) -> io::Result<thread::JoinHandle<()>> {
 async fn run(start: Start) {
     let worker = Rc::new(Worker {
         index: start.index,
-        maps: RefCell::new(start.maps),
+        hooks: RefCell::new(start.hooks),
         admission: Admission::new(HANDSHAKES_PER_SOURCE / start.workers),
         order: Rc::default(),
         strangers: Strangers::default(),
@@ -163,7 +163,7 @@ fn open(
                 });
                 for socket in sockets {
                     if direction == Direction::Ingress
-                        && let Err(error) = worker.maps.borrow_mut().permit(&socket)
+                        && let Err(error) = worker.hooks.borrow().permit(&socket)
                     {
                         error!(%error, workload = %workload.name, "a listener's answers stay guarded");
                     }

@@ -212,6 +212,11 @@ impl Agent {
         self.rewrite_as(&toml::to_string(&self.config)?)
     }
 
+    /// The cgroup that its processes are started in.
+    pub fn cgroup(&self) -> &Path {
+        &self.cgroup
+    }
+
     /// Where its configuration is.
     pub fn config_file(&self) -> &Path {
         &self.config_file

@@ -12,8 +12,8 @@ use anyhow::{Context, Result};
 use clap::Args;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Protocol, Socket, Type};
-use testbed::Report;
 use testbed::peer::Ends;
+use testbed::{Report, permit};
 
 use crate::conversation::Conversation;
 use crate::{errno, report};
@@ -53,6 +53,9 @@ pub(crate) struct Connect {
     /// Move into this cgroup after the wait.
     #[arg(long)]
     join_cgroup: Option<PathBuf>,
+    /// Ask Sealwire to let the socket past the guard, as its agent does, with this token in hexadecimal.
+    #[arg(long)]
+    permit_by: Option<String>,
     /// Milliseconds to keep the connection open after the conversation.
     #[arg(long, default_value_t = 0)]
     linger: u64,
@@ -69,6 +72,12 @@ impl Connect {
         }
         if let Some(cgroup) = &self.join_cgroup {
             fs::write(cgroup.join("cgroup.procs"), "0").context("could not join the cgroup")?;
+        }
+        if let Some(token) = &self.permit_by {
+            let asked = permit(&socket, &hex::decode(token)?);
+            report(&Report::Asked {
+                errno: asked.err().map(|error| errno(&error)),
+            })?;
         }
 
         let started = Instant::now();
