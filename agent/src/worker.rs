@@ -1,7 +1,12 @@
 //! Worker threads: one event loop each. A connection lives on the worker that accepted it.
 
 use std::{
-    cell::RefCell, io, net::TcpListener as StdTcpListener, rc::Rc, sync::Arc, thread,
+    cell::RefCell,
+    io,
+    net::TcpListener as StdTcpListener,
+    rc::Rc,
+    sync::{Arc, mpsc::channel as mpsc_channel},
+    thread,
     time::Duration,
 };
 
@@ -18,6 +23,7 @@ use tracing::{error, warn};
 use crate::{
     admission::Admission,
     bpf::{ConnectionHooks, Permits},
+    confine::{Bpf, confine},
     connection::{Door, NamedListener, Worker, serve},
     kernel_tls::KernelTls,
     listen::{Listeners, NamedSocket},
@@ -100,17 +106,31 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 /// Starts a worker thread. It ends when it has stopped and its connections are over.
 ///
 /// # Errors
-/// Where the thread can't be made.
+/// Where the thread can't be made, or not confined to what it needs.
 pub(crate) fn spawn(start: Start) -> io::Result<thread::JoinHandle<()>> {
-    thread::Builder::new()
+    let (tell, told) = mpsc_channel();
+    let thread = thread::Builder::new()
         .name(format!("worker-{}", start.index))
         .spawn(move || {
+            let bpf = match start.hooks.acceleration() {
+                Ok(()) => Bpf::Needed,
+                Err(_) => Bpf::Forbidden,
+            };
+            let confined = confine(bpf);
+            let may_serve = confined.is_ok();
+            let _ = tell.send(confined);
+            if !may_serve {
+                return;
+            }
             let built = runtime::Builder::new_current_thread().enable_all().build();
             match built {
                 Ok(runtime) => LocalSet::new().block_on(&runtime, run(start)),
                 Err(error) => error!(%error, "a worker's event loop can't be made"),
             }
-        })
+        })?;
+    told.recv()
+        .map_err(|_| io::Error::other("the thread has ended"))??;
+    Ok(thread)
 }
 
 async fn run(start: Start) {

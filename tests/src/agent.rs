@@ -13,6 +13,7 @@ use std::{env, fmt};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -215,6 +216,11 @@ impl Agent {
     /// The cgroup that its processes are started in.
     pub fn cgroup(&self) -> &Path {
         &self.cgroup
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> Result<Pid> {
+        Ok(self.running()?.pid())
     }
 
     /// Where its configuration is.

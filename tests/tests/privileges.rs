@@ -1,4 +1,5 @@
-//! Who may do what: what lets sockets past the guard is the agent's alone.
+//! Who may do what: what lets sockets past the guard is the agent's alone, and what reads peers' bytes
+//! can do little else.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -7,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
-use testbed::pair::PORT;
+use testbed::pair::{PORT, assert_plaintext_is_seen_without_agents};
 use testbed::{Agent, Client, Pair, Server, peer, require};
 
 #[test]
@@ -80,4 +81,62 @@ fn token_of(agent: &Agent) -> Result<String> {
         .iter()
         .filter_map(|byte| byte.as_str()?.strip_prefix("0x"))
         .collect())
+}
+
+#[test]
+fn no_worker_thread_can_call_bpf_or_gain_rights() -> Result<()> {
+    require!();
+    let pair = Pair::start()?;
+    for agent in [&pair.client_agent, &pair.server_agent] {
+        let workers = threads(agent, "worker-")?;
+        assert!(!workers.is_empty());
+        for status in workers {
+            assert_eq!(field(&status, "Seccomp")?, "2", "{status}");
+            assert_eq!(field(&status, "NoNewPrivs")?, "1", "{status}");
+            for set in ["CapEff", "CapPrm", "CapInh"] {
+                let held = u64::from_str_radix(field(&status, set)?, 16)?;
+                assert_eq!(held & (CAP_BPF | CAP_PERFMON | CAP_SYS_MODULE), 0, "{set}");
+            }
+        }
+    }
+    // With what they have left they serve.
+    let server = pair.server();
+    for address in [server.at(PORT), server.at_v6(PORT)] {
+        let serving = Server::start(server, &[address], "--send 100000")?;
+        let sniffer = pair.bed.sniff()?;
+        let closed = Client::run(pair.client(), address, "--send 100000")?;
+        closed.assert_exact(100_000, 100_000);
+        serving.closed(0)?.assert_exact(100_000, 100_000);
+        sniffer.finish()?.assert_only_ciphertext(200_000);
+    }
+    Ok(())
+}
+
+#[test]
+fn without_an_agent_the_sniffer_sees_the_plaintext() -> Result<()> {
+    require!();
+    assert_plaintext_is_seen_without_agents()
+}
+
+const CAP_SYS_MODULE: u64 = 1 << 16;
+const CAP_PERFMON: u64 = 1 << 38;
+const CAP_BPF: u64 = 1 << 39;
+
+/// `/proc/PID/task/TID/status` of the threads whose names begin so.
+fn threads(agent: &Agent, name: &str) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for thread in fs::read_dir(format!("/proc/{}/task", agent.pid()?))? {
+        let status = fs::read_to_string(thread?.path().join("status"))?;
+        if field(&status, "Name")?.starts_with(name) {
+            found.push(status);
+        }
+    }
+    Ok(found)
+}
+
+fn field<'a>(status: &'a str, name: &str) -> Result<&'a str> {
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.map(str::trim).with_context(|| format!("no {name}"))
 }
