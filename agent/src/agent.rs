@@ -22,7 +22,7 @@ use tracing::info;
 
 use crate::{
     admin::{Admin, AdminError, AdminState},
-    bpf::{BpfError, ConnectionMaps, ControlMaps, Heartbeat, Options, Pins, Steering, version},
+    bpf::{BpfError, ConnectionHooks, ControlMaps, Heartbeat, Options, Pins, Steering, version},
     certificates::CertificateError,
     config::{CertificateOrigin, Config, ConfigOrigin, LocalAcceleration},
     enrolment::{Enroller, Prepared, SetupError, Slot},
@@ -342,7 +342,7 @@ impl Parts {
             let start = Start {
                 index,
                 workers,
-                maps: ConnectionMaps::open(pins, steering.acceleration())?,
+                hooks: ConnectionHooks::open(pins, steering.permits(), steering.acceleration())?,
                 entrances,
                 registry: registry.clone(),
                 telemetry: telemetry.clone(),

@@ -26,6 +26,7 @@ pub mod kernel_tls;
 pub mod local_acceleration;
 
 mod admission;
+mod confine;
 mod connection;
 mod order;
 mod rules;

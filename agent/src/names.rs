@@ -16,7 +16,7 @@ use std::{
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -105,7 +105,7 @@ impl Names {
             network: InNamespace {
                 tokio: TokioRuntimeProvider::new(),
                 netns: netns.clone(),
-                permits: Arc::new(Mutex::new(permits)),
+                permits,
             },
             files: Files::of(netns),
             resolver: RefCell::default(),
@@ -252,7 +252,7 @@ fn read(
 struct InNamespace {
     tokio: TokioRuntimeProvider,
     netns: Netns,
-    permits: Arc<Mutex<Permits>>,
+    permits: Permits,
 }
 
 impl fmt::Debug for InNamespace {
@@ -272,13 +272,8 @@ impl InNamespace {
             socket.bind(&local.into())?;
             Ok(socket)
         })?;
-        self.permit(&socket)?;
+        self.permits.permit(&socket)?;
         UdpSocket::from_std(StdUdpSocket::from(OwnedFd::from(socket)))
-    }
-
-    fn permit(&self, socket: &Socket) -> io::Result<()> {
-        let mut permits = self.permits.lock().unwrap_or_else(PoisonError::into_inner);
-        permits.permit(socket)
     }
 
     fn tcp(&self, server: SocketAddr) -> io::Result<TcpSocket> {
@@ -286,7 +281,7 @@ impl InNamespace {
             let kind = Type::STREAM.nonblocking();
             Socket::new(Domain::for_address(server), kind, Some(Protocol::TCP))
         })?;
-        self.permit(&socket)?;
+        self.permits.permit(&socket)?;
         let socket = StdTcpStream::from(OwnedFd::from(socket));
         Ok(TcpSocket::from_std_stream(socket))
     }

@@ -22,7 +22,7 @@ use tracing::{error, warn};
 
 use crate::{
     agent::{AgentError, failed},
-    bpf::{BpfError, ControlMaps, DnsAnswers, Permits, Pins, Steering},
+    bpf::{BpfError, ControlMaps, DnsAnswers, Pins, Steering},
     causes::with_causes,
     certificates::{self, CertificateFiles, Credential},
     config::{self, CertificateOrigin},
@@ -306,7 +306,7 @@ impl Serving {
         let follow = interfaces.follow(shared.clone());
         let follower = NameFollower::new(
             workload.clone(),
-            Names::new(&workload.netns, Permits::open(self.pins())?),
+            Names::new(&workload.netns, self.steering.permits()),
             self.registry.clone(),
             self.telemetry.workload(&workload.name).names().clone(),
         );
@@ -503,15 +503,11 @@ impl Serving {
                     .map_err(failed("keeping a listener"))?,
             });
         }
-        let permits = opened
-            .iter()
-            .map(|_| Permits::open(self.pins()))
-            .collect::<Result<Vec<_>, _>>()?;
-        for ((worker, sockets), permits) in self.workers.iter().zip(opened).zip(permits) {
+        for (worker, sockets) in self.workers.iter().zip(opened) {
             let stops = new.iter().map(|named| named.stop.subscribe());
             let kind = EntranceKind::Named {
                 listeners: sockets.into_iter().zip(stops).collect(),
-                permits,
+                permits: self.steering.permits(),
             };
             let _ = worker.send(Entrance {
                 workload: served.workload.clone(),

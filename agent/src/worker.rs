@@ -1,7 +1,12 @@
 //! Worker threads: one event loop each. A connection lives on the worker that accepted it.
 
 use std::{
-    cell::RefCell, io, net::TcpListener as StdTcpListener, rc::Rc, sync::Arc, thread,
+    cell::RefCell,
+    io,
+    net::TcpListener as StdTcpListener,
+    rc::Rc,
+    sync::{Arc, mpsc::channel as mpsc_channel},
+    thread,
     time::Duration,
 };
 
@@ -17,7 +22,8 @@ use tracing::{error, warn};
 
 use crate::{
     admission::Admission,
-    bpf::{ConnectionMaps, Permits},
+    bpf::{ConnectionHooks, Permits},
+    confine::{Bpf, confine},
     connection::{Door, NamedListener, Worker, serve},
     kernel_tls::KernelTls,
     listen::{Listeners, NamedSocket},
@@ -37,8 +43,8 @@ pub(crate) struct Start {
     pub index: usize,
     /// How many there are.
     pub workers: usize,
-    /// Its own handles to the kernel's maps.
-    pub maps: ConnectionMaps,
+    /// How it asks the hooks.
+    pub hooks: ConnectionHooks,
     /// Where it is to accept; it ends when nobody can tell it any more and its connections are over.
     pub entrances: mpsc::UnboundedReceiver<Entrance>,
     /// Where live connections are listed.
@@ -100,23 +106,37 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 /// Starts a worker thread. It ends when it has stopped and its connections are over.
 ///
 /// # Errors
-/// Where the thread can't be made.
+/// Where the thread can't be made, or not confined to what it needs.
 pub(crate) fn spawn(start: Start) -> io::Result<thread::JoinHandle<()>> {
-    thread::Builder::new()
+    let (tell, told) = mpsc_channel();
+    let thread = thread::Builder::new()
         .name(format!("worker-{}", start.index))
         .spawn(move || {
+            let bpf = match start.hooks.acceleration() {
+                Ok(()) => Bpf::Needed,
+                Err(_) => Bpf::Forbidden,
+            };
+            let confined = confine(bpf);
+            let may_serve = confined.is_ok();
+            let _ = tell.send(confined);
+            if !may_serve {
+                return;
+            }
             let built = runtime::Builder::new_current_thread().enable_all().build();
             match built {
                 Ok(runtime) => LocalSet::new().block_on(&runtime, run(start)),
                 Err(error) => error!(%error, "a worker's event loop can't be made"),
             }
-        })
+        })?;
+    told.recv()
+        .map_err(|_| io::Error::other("the thread has ended"))??;
+    Ok(thread)
 }
 
 async fn run(start: Start) {
     let worker = Rc::new(Worker {
         index: start.index,
-        maps: RefCell::new(start.maps),
+        hooks: RefCell::new(start.hooks),
         admission: Admission::new(HANDSHAKES_PER_SOURCE / start.workers),
         order: Rc::default(),
         strangers: Strangers::default(),
@@ -163,7 +183,7 @@ fn open(
                 });
                 for socket in sockets {
                     if direction == Direction::Ingress
-                        && let Err(error) = worker.maps.borrow_mut().permit(&socket)
+                        && let Err(error) = worker.hooks.borrow().permit(&socket)
                     {
                         error!(%error, workload = %workload.name, "a listener's answers stay guarded");
                     }

@@ -33,6 +33,8 @@ mod sk_lookup;
 #[cfg(target_arch = "bpf")]
 mod sk_msg;
 #[cfg(target_arch = "bpf")]
+mod socket_option;
+#[cfg(target_arch = "bpf")]
 mod sockops;
 
 #[cfg(target_arch = "bpf")]

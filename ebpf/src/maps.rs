@@ -11,12 +11,16 @@ use aya_ebpf::{
 use ebpf_abi::{
     AddressEntry, AddressKey, Counter, DNS_RING_BYTES, DestinationKey, DnsQuestion, Endpoint,
     FlowKey, HopId, InnerFlow, LONGEST_DNS_MESSAGE, ListenerKey, LocalHop, OriginalDestination,
-    PortKey, ProgramPort, Workload, WorkloadId,
+    PortKey, ProgramPort, Token, Workload, WorkloadId,
 };
 
 /// When the agent last said that it is alive: `CLOCK_MONOTONIC` nanoseconds.
 #[map]
 pub(crate) static HEARTBEAT: Array<u64> = Array::with_max_entries(1, 0);
+
+/// What agents of the instance show with what they ask for by socket options.
+#[map]
+pub(crate) static TOKEN: Array<Token> = Array::with_max_entries(1, 0);
 
 /// What the agent has told of each workload. A plain hash: what is not in it is refused.
 #[map]
@@ -109,7 +113,7 @@ pub(crate) static DNS_ANSWERS: RingBuf = RingBuf::with_byte_size(DNS_RING_BYTES,
 #[unsafe(export_name = "ORIGINALS")]
 pub(crate) static ORIGINALS: SocketStorage<OriginalDestination, NO_CLONE> = SocketStorage::new();
 
-/// On the agent's accepted socket: the same, read by the agent by file descriptor.
+/// On the agent's accepted socket: the same, which the agent gets by a socket option.
 #[unsafe(link_section = ".maps")]
 #[unsafe(export_name = "ACCEPTED")]
 pub(crate) static ACCEPTED: SocketStorage<OriginalDestination, NO_CLONE> = SocketStorage::new();
@@ -119,8 +123,8 @@ pub(crate) static ACCEPTED: SocketStorage<OriginalDestination, NO_CLONE> = Socke
 #[unsafe(export_name = "TRUE_PEERS")]
 pub(crate) static TRUE_PEERS: SocketStorage<Endpoint, NO_CLONE> = SocketStorage::new();
 
-/// Sockets whose segments may leave the namespace: the agent's wire sockets, which it marks by file
-/// descriptor, and programs' accepted sockets on plaintext ports. A connection accepted from a
+/// Sockets whose segments may leave the namespace: the agent's wire sockets, which it marks by a socket
+/// option, and programs' accepted sockets on plaintext ports. A connection accepted from a
 /// marked listener inherits the mark before its first segment.
 #[unsafe(link_section = ".maps")]
 #[unsafe(export_name = "PERMITTED")]

@@ -213,6 +213,16 @@ impl Agent {
         self.rewrite_as(&toml::to_string(&self.config)?)
     }
 
+    /// The cgroup that its processes are started in.
+    pub fn cgroup(&self) -> &Path {
+        &self.cgroup
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> Result<Pid> {
+        Ok(self.running()?.pid())
+    }
+
     /// Where its configuration is.
     pub fn config_file(&self) -> &Path {
         &self.config_file
@@ -288,11 +298,6 @@ impl Agent {
     /// Whether it has handed over, and drains or has ended.
     pub fn has_left(&self) -> bool {
         self.log().contains("another agent serves")
-    }
-
-    /// Its process.
-    pub fn pid(&self) -> Result<Pid> {
-        Ok(self.running()?.pid())
     }
 
     /// Sends it a signal, SIGSTOP say.

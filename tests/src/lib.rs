@@ -50,4 +50,5 @@ pub use service_manager::ServiceManager;
 pub use small_disk::SmallDisk;
 pub use sniffer::{Capture, Sniffer};
 pub use stream::MARKER;
+pub use sys::permit;
 pub use testbed::{Host, Testbed};

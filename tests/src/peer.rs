@@ -24,6 +24,11 @@ pub enum Report {
     Accepted(Ends),
     /// `connect --wait-after-socket` made its socket and waits for a line on standard input.
     SocketMade,
+    /// `connect --permit-by` has asked for its socket.
+    Asked {
+        /// The error's name; `None` where the guard lets the socket pass from now on.
+        errno: Option<String>,
+    },
     /// `connect` is connected.
     Connected(Ends),
     /// `connect` could not connect.
@@ -289,6 +294,14 @@ impl Client {
         self.connected()?;
         nth_report(&self.running, 0, |report| match report {
             Report::Closed(closed) => Some(closed),
+            _ => None,
+        })
+    }
+
+    /// What the kernel said to `--permit-by`: an error's name, or nothing where it did as asked.
+    pub fn asked(&self) -> Result<Option<String>> {
+        nth_report(&self.running, 0, |report| match report {
+            Report::Asked { errno } => Some(errno),
             _ => None,
         })
     }

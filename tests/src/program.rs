@@ -85,6 +85,13 @@ impl HostCommand {
         self
     }
 
+    /// Starts the program in the host's namespace, but in this cgroup.
+    #[must_use]
+    pub fn in_cgroup(mut self, cgroup: &Path) -> Self {
+        self.cgroup = Some(cgroup.to_owned());
+        self
+    }
+
     /// Starts the program in the namespace of another host.
     #[must_use]
     pub fn in_namespace_of(mut self, host: &Host) -> Self {

@@ -61,6 +61,27 @@ pub(crate) fn pass_before_exec(command: &mut Command, descriptors: &[OwnedFd]) -
     Ok(())
 }
 
+/// Asks for a socket to be let past the guard, by the option that the agent has for its own.
+pub fn permit(socket: &socket2::Socket, token: &[u8]) -> io::Result<()> {
+    const SOL_SEALWIRE: libc::c_int = 0x5ea1;
+    const PERMIT: libc::c_int = 1;
+    // SAFETY: the pointer and length are those of a live slice, which the kernel reads only.
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            SOL_SEALWIRE,
+            PERMIT,
+            token.as_ptr().cast(),
+            token.len() as libc::socklen_t,
+        )
+    };
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// Leaves out of a packet socket the frames that this namespace sends, so that a frame crossing a
 /// bridge is seen once. Minimum kernel version: 4.20.
 pub(crate) fn ignore_outgoing(socket: &socket2::Socket) -> io::Result<()> {

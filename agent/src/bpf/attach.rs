@@ -26,6 +26,10 @@ pub(super) enum Target<'a> {
     Cgroup(BorrowedFd<'a>),
     /// A cgroup's directory; what its sockets receive.
     CgroupIngress(BorrowedFd<'a>),
+    /// A cgroup's directory; options that are got of its sockets.
+    CgroupGetOption(BorrowedFd<'a>),
+    /// A cgroup's directory; options that are set on its sockets.
+    CgroupSetOption(BorrowedFd<'a>),
     /// A network namespace.
     Netns(BorrowedFd<'a>),
     /// The egress of a device, named as in the namespace of the calling thread.
@@ -80,6 +84,17 @@ pub(super) fn attach_loaded(
     if adopt(pin, descriptor.as_fd())? {
         return Ok(());
     }
+    // By hand: of all links to a cgroup, aya 0.14 can't pin these.
+    let sockopt = match target {
+        Target::CgroupGetOption(cgroup) => Some((cgroup, sys::SockoptHook::Get)),
+        Target::CgroupSetOption(cgroup) => Some((cgroup, sys::SockoptHook::Set)),
+        _ => None,
+    };
+    if let Some((cgroup, hook)) = sockopt {
+        let linked = sys::link_sockopt(descriptor.as_fd(), cgroup, hook)
+            .and_then(|link| sys::object_pin(link.as_fd(), pin));
+        return linked.map_err(|error| failed(error.into()));
+    }
     let link = link(program, target).map_err(failed)?;
     link.pin(pin).map(drop).map_err(|error| BpfError::Pin {
         path: pin.to_owned(),
@@ -93,6 +108,9 @@ pub enum AttachError {
     /// The kernel refused the program or its place.
     #[error(transparent)]
     Program(Box<ProgramError>),
+    /// The kernel refused a link for it, or the link's pin.
+    #[error("making a link and its pin: {0}")]
+    System(#[from] io::Error),
     /// The kernel attached it, but not by a link that outlives the agent.
     #[error("not by a link that can be pinned: {0}")]
     Link(#[from] LinkError),
@@ -111,6 +129,7 @@ pub(super) fn load(program: &mut Program) -> Result<(), ProgramError> {
     let loaded = match program {
         Program::CgroupSkb(program) => program.load(),
         Program::CgroupSockAddr(program) => program.load(),
+        Program::CgroupSockopt(program) => program.load(),
         Program::SchedClassifier(program) => program.load(),
         Program::SkLookup(program) => program.load(),
         Program::SkMsg(program) => program.load(),

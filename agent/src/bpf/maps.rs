@@ -1,4 +1,4 @@
-//! Typed handles to the pinned maps: what a worker needs, and what the control thread needs.
+//! Typed handles to the pinned maps, by which the control thread tells and is told.
 
 use std::{
     fmt, io,
@@ -8,112 +8,15 @@ use std::{
 };
 
 use aya::maps::{
-    Array, HashMap, LpmTrie, MapData, MapError, PerCpuArray, RingBuf, SkStorage, SockHash,
-    lpm_trie::Key,
+    Array, HashMap, LpmTrie, MapData, MapError, PerCpuArray, RingBuf, SockHash, lpm_trie::Key,
 };
 use ebpf_abi::{
-    AddressEntry, AddressKey, Counter, DestinationKey, Endpoint, FlowKey, IPV4, IPV6, ListenerKey,
+    AddressEntry, AddressKey, Counter, Endpoint, FlowKey, IPV4, IPV6, ListenerKey,
     OriginalDestination, PortKey, ProgramPort, RefusalEvent, Workload, WorkloadId,
 };
 use nix::time::{ClockId, clock_gettime};
-use tokio::net::TcpStream;
 
-use super::{
-    BpfError, Pins,
-    local_hops::{Acceleration, LocalHops, WhyTcp},
-};
-
-/// The maps that a worker touches for each connection.
-#[derive(Debug)]
-pub struct ConnectionMaps {
-    accepted: SkStorage<MapData, OriginalDestination>,
-    permits: Permits,
-    clients: HashMap<MapData, FlowKey, Endpoint>,
-    refused: HashMap<MapData, DestinationKey, u64>,
-    local_hops: Result<LocalHops, WhyTcp>,
-}
-
-impl ConnectionMaps {
-    /// Opens the maps that [`super::Steering`] has pinned, those of local acceleration as well where
-    /// there is any.
-    pub fn open(
-        pins: &Pins,
-        acceleration: Result<&Acceleration, WhyTcp>,
-    ) -> Result<Self, BpfError> {
-        let local_hops = match acceleration {
-            Ok(acceleration) => Ok(LocalHops::open(pins, acceleration)?),
-            Err(why) => Err(why),
-        };
-        Ok(Self {
-            local_hops,
-            accepted: open(pins, "ACCEPTED")?,
-            permits: Permits::open(pins)?,
-            clients: open(pins, "CLIENTS")?,
-            refused: open(pins, "REFUSED")?,
-        })
-    }
-
-    /// Where the program on the other end of this accepted socket wanted to go; `None` for a
-    /// connection that the connect hook has not turned here.
-    pub fn original_destination(&self, socket: &impl AsRawFd) -> Option<OriginalDestination> {
-        self.accepted.get(socket, 0).ok()
-    }
-
-    /// Whether local hops are accelerated at all.
-    ///
-    /// # Errors
-    /// Why not.
-    pub fn acceleration(&self) -> Result<(), WhyTcp> {
-        self.local_hops.as_ref().map(|_| ()).map_err(|why| *why)
-    }
-
-    /// Lets the kernel hand what the program on the other end of this accepted socket sends straight
-    /// to it, past the loopback's TCP. To be called on a thread in their namespace.
-    ///
-    /// # Errors
-    /// Why everything goes through TCP instead.
-    pub fn accelerate(&mut self, socket: &TcpStream) -> Result<(), WhyTcp> {
-        let original = self.original_destination(socket);
-        match &mut self.local_hops {
-            Ok(hops) => hops.accelerate(socket, original.ok_or(WhyTcp::NotLocal)?.hop),
-            Err(why) => Err(*why),
-        }
-    }
-
-    /// Lets the segments of this socket leave its namespace.
-    ///
-    /// # Errors
-    /// Where the kernel has no memory for the mark: the guard then drops what the socket sends.
-    pub fn permit(&mut self, socket: &impl AsRawFd) -> io::Result<()> {
-        self.permits.permit(socket)
-    }
-
-    /// Publishes that the connection about to be opened from `key` comes from `client`.
-    ///
-    /// # Errors
-    /// Where the table is full.
-    pub fn name_client(&mut self, key: FlowKey, client: SocketAddr) -> io::Result<()> {
-        self.clients
-            .insert(key, Endpoint::from(client), 0)
-            .map_err(io_error)
-    }
-
-    /// Withdraws what [`Self::name_client`] published, where the kernel has not already.
-    pub fn forget_client(&mut self, key: FlowKey) {
-        let _ = self.clients.remove(&key);
-    }
-
-    /// Makes the workload's next `connect()` to `destination` fail at once, for `lifetime`.
-    pub fn refuse(&mut self, workload: WorkloadId, destination: SocketAddr, lifetime: Duration) {
-        let key = DestinationKey {
-            workload,
-            destination: destination.into(),
-            reserved: 0,
-        };
-        let until = monotonic_ns().saturating_add(lifetime.as_nanos() as u64);
-        let _ = self.refused.insert(key, until, 0);
-    }
-}
+use super::{BpfError, Pins};
 
 /// The maps by which the agent tells the kernel what it knows of the workloads.
 pub struct ControlMaps {
@@ -363,25 +266,6 @@ impl Heartbeat {
     }
 }
 
-/// Marks that the guard lets a socket's TCP pass by.
-#[derive(Debug)]
-pub struct Permits(SkStorage<MapData, u32>);
-
-impl Permits {
-    /// Opens the map that [`super::Steering`] has pinned.
-    pub fn open(pins: &Pins) -> Result<Self, BpfError> {
-        open(pins, "PERMITTED").map(Self)
-    }
-
-    /// Lets this socket send in its namespace.
-    ///
-    /// # Errors
-    /// Where the kernel has no memory for the mark: the guard then drops what the socket sends.
-    pub fn permit(&mut self, socket: &impl AsRawFd) -> io::Result<()> {
-        self.0.insert(socket, 1, 0).map_err(io_error)
-    }
-}
-
 /// What the kernel side reports: counters and single refusals.
 pub struct KernelReports {
     counters: PerCpuArray<MapData, u64>,
@@ -474,15 +358,8 @@ fn capacity(pins: &Pins, name: &'static str) -> Result<u64, BpfError> {
         .map_err(|source| BpfError::Map { name, source })
 }
 
-fn full(name: &'static str) -> impl Fn(MapError) -> BpfError {
+pub(super) fn full(name: &'static str) -> impl Fn(MapError) -> BpfError {
     move |source| BpfError::Map { name, source }
-}
-
-fn io_error(error: MapError) -> io::Error {
-    match error {
-        MapError::SyscallError(error) => error.io_error,
-        other => io::Error::other(other),
-    }
 }
 
 fn refusal_from_bytes(bytes: &[u8; size_of::<RefusalEvent>()]) -> RefusalEvent {

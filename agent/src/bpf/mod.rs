@@ -13,6 +13,7 @@ mod maps;
 mod pins;
 mod ring;
 mod rtnetlink;
+mod socket_options;
 mod sys;
 
 use std::{
@@ -36,25 +37,31 @@ pub use device::{Device, DeviceHook};
 pub use dns_answers::DnsAnswers;
 pub use layout::LayoutError;
 pub use local_hops::{Acceleration, LocalHopError, WhyTcp};
-pub use maps::{
-    AddressPrefix, ConnectionMaps, ControlMaps, Heartbeat, KernelReports, Permits, monotonic_ns,
-};
+pub use maps::{AddressPrefix, ControlMaps, Heartbeat, KernelReports, monotonic_ns};
 pub use pins::Pins;
 pub(crate) use pins::version;
 pub use ring::CaughtUp;
+pub use socket_options::{ConnectionHooks, Permits};
 pub use sys::netns_cookie;
 
 /// The eBPF object, as `cargo xtask ebpf` builds and strips it.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("sealwire.bpf.o");
 
-/// Loads programs for one agent instance, over maps that all its workloads share.
+/// Attaches programs for one agent instance, over maps that all its workloads share.
 #[derive(Debug)]
 pub struct Steering {
+    object: Object,
+    device_hook: DeviceHook,
+    acceleration: Result<Acceleration, WhyTcp>,
+    permits: Permits,
+}
+
+/// The object, to be loaded over the instance's maps.
+#[derive(Debug)]
+struct Object {
     pins: Pins,
     btf: Btf,
-    device_hook: DeviceHook,
     options: Options,
-    acceleration: Result<Acceleration, WhyTcp>,
 }
 
 /// What an operator may set of the kernel side.
@@ -164,6 +171,12 @@ pub enum BpfError {
     /// The ring buffer for answers can't be mapped.
     #[error("mapping the ring buffer for answers of resolvers")]
     Ring(#[source] io::Error),
+    /// The system has no random bytes.
+    #[error("the system gives no random bytes for the token of the instance")]
+    NoRandomness,
+    /// There is no socket to ask the hooks on.
+    #[error("making a socket to ask the hooks on: {0}")]
+    AskingSocket(#[source] io::Error),
     /// A cgroup or namespace can't be opened.
     #[error("opening {path}: {source}")]
     Target {
@@ -180,38 +193,37 @@ impl Steering {
     /// # Errors
     /// [`BpfError::NoBtf`] and [`BpfError::Load`] on a kernel that can't run the object.
     pub fn new(pins: Pins, options: Options) -> Result<Self, BpfError> {
-        let mut steering = Self {
+        let local_acceleration = options.local_acceleration;
+        let object = Object {
             pins,
             btf: Btf::from_sys_fs().map_err(BpfError::NoBtf)?,
-            device_hook: DeviceHook::of_kernel()?,
             options,
-            acceleration: Err(WhyTcp::Off),
         };
-        info!(hook = %steering.device_hook, "devices are guarded");
-        if options.local_acceleration {
-            steering.acceleration = steering.prepare_acceleration().map_err(|error| {
+        let device_hook = DeviceHook::of_kernel()?;
+        info!(hook = %device_hook, "devices are guarded");
+        let acceleration = if local_acceleration {
+            object.prepare_acceleration().map_err(|error| {
                 let error = crate::causes::with_causes(&error);
                 warn!(%error, "this kernel can't do what `local_acceleration` asks for");
                 WhyTcp::Kernel
-            });
-        }
-        if steering.acceleration.is_err() {
-            local_hops::remove(&steering.pins)?;
+            })
+        } else {
+            Err(WhyTcp::Off)
+        };
+        if acceleration.is_err() {
+            local_hops::remove(&object.pins)?;
         }
         // Creates and pins the maps, so that they can be filled before anything is attached.
-        steering.load(WorkloadId(0), Tenancy::Sole)?;
-        Ok(steering)
-    }
-
-    fn prepare_acceleration(&self) -> Result<Acceleration, LocalHopError> {
-        let layout = layout::of_kernel()?;
-        let mut object = self.load_with(
-            WorkloadId(0),
-            Tenancy::Sole,
-            Some(layout),
-            Purpose::Steering,
-        )?;
-        Acceleration::prepare(&mut object, layout)
+        let layout = acceleration
+            .as_ref()
+            .map(|acceleration| acceleration.layout);
+        object.load(WorkloadId(0), Tenancy::Sole, layout.ok(), Purpose::Steering)?;
+        Ok(Self {
+            permits: Permits::of_instance(&object.pins)?,
+            object,
+            device_hook,
+            acceleration,
+        })
     }
 
     /// Whether connections may be accelerated.
@@ -222,22 +234,31 @@ impl Steering {
         self.acceleration.as_ref().map_err(|why| *why)
     }
 
-    /// The instance's pins.
-    pub fn pins(&self) -> &Pins {
-        &self.pins
+    /// The right to let sockets past the guard.
+    pub fn permits(&self) -> Permits {
+        self.permits
     }
 
-    /// Attaches the program that serves the agent's own sockets to the agent's cgroup.
+    /// The instance's pins.
+    pub fn pins(&self) -> &Pins {
+        &self.object.pins
+    }
+
+    /// Attaches the programs that serve the agent's own sockets to the agent's cgroup.
     pub fn attach_agent(&self, cgroup: &Path) -> Result<(), BpfError> {
         let mut object = self.load(WorkloadId(0), Tenancy::Sole)?;
-        let pin = self.pins.agent(cgroup)?;
-        let cgroup = open(cgroup)?;
-        attach(
-            &mut object,
-            "sockops_agent",
-            &pin,
-            Target::Cgroup(cgroup.as_fd()),
-        )
+        let directory = open(cgroup)?;
+        let sockets = directory.as_fd();
+        [
+            ("sockops_agent", Target::Cgroup(sockets)),
+            ("setsockopt_agent", Target::CgroupSetOption(sockets)),
+            ("getsockopt_agent", Target::CgroupGetOption(sockets)),
+        ]
+        .into_iter()
+        .try_for_each(|(program, target)| {
+            let pin = self.pins().agent(program, cgroup)?;
+            attach(&mut object, program, &pin, target)
+        })
     }
 
     /// Attaches, or replaces atomically, the programs of one workload.
@@ -258,7 +279,7 @@ impl Steering {
             Tenancy::Sole => Some(self.device_hook.load(&mut object)?),
             Tenancy::Shared => None,
         };
-        let links = self.pins.links(owner)?;
+        let links = self.pins().links(owner)?;
         let cgroup = open(cgroup)?;
         let mut place = |name, target| attach(&mut object, name, &links.join(name), target);
         if tenancy == Tenancy::Shared {
@@ -273,12 +294,12 @@ impl Steering {
 
     /// Whether programs of this workload are attached.
     pub fn is_attached(&self, owner: &str) -> bool {
-        self.pins.has_links(owner)
+        self.pins().has_links(owner)
     }
 
     /// Takes the programs of one workload away: it is not steered, guarded or refused any more.
     pub fn release_workload(&self, owner: &str) -> Result<(), BpfError> {
-        self.pins.release(owner)
+        self.pins().release(owner)
     }
 
     /// Names the workloads that were served before and are not among `owners`: their pins stay, so
@@ -286,9 +307,9 @@ impl Steering {
     pub fn strangers(&self, owners: &[String]) -> Vec<String> {
         let mut known = owners.to_vec();
         known.push(AGENT.to_owned());
-        let strangers = self.pins.strangers(&known).unwrap_or_default();
+        let strangers = self.pins().strangers(&known).unwrap_or_default();
         if strangers.is_empty() {
-            let _ = self.pins.remove_old_maps();
+            let _ = self.pins().remove_old_maps();
         }
         strangers
             .iter()
@@ -299,15 +320,30 @@ impl Steering {
 
     fn load(&self, workload: WorkloadId, tenancy: Tenancy) -> Result<Ebpf, BpfError> {
         let layout = self.acceleration().map(|acceleration| acceleration.layout);
-        self.load_with(workload, tenancy, layout.ok(), Purpose::Steering)
+        self.object
+            .load(workload, tenancy, layout.ok(), Purpose::Steering)
     }
 
     fn load_to_overhear(&self, workload: WorkloadId, tenancy: Tenancy) -> Result<Ebpf, BpfError> {
         let layout = self.acceleration().map(|acceleration| acceleration.layout);
-        self.load_with(workload, tenancy, layout.ok(), Purpose::Overhearing)
+        self.object
+            .load(workload, tenancy, layout.ok(), Purpose::Overhearing)
+    }
+}
+
+impl Object {
+    fn prepare_acceleration(&self) -> Result<Acceleration, LocalHopError> {
+        let layout = layout::of_kernel()?;
+        let mut object = self.load(
+            WorkloadId(0),
+            Tenancy::Sole,
+            Some(layout),
+            Purpose::Steering,
+        )?;
+        Acceleration::prepare(&mut object, layout)
     }
 
-    fn load_with(
+    fn load(
         &self,
         workload: WorkloadId,
         tenancy: Tenancy,
@@ -408,7 +444,7 @@ const ON_CGROUP: [&str; 8] = [
 const AGENT: &str = "agent";
 
 /// Every map that the workloads of an instance share in any case.
-const MAPS: [&str; 17] = [
+const MAPS: [&str; 18] = [
     "ACCEPTED",
     "ADDRESSES",
     "CLIENTS",
@@ -423,6 +459,7 @@ const MAPS: [&str; 17] = [
     "PROGRAM_PORTS",
     "REFUSALS",
     "REFUSED",
+    "TOKEN",
     "TRUE_PEERS",
     "UDP_DENIED",
     "WORKLOADS",

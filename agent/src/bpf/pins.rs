@@ -92,15 +92,15 @@ impl Pins {
         }
     }
 
-    /// The link of the program for the agent's own sockets. By the number of its cgroup, as a link
-    /// can't move.
-    pub(super) fn agent(&self, cgroup: &Path) -> Result<PathBuf, BpfError> {
+    /// The link of one of the programs for the agent's own sockets. By the number of its cgroup, as a
+    /// link can't move.
+    pub(super) fn agent(&self, program: &str, cgroup: &Path) -> Result<PathBuf, BpfError> {
         let metadata = fs::metadata(cgroup).map_err(|source| BpfError::Target {
             path: cgroup.to_owned(),
             source,
         })?;
         let links = self.links(super::AGENT)?;
-        Ok(links.join(format!("{OF_AGENT}{}", metadata.ino())))
+        Ok(links.join(format!("{program}-{}", metadata.ino())))
     }
 
     /// The cgroups whose sockets are agents': that of this one, and those of agents before it as long as
@@ -110,7 +110,7 @@ impl Pins {
         Ok(pins.into_iter().map(|(cgroup, _)| cgroup).collect())
     }
 
-    /// Takes the program for agents' sockets away from other cgroups than these, in which an agent has
+    /// Takes the programs for agents' sockets away from other cgroups than these, in which an agent has
     /// run before.
     pub(crate) fn forget_agents_but(&self, cgroups: &HashSet<u64>) -> Result<(), BpfError> {
         for (cgroup, path) in self.agents()? {
@@ -131,7 +131,7 @@ impl Pins {
         for pin in fs::read_dir(&links).map_err(failed)? {
             let path = pin.map_err(failed)?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let cgroup = name.strip_prefix(OF_AGENT).and_then(|it| it.parse().ok());
+            let cgroup = name.rsplit_once('-').and_then(|(_, it)| it.parse().ok());
             if let Some(cgroup) = cgroup {
                 agents.push((cgroup, path));
             }
@@ -223,9 +223,6 @@ impl Pins {
         Ok(removed)
     }
 }
-
-/// How the link of an agent's cgroup begins; its number follows.
-const OF_AGENT: &str = "sockops_agent-";
 
 /// Removes what no pin holds: the filters on devices, by workload, in whose namespaces they are.
 fn release_devices(directories: &[PathBuf]) -> Result<(), BpfError> {

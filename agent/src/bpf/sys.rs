@@ -12,6 +12,8 @@ use std::{
     path::Path,
 };
 
+use ebpf_abi::{SOL_SEALWIRE, SocketOption};
+
 /// Opens the object pinned at `path`.
 ///
 /// # Errors
@@ -57,6 +59,63 @@ pub(super) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
     };
     // SAFETY: BPF_LINK_UPDATE reads the attributes only; both descriptors are borrowed and open.
     unsafe { bpf(BPF_LINK_UPDATE, &attributes) }.map(drop)
+}
+
+/// A hook at a cgroup that sees options of sockets, as the kernel numbers it.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum SockoptHook {
+    /// `BPF_CGROUP_GETSOCKOPT`.
+    Get = 21,
+    /// `BPF_CGROUP_SETSOCKOPT`.
+    Set = 22,
+}
+
+/// Attaches `program` to `cgroup`, beside others, for as long as the link or a pin of it is there.
+///
+/// Minimum kernel version: 5.7.
+pub(super) fn link_sockopt(
+    program: BorrowedFd<'_>,
+    cgroup: BorrowedFd<'_>,
+    hook: SockoptHook,
+) -> io::Result<OwnedFd> {
+    #[repr(C)]
+    struct Attributes {
+        program_fd: RawFd,
+        target_fd: RawFd,
+        attach_type: u32,
+        flags: u32,
+    }
+    let attributes = Attributes {
+        program_fd: program.as_raw_fd(),
+        target_fd: cgroup.as_raw_fd(),
+        attach_type: hook as u32,
+        flags: 0,
+    };
+    // SAFETY: BPF_LINK_CREATE reads the attributes only; both descriptors are borrowed and open.
+    let fd = unsafe { bpf(BPF_LINK_CREATE, &attributes) }?;
+    // SAFETY: the call succeeded, so `fd` is a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Pins `object` at `path`, which must not be there yet.
+///
+/// Minimum kernel version: 4.4.
+pub(super) fn object_pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    #[repr(C)]
+    struct Attributes {
+        pathname: u64,
+        bpf_fd: RawFd,
+        file_flags: u32,
+    }
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let attributes = Attributes {
+        pathname: path.as_ptr() as u64,
+        bpf_fd: object.as_raw_fd(),
+        file_flags: 0,
+    };
+    // SAFETY: BPF_OBJ_PIN reads the attributes and the NUL-terminated path, both alive here; the
+    // descriptor is borrowed and open.
+    unsafe { bpf(BPF_OBJ_PIN, &attributes) }.map(drop)
 }
 
 /// Attaches `program` to a socket map, for as long as the map exists: sockets that enter it later
@@ -149,6 +208,66 @@ pub(super) fn has_upper_layer(socket: &impl AsFd) -> io::Result<bool> {
     }
 }
 
+/// Sets one of our own options on `socket`, for the programs on the agent's cgroup.
+///
+/// Minimum kernel version: 5.3 (`BPF_CGROUP_SETSOCKOPT`).
+///
+/// # Errors
+/// What the kernel says of options that it doesn't know, where no program answers.
+pub(super) fn set_option<T: aya::Pod>(
+    socket: &impl AsFd,
+    option: SocketOption,
+    value: &T,
+) -> io::Result<()> {
+    // SAFETY: the kernel reads size_of::<T>() bytes of `value`, which are plain and alive here.
+    let failed = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            SOL_SEALWIRE,
+            option as libc::c_int,
+            std::ptr::from_ref(value).cast(),
+            size_of::<T>() as libc::socklen_t,
+        )
+    };
+    if failed == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// What the programs on the agent's cgroup answer to one of our own options of `socket`.
+///
+/// Minimum kernel version: 5.3 (`BPF_CGROUP_GETSOCKOPT`).
+///
+/// # Errors
+/// As [`set_option`]; `EPROTO` where the answer is of another size.
+pub(super) fn option<T: aya::Pod + Default>(
+    socket: &impl AsFd,
+    option: SocketOption,
+) -> io::Result<T> {
+    let mut value = T::default();
+    let mut length = size_of::<T>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes into `value`, which has that many and can be
+    // any bytes.
+    let failed = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            SOL_SEALWIRE,
+            option as libc::c_int,
+            (&raw mut value).cast(),
+            &raw mut length,
+        )
+    };
+    if failed != 0 {
+        Err(io::Error::last_os_error())
+    } else if length as usize == size_of::<T>() {
+        Ok(value)
+    } else {
+        Err(io::Error::from_raw_os_error(libc::EPROTO))
+    }
+}
+
 /// The cookie of the network namespace that `socket` belongs to.
 ///
 /// Minimum kernel version: 5.14 (`SO_NETNS_COOKIE`).
@@ -173,9 +292,11 @@ pub fn netns_cookie(socket: &impl AsFd) -> io::Result<u64> {
     }
 }
 
+const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_PROG_ATTACH: libc::c_long = 8;
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
+const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_LINK_UPDATE: libc::c_long = 29;
 
 /// # Safety

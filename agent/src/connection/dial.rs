@@ -54,7 +54,7 @@ pub(super) async fn wire(
 fn wire_socket(door: &Door, destination: SocketAddr) -> Result<Socket, DialError> {
     let socket = door.workload.netns.tcp_socket(&destination.ip())?;
     prepare(&socket)?;
-    door.worker.maps.borrow_mut().permit(&socket)?;
+    door.worker.hooks.borrow().permit(&socket)?;
     Ok(socket)
 }
 
@@ -97,7 +97,7 @@ impl ClientName {
             own.into(),
             program.port().into(),
         );
-        door.worker.maps.borrow_mut().name_client(key, client)?;
+        door.worker.hooks.borrow().name_client(key, client)?;
         Ok(Self {
             worker: door.worker.clone(),
             key,
@@ -109,7 +109,7 @@ impl Drop for ClientName {
     /// The kernel has removed it long since, unless the program is not in the workload's cgroup or
     /// never answered.
     fn drop(&mut self) {
-        self.worker.maps.borrow_mut().forget_client(self.key);
+        self.worker.hooks.borrow().forget_client(self.key);
     }
 }
 

@@ -61,8 +61,8 @@ impl Authorized {
             if door.direction == Direction::Egress && tells_of_destination(cause.reason) {
                 let workload = door.workload.id;
                 door.worker
-                    .maps
-                    .borrow_mut()
+                    .hooks
+                    .borrow()
                     .refuse(workload, to, REFUSED_LIFETIME);
             }
             let rule = connection.rule().clone();

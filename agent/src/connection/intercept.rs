@@ -73,7 +73,7 @@ impl Accepted {
 }
 
 fn egress(stream: &TcpStream, door: &Door) -> Result<Ends, Cause> {
-    let Some(original) = door.worker.maps.borrow().original_destination(stream) else {
+    let Some(original) = door.worker.hooks.borrow().original_destination(stream) else {
         return Err(Cause::new(
             RefusalReason::NoOriginalDestination,
             "the connect hook has not turned this connection here: the program dialled the \

@@ -24,7 +24,7 @@ pub(crate) use listener::NamedListener;
 pub(crate) use refusal::{Refusal, RefusalReason};
 
 use crate::{
-    admission::Admission, bpf::ConnectionMaps, kernel_tls::KernelTls, order::Order,
+    admission::Admission, bpf::ConnectionHooks, kernel_tls::KernelTls, order::Order,
     policy::Direction, registry::Registry, report::Reporter, strangers::Strangers,
     workload::Workload,
 };
@@ -35,8 +35,8 @@ use intercept::Intercepted;
 pub(crate) struct Worker {
     /// Its number, from 0.
     pub index: usize,
-    /// The kernel's maps, through file descriptors of its own.
-    pub maps: RefCell<ConnectionMaps>,
+    /// What it asks of the hooks.
+    pub hooks: RefCell<ConnectionHooks>,
     /// Handshakes under way, by source.
     pub admission: Rc<Admission>,
     /// Connections on their way to a program, in their order.

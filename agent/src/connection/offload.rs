@@ -122,7 +122,7 @@ impl<'a> Follower<'a> {
 
     /// Whether the program's messages may come past the loopback's TCP once there are enough.
     fn may_accelerate(&self) -> Result<(), WhyTcp> {
-        self.door.worker.maps.borrow().acceleration()?;
+        self.door.worker.hooks.borrow().acceleration()?;
         match (self.door.direction, self.kind.get()) {
             (Direction::Ingress, _) => Err(WhyTcp::Ingress),
             (_, DatapathKind::Plaintext) => Err(WhyTcp::Plaintext),
@@ -136,7 +136,7 @@ impl<'a> Follower<'a> {
             worker, workload, ..
         } = self.door;
         workload.netns.stay().map_err(|_| WhyTcp::NotTaken)?;
-        worker.maps.borrow_mut().accelerate(app)
+        worker.hooks.borrow_mut().accelerate(app)
     }
 }
 

@@ -16,6 +16,7 @@ mod flow;
 mod local_hop;
 mod refusal;
 mod shared_netns;
+mod socket_option;
 mod workload;
 
 pub use counter::Counter;
@@ -27,6 +28,10 @@ pub use local_hop::{
 };
 pub use refusal::{Direction, KernelRefusal, RefusalEvent};
 pub use shared_netns::{InnerFlow, ProgramPort};
+pub use socket_option::{
+    ForgetClientRequest, NameClientRequest, PermitRequest, RefuseRequest, SOL_SEALWIRE,
+    SocketOption, Token,
+};
 pub use workload::{
     AddressEntry, AddressKey, DestinationKey, IPV4, IPV6, ListenerKey, MAX_WORKERS, PortKey,
     Workload, WorkloadId,

@@ -13,7 +13,7 @@ use clap::Args;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Protocol, Socket, Type};
 use testbed::peer::Ends;
-use testbed::{Report, dns};
+use testbed::{Report, dns, permit};
 
 use crate::conversation::Conversation;
 use crate::{errno, report};
@@ -62,6 +62,9 @@ pub(crate) struct Connect {
     /// Move into this cgroup after the wait.
     #[arg(long)]
     join_cgroup: Option<PathBuf>,
+    /// Ask Sealwire to let the socket past the guard, as its agent does, with this token in hexadecimal.
+    #[arg(long)]
+    permit_by: Option<String>,
     /// Milliseconds to keep the connection open after the conversation.
     #[arg(long, default_value_t = 0)]
     linger: u64,
@@ -86,6 +89,12 @@ impl Connect {
         }
         if let Some(cgroup) = &self.join_cgroup {
             fs::write(cgroup.join("cgroup.procs"), "0").context("could not join the cgroup")?;
+        }
+        if let Some(token) = &self.permit_by {
+            let asked = permit(&socket, &hex::decode(token)?);
+            report(&Report::Asked {
+                errno: asked.err().map(|error| errno(&error)),
+            })?;
         }
 
         let started = Instant::now();

@@ -22,7 +22,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::{
     bpf::{
-        Device, DeviceHook, Options, Pins, Steering, Tenancy, WhyTcp,
+        Device, Object, Options, Pins, Purpose, Tenancy,
         attach::{Target, attach, load},
         rtnetlink::{Filter, Side, filters},
     },
@@ -116,15 +116,16 @@ impl Bed {
     }
 
     fn agent_with(&self, instance: &str, owner: &str) -> Guard {
-        let steering = Steering {
-            pins: Pins::open(self.bpffs.path(), instance).unwrap(),
+        let pins = Pins::open(self.bpffs.path(), instance).unwrap();
+        let links = pins.links(owner).unwrap();
+        let object = Object {
+            pins,
             btf: Btf::from_sys_fs().unwrap(),
-            device_hook: DeviceHook::Clsact,
             options: Options::default(),
-            acceleration: Err(WhyTcp::Off),
         };
-        let mut object = steering.load(WorkloadId(1), Tenancy::Sole).unwrap();
-        let links = steering.pins.links(owner).unwrap();
+        let mut object = object
+            .load(WorkloadId(1), Tenancy::Sole, None, Purpose::Steering)
+            .unwrap();
         // By its link the namespace is found again.
         let netns = Target::Netns(self.guarded.as_fd());
         attach(&mut object, "ingress", &links.join("ingress"), netns).unwrap();
