@@ -16,6 +16,10 @@ pub enum SpansError {}
 
 impl Spans {
     /// None; whoever asks for spans is told why there are none.
+    #[expect(
+        clippy::unnecessary_wraps,
+        reason = "that which is in its place with the feature may fail"
+    )]
     pub(crate) fn from_environment() -> Result<Option<Self>, SpansError> {
         if env::var_os("OTEL_EXPORTER_OTLP_ENDPOINT").is_some() {
             warn!(

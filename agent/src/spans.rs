@@ -197,8 +197,8 @@ impl Spans {
             }
         };
         let sampler = &self.config.sampler;
-        let sampled = sampler.should_sample(None, trace, name, &span_kind, &attributes, &[]);
-        if sampled.decision != SamplingDecision::RecordAndSample {
+        let verdict = sampler.should_sample(None, trace, name, &span_kind, &attributes, &[]);
+        if verdict.decision != SamplingDecision::RecordAndSample {
             return;
         }
         let (flags, state) = (TraceFlags::SAMPLED, TraceState::default());
@@ -299,8 +299,8 @@ impl Span {
 
 /// The span of a connection's client, as both sides make it of the trace.
 fn client_span(trace: TraceId) -> SpanId {
-    let [.., a, b, c, d, e, f, g, h] = trace.to_bytes();
-    SpanId::from_bytes([a, b, c, d, e, f, g, h])
+    let half = u128::from_be_bytes(trace.to_bytes()) as u64;
+    SpanId::from_bytes(half.to_be_bytes())
 }
 
 /// A variable that is set to something.
