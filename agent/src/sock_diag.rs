@@ -20,7 +20,11 @@ pub(crate) enum Which {
     Listeners,
 }
 
-/// The sockets in the calling thread's namespace.
+/// The sockets in the calling thread's namespace that a program has, or had.
+///
+/// Not what the kernel alone has, which has no cgroup: a connection that waits for the last segment of
+/// its handshake, and one that waits for its peer's end and that no program can reach any more. The hooks
+/// judge the former when it is one.
 ///
 /// Minimum kernel version: 5.9 (`INET_DIAG_CGROUP_ID`).
 pub(crate) fn list(which: Which) -> io::Result<Vec<Found>> {
@@ -31,7 +35,9 @@ pub(crate) fn list(which: Which) -> io::Result<Vec<Found>> {
             SockProtocol::NetlinkSockDiag,
             &request.bytes(),
             |_, message| {
-                found.push(Found::parse(message).ok_or_else(malformed)?);
+                if !is_kernels(message) {
+                    found.push(Found::parse(message).ok_or_else(malformed)?);
+                }
                 Ok(())
             },
         )?;
@@ -88,6 +94,15 @@ impl Found {
             id,
         })
     }
+}
+
+/// Whether the message is about what is no whole socket: `inet_req_diag_fill`, `inet_twsk_diag_fill`.
+fn is_kernels(message: &[u8]) -> bool {
+    let state = message.get(1).copied();
+    let has_cgroup = message
+        .get(MESSAGE..)
+        .is_some_and(|rest| attributes(rest).any(|(kind, _)| kind == INET_DIAG_CGROUP_ID));
+    !has_cgroup && matches!(state, Some(SYN_RECV | FIN_WAIT2))
 }
 
 /// IPv4 as IPv4, also in its mapped form.
@@ -167,6 +182,8 @@ const NLM_F_REQUEST: u16 = 0x1;
 const NLM_F_ACK: u16 = 0x4;
 const NLM_F_DUMP: u16 = 0x300;
 
+const SYN_RECV: u8 = 3;
+const FIN_WAIT2: u8 = 5;
 /// The state `LISTEN`.
 const LISTEN: u32 = 1 << 10;
 /// Every state of TCP but that, `TIME_WAIT` (6) and `CLOSE` (7), in which nothing is sent.
@@ -199,6 +216,21 @@ mod tests {
         assert_eq!((found.port, found.inode, found.cgroup), (8080, 7, 4711));
         assert_eq!(found.local.to_string(), "10.0.0.1");
         assert_eq!(found.peer.to_string(), "10.0.0.2");
+    }
+
+    #[test]
+    fn what_no_program_has_is_passed_over_and_nothing_else() {
+        let whole = message();
+        let without_cgroup = &whole[..MESSAGE + 8];
+        assert!(Found::parse(without_cgroup).is_none());
+        for state in 1..=12 {
+            let mut message = without_cgroup.to_vec();
+            message[1] = state;
+            assert_eq!(is_kernels(&message), [SYN_RECV, FIN_WAIT2].contains(&state));
+            let mut message = whole.clone();
+            message[1] = state;
+            assert!(!is_kernels(&message), "{state}");
+        }
     }
 
     #[test]
