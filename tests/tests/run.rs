@@ -458,7 +458,7 @@ fn wait_for(otherwise: &str, mut holds: impl FnMut() -> Result<bool>) -> Result<
     let deadline = Instant::now() + LIMIT;
     while !holds()? {
         ensure!(Instant::now() < deadline, "{otherwise}");
-        std::thread::sleep(Duration::from_millis(10));
+        thread::sleep(Duration::from_millis(10));
     }
     Ok(())
 }
