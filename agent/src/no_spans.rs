@@ -21,11 +21,16 @@ impl Spans {
         reason = "that which is in its place with the feature may fail"
     )]
     pub(crate) fn from_environment() -> Result<Option<Self>, SpansError> {
-        if env::var_os("OTEL_EXPORTER_OTLP_ENDPOINT").is_some() {
-            warn!(
-                "OTEL_EXPORTER_OTLP_ENDPOINT is set, but no spans are sent: this agent was built \
-                 without the feature `otlp`"
-            );
+        for variable in [
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+        ] {
+            if env::var_os(variable).is_some() {
+                warn!(
+                    "{variable} is set, but no spans are sent: this agent was built without the \
+                     feature `otlp`"
+                );
+            }
         }
         Ok(None)
     }
