@@ -1,11 +1,11 @@
-use std::num::NonZeroU16;
-
+use ::kernel_tls::Capabilities;
 use agent_config::policy::{
     Destinations, EgressPolicy, EgressRule, IngressPolicy, IngressRule, PortRange, UdpMode,
 };
 use agent_config::{EgressListener, Host, OffloadChoice, Remote, SpliceChoice};
 use ebpf_abi::WorkloadId;
 use serde_json::{Value, json};
+use std::num::NonZeroU16;
 use tokio::sync::watch;
 use userspace_tls::{KeyExchange, SessionId};
 
@@ -118,7 +118,11 @@ impl Bed {
             registry: Arc::new(Registry::new(std::num::NonZeroUsize::MIN)),
             refusals: Arc::new(History::new()),
             workloads: watch::channel(workloads.to_vec()).1,
-            kernel_tls: Arc::new(KernelTls::probe(OffloadChoice::Off, SpliceChoice::Auto)),
+            kernel_tls: Arc::new(KernelTls::new(
+                OffloadChoice::Off,
+                SpliceChoice::Auto,
+                Capabilities::probe(),
+            )),
             metrics: Arc::new(Metrics::new("0.1.0")),
             readiness: watch::channel(Readiness::default()).1,
             config_json: watch::channel("{}".into()).1,
