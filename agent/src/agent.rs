@@ -312,7 +312,7 @@ async fn start(
         is_alone,
         kernel_tls: Arc::new(kernel_tls),
     };
-    let started = parts.start(steering.clone(), log);
+    let started = parts.start(&steering, log);
     if started.is_err() && steering.are_pins_fresh() {
         let _ = steering.detach();
     }
@@ -334,7 +334,7 @@ struct Parts {
 
 impl Parts {
     /// The workloads, then the workers, then the heartbeat, without which nothing is let through.
-    fn start(self, steering: Steering, log: &LogQueue) -> Result<Running, AgentError> {
+    fn start(self, steering: &Steering, log: &LogQueue) -> Result<Running, AgentError> {
         let Self {
             config,
             candidates,

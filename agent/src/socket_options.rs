@@ -42,12 +42,6 @@ impl ConnectionHooks {
         })
     }
 
-    /// Where the program on the other end of this accepted socket wanted to go; `None` for a
-    /// connection that the connect hook has not turned here.
-    pub(crate) fn original_destination(&self, socket: &impl AsFd) -> Option<OriginalDestination> {
-        option(socket, SocketOption::OriginalDestination).ok()
-    }
-
     /// Whether local hops are accelerated at all.
     ///
     /// # Errors
@@ -62,7 +56,7 @@ impl ConnectionHooks {
     /// # Errors
     /// Why everything goes through TCP instead.
     pub(crate) fn accelerate(&mut self, socket: &TcpStream) -> Result<(), WhyTcp> {
-        let original = self.original_destination(socket);
+        let original = original_destination(socket);
         match &mut self.local_hops {
             Ok(hops) => hops.accelerate(socket, original.ok_or(WhyTcp::NotLocal)?.hop),
             Err(why) => Err(*why),
@@ -114,6 +108,12 @@ impl ConnectionHooks {
         // Without it the program sees a reset once more.
         let _ = set_option(&self.asking, SocketOption::Refuse, &request);
     }
+}
+
+/// Where the program on the other end of this accepted socket wanted to go; `None` for a
+/// connection that the connect hook has not turned here.
+pub(crate) fn original_destination(socket: &impl AsFd) -> Option<OriginalDestination> {
+    option(socket, SocketOption::OriginalDestination).ok()
 }
 
 /// The right to let sockets past the guard.

@@ -18,8 +18,8 @@ use aya_ebpf::{
     programs::SockoptContext,
 };
 use ebpf_abi::{
-    BeatRequest, ForgetClientRequest, NameClientRequest, OriginalDestination, PermitRequest, RefuseRequest,
-    SOL_SEALWIRE, SocketOption, Token,
+    BeatRequest, ForgetClientRequest, NameClientRequest, OriginalDestination, PermitRequest,
+    RefuseRequest, SOL_SEALWIRE, SocketOption, Token,
 };
 
 use crate::{

@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// How long the loader may take for one request, on a machine under load.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The loader, for the control thread. It ends with the last of these.
 #[derive(Clone, Debug)]

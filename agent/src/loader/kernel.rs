@@ -84,7 +84,7 @@ impl Kernel {
         &mut self,
         message: Message,
         mut given: Beside,
-        gives: &mut Vec<OwnedFd>,
+        answers: &mut Vec<OwnedFd>,
     ) -> Result<Value, Refused> {
         if let Message::Open(open) = message {
             return reply(open, |open| self.open(open));
@@ -139,8 +139,8 @@ impl Kernel {
                 let id = WorkloadId(it.id);
                 let Overheard { ring, links } =
                     overhear(&instance.steering, id, cgroup.as_fd(), it.tenancy)?;
-                gives.push(ring);
-                gives.extend(links);
+                answers.push(ring);
+                answers.extend(links);
                 Ok(())
             }),
             Message::ServeLocalHops(it) => {
@@ -184,7 +184,7 @@ impl Kernel {
             }),
             Message::Refusals(it) => reply(it, |_| {
                 let (ring, bytes) = KernelReports::refusals(instance.steering.pins())?;
-                gives.push(ring);
+                answers.push(ring);
                 Ok(bytes)
             }),
             Message::Read(it) => reply(it, |_| {

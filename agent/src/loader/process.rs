@@ -1,6 +1,13 @@
 //! The loader as a process: one request after the other, until the agent is gone.
 
-use std::{env, ffi::OsString, io, os::fd::AsFd as _, process::ExitCode, time::Duration};
+use std::{
+    env,
+    ffi::{CString, OsStr},
+    io,
+    os::fd::AsFd as _,
+    process::ExitCode,
+    time::Duration,
+};
 
 use nix::sys::{prctl, signal::Signal};
 use thiserror::Error;
@@ -25,7 +32,7 @@ pub fn run_if_asked() -> Option<ExitCode> {
         return None;
     }
     let [format, level] = [arguments.next(), arguments.next()];
-    Some(match run(format, level) {
+    Some(match run(format.as_deref(), level.as_deref()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{NAME}: {}", with_causes(&error));
@@ -49,11 +56,10 @@ enum ProcessError {
     Channel(#[from] io::Error),
 }
 
-fn run(format: Option<OsString>, level: Option<OsString>) -> Result<(), ProcessError> {
+fn run(format: Option<&OsStr>, level: Option<&OsStr>) -> Result<(), ProcessError> {
     let format = word(format, &LogFormat::ALL, LogFormat::as_str)?;
     let level = word(level, &LogLevel::ALL, LogLevel::as_str)?;
-    prctl::set_name(&std::ffi::CString::new(NAME).unwrap_or_default())
-        .map_err(ProcessError::Tie)?;
+    prctl::set_name(&CString::new(NAME).unwrap_or_default()).map_err(ProcessError::Tie)?;
     // Not to finish anything for an agent that is dead: another may be at work already.
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(ProcessError::Tie)?;
     forbid_core_dumps().map_err(ProcessError::Tie)?;
@@ -70,13 +76,11 @@ fn run(format: Option<OsString>, level: Option<OsString>) -> Result<(), ProcessE
 
 /// One of these words.
 fn word<T: Copy>(
-    asked: Option<OsString>,
+    asked: Option<&OsStr>,
     all: &[T],
     as_str: impl Fn(T) -> &'static str,
 ) -> Result<T, ProcessError> {
-    let found = all
-        .iter()
-        .find(|it| asked.as_deref() == Some(as_str(**it).as_ref()));
+    let found = all.iter().find(|it| asked == Some(as_str(**it).as_ref()));
     found.copied().ok_or(ProcessError::NotAsked)
 }
 
