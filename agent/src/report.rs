@@ -179,12 +179,14 @@ impl Reporter {
         if let Some(spans) = &self.telemetry.spans {
             spans.closed(connection, close);
         }
+        connection.set_ended(close);
         let close = close.as_str();
         self.lane.ended(connection.mode(), close);
         let established = connection.established();
         let datapath = connection.datapath();
         let traffic = connection.traffic();
         let line = ConnectionLine {
+            id: connection.id(),
             workload: self.lane.workload(),
             direction: connection.direction(),
             from: connection.from(),

@@ -16,6 +16,7 @@ use crate::certificates::{
     self,
     testing::{TestMesh, issued},
 };
+use crate::connection::CloseReason;
 use crate::metrics::Metrics;
 use crate::names::NameTable;
 use crate::netns::Netns;
@@ -209,10 +210,20 @@ fn an_open_connection_is_told_with_rule_certificate_and_datapath() {
     assert_eq!(found["datapath"]["means"], "the configuration says so");
     assert_eq!(found["kernel_tls"]["offload"], "off");
 
+    connection.set_ended(CloseReason::AppReset);
     drop(connection);
+    let found = bed.ask(&[("connection", "1")]).unwrap();
+    assert_eq!(found["outcome"], "ended");
+    assert!(found["at"].is_string(), "{found}");
+    assert_eq!(found["certificate"], *certificate);
     assert_eq!(
-        bed.ask(&[("connection", "1")]).unwrap_err().to_string(),
-        "connection 1 is not open: it has ended, and the log has its line, or never was"
+        found["notes"][1],
+        "it ended as app-reset: the program reset its connection, or was killed"
+    );
+    assert_eq!(
+        bed.ask(&[("connection", "2")]).unwrap_err().to_string(),
+        "connection 2 is not open, and none of those that ended last: the log has its line, or it \
+         never was"
     );
 }
 
