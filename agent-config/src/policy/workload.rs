@@ -54,9 +54,11 @@ impl FromStr for WorkloadMatch {
         if text.starts_with('!') {
             return Err(WorkloadMatchError::Not);
         }
-        match text.parse()? {
-            PeerMatch::Any => Err(WorkloadMatchError::Any),
-            who => Ok(Self(who)),
+        match text.parse() {
+            Ok(PeerMatch::Any) => Err(WorkloadMatchError::Any),
+            Ok(who) => Ok(Self(who)),
+            Err(PeerMatchError::TrustDomain) => Err(WorkloadMatchError::TrustDomain),
+            Err(error) => Err(WorkloadMatchError::Peer(error)),
         }
     }
 }
@@ -83,9 +85,12 @@ pub enum WorkloadMatchError {
     /// A denial, as a list of peers has them.
     #[error("says whom the rule is not for; name the workload, and write mode = \"deny\"")]
     Not,
+    /// A SPIFFE ID without a path, which no workload can have.
+    #[error("names a trust domain; write spiffe://<trust domain>/ns/<namespace>/sa/<workload>")]
+    TrustDomain,
     /// It is no entry of a list of peers.
     #[error(transparent)]
-    Peer(#[from] PeerMatchError),
+    Peer(PeerMatchError),
 }
 
 #[cfg(test)]
@@ -134,10 +139,7 @@ mod tests {
                 "Cart",
                 WorkloadMatchError::Peer(PeerMatchError::Name(NameError::Characters)),
             ),
-            (
-                "spiffe://mesh.local",
-                WorkloadMatchError::Peer(PeerMatchError::TrustDomain),
-            ),
+            ("spiffe://mesh.local", WorkloadMatchError::TrustDomain),
         ] {
             assert_eq!(text.parse::<WorkloadMatch>(), Err(reason), "{text}");
         }

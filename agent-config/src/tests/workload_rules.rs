@@ -26,7 +26,7 @@ workload = "Cart""#,
         r#"WEB
 [[workload.egress]]
 workload = "spiffe://mesh.local""#,
-        r#"agent.toml:6:12: workload "web", egress[0]: workload `spiffe://mesh.local` names a trust domain, not a workload; write any to allow the whole mesh"#,
+        r#"agent.toml:6:12: workload "web", egress[0]: workload `spiffe://mesh.local` names a trust domain; write spiffe://<trust domain>/ns/<namespace>/sa/<workload>"#,
     ),
     (
         "WEB
@@ -98,6 +98,14 @@ egress_default = "plaintext"
 cidr = "10.0.0.0/8"
 workload = "cart""#,
         r#"agent.toml:8:12: workload "web", egress[0]: nobody proves to be workload cart where egress_default sends in clear; give cidr, and add a rule for the same cidr without workload: mtls or deny, for who else may be there"#,
+    ),
+    (
+        r#"WEB
+egress_default = "plaintext"
+[[workload.egress]]
+workload = "cart"
+mode = "plaintext""#,
+        r#"agent.toml:7:12: workload "web", egress[0]: mode plaintext can't be by workload, as nobody proves who answers in clear; name the addresses by cidr, and leave workload out"#,
     ),
     // What another mistake leaves open is not told.
     (
