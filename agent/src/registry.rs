@@ -131,7 +131,7 @@ pub(crate) struct Opening {
     pub lane: Arc<LaneMetrics>,
     /// How its bytes will travel.
     pub mode: Mode,
-    /// The rule that let it through.
+    /// The rule that its destination has, whoever answers.
     pub rule: RuleRef,
     /// The names that rules know its destination by.
     pub names: Option<Arc<[DnsName]>>,
@@ -214,9 +214,11 @@ impl Connection {
         self.lane.direction()
     }
 
-    /// The rule that let it through.
+    /// The rule that lets it through. Rules by workload decide when the peer has proved who it is;
+    /// before, this is the one that its destination has without them.
     pub(crate) fn rule(&self) -> &RuleRef {
-        &self.rule
+        let for_peer = self.established().and_then(|it| it.rule.as_deref());
+        for_peer.unwrap_or(&self.rule)
     }
 
     /// The names that rules knew its destination by.
@@ -335,7 +337,7 @@ impl Connection {
             workload: self.workload(),
             direction: self.direction(),
             mode: self.mode,
-            rule: self.rule.clone(),
+            rule: self.rule().clone(),
             from: self.from,
             to: self.to,
             identity: established.map(|it| it.identity.as_str()),
@@ -420,6 +422,8 @@ pub(crate) struct Established {
     pub session: SessionId,
     /// Milliseconds from accept until the peer had proved who it is.
     pub after_ms: u32,
+    /// The rule for this peer, where it is another than the one for the destination alone.
+    pub rule: Option<Box<RuleRef>>,
 }
 
 /// The end of a connection that was established.
@@ -545,6 +549,7 @@ mod tests {
             alpn: Some(Alpn::Sealwire1),
             session: SessionId([0x5a; 16]),
             after_ms: 3,
+            rule: None,
         }
     }
 

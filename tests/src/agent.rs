@@ -678,6 +678,9 @@ pub struct EgressRule {
     /// The name that they have.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// Who must have answered there; whoever it is if none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workload: Option<String>,
     /// The port; any if none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
@@ -693,18 +696,31 @@ impl EgressRule {
     pub fn to(cidr: impl Into<String>, mode: &'static str) -> Self {
         Self {
             cidr: Some(cidr.into()),
-            name: None,
-            port: None,
-            mode,
-            peers: Vec::new(),
+            ..Self::of(mode)
         }
     }
 
     /// For those of a name.
     pub fn to_name(name: &str, mode: &'static str) -> Self {
         Self {
-            cidr: None,
             name: Some(name.to_owned()),
+            ..Self::of(mode)
+        }
+    }
+
+    /// For a workload, wherever it answers.
+    pub fn to_workload(workload: &str, mode: &'static str) -> Self {
+        Self {
+            workload: Some(workload.to_owned()),
+            ..Self::of(mode)
+        }
+    }
+
+    fn of(mode: &'static str) -> Self {
+        Self {
+            cidr: None,
+            name: None,
+            workload: None,
             port: None,
             mode,
             peers: Vec::new(),

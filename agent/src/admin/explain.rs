@@ -143,6 +143,8 @@ enum Outcome {
     Refused,
     WouldBeLetThrough,
     WouldBeRefused,
+    /// A rule by workload may let through what its destination alone has refused.
+    DependsOnPeer,
     /// The agent would not see it.
     NotSteered,
 }
@@ -515,8 +517,8 @@ impl<'a> Question<'a> {
             mut refusal,
             mut notes,
         } = verdict;
-        let is_sealed = outcome == Outcome::WouldBeLetThrough;
-        if is_sealed && let Some((code, why)) = self.no_credential(now) {
+        let may_begin = matches!(outcome, Outcome::WouldBeLetThrough | Outcome::DependsOnPeer);
+        if may_begin && let Some((code, why)) = self.no_credential(now) {
             outcome = Outcome::WouldBeRefused;
             refusal = Some(RefusalView::of(code, why));
         }
@@ -584,10 +586,21 @@ impl<'a> Question<'a> {
             }
         };
         let rule = RuleView::of(decision.rule.clone()).with_peers(decision.peers);
+        let by_workload = rules.egress.if_proved(self.to, names.known(), &decision);
+        let by_workload: Vec<_> = by_workload
+            .map(|it| format!("{} says {}, if it answers", it.rule, it.mode.as_str()).into())
+            .collect();
         match decision.mode {
-            EgressMode::Mtls | EgressMode::Plaintext => {
-                Verdict::through(decision.mode.as_str(), rule)
-            }
+            EgressMode::Mtls => Verdict {
+                notes: by_workload,
+                ..Verdict::through(decision.mode.as_str(), rule)
+            },
+            _ if !by_workload.is_empty() => Verdict {
+                outcome: Outcome::DependsOnPeer,
+                notes: by_workload,
+                ..Verdict::through(EgressMode::Mtls.as_str(), rule)
+            },
+            EgressMode::Plaintext => Verdict::through(decision.mode.as_str(), rule),
             EgressMode::Deny => Verdict {
                 outcome: Outcome::WouldBeRefused,
                 refusal: Some(RefusalView::of(

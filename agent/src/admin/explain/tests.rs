@@ -42,6 +42,7 @@ impl Bed {
                 cidr: cidr.parse().unwrap(),
             },
             ports: PortRange::ALL,
+            workload: None,
             mode,
             peers: PeerSet::any(),
         };
@@ -50,8 +51,13 @@ impl Bed {
                 name: name.parse().unwrap(),
             },
             ports: PortRange::ALL,
+            workload: None,
             mode,
             peers: PeerSet::any(),
+        };
+        let by_workload = |workload: &str, cidr: &str, mode| EgressRule {
+            workload: Some(workload.parse().unwrap()),
+            ..egress(cidr, mode)
         };
         let ingress = |port, mode, peers: &[&str]| IngressRule {
             port: NonZeroU16::new(port).unwrap(),
@@ -88,6 +94,9 @@ impl Bed {
                             egress("192.0.2.0/24", EgressMode::Deny),
                             egress("198.51.100.0/24", EgressMode::Plaintext),
                             by_name("public.org", EgressMode::Deny),
+                            egress("198.18.0.0/15", EgressMode::Deny),
+                            by_workload("cart", "198.18.0.0/15", EgressMode::Mtls),
+                            by_workload("cart", "10.0.0.0/8", EgressMode::Deny),
                         ],
                     )
                     .into(),
@@ -195,6 +204,7 @@ fn an_open_connection_is_told_with_rule_certificate_and_datapath() {
         alpn: None,
         session: SessionId([0; 16]),
         after_ms: 3,
+        rule: None,
     });
     connection.set_datapath(registry::Datapath {
         name: "userspace",
@@ -305,6 +315,31 @@ fn a_question_is_answered_by_the_rules_in_force() {
         assert_eq!(name, rule, "{from} -> {to}");
         let found = found["refusal"]["code"].as_str().unwrap_or_default();
         assert_eq!(found, code, "{from} -> {to}");
+    }
+}
+
+#[test]
+fn a_rule_by_workload_is_told_of_where_it_could_decide() {
+    let bed = Bed::certified();
+    for (to, outcome, rule, note) in [
+        (
+            "198.18.0.1:80",
+            "depends-on-peer",
+            "egress[3] 198.18.0.0/15",
+            "egress[4] workload cart at 198.18.0.0/15 says mtls, if it answers",
+        ),
+        (
+            "10.0.0.2:80",
+            "would-be-let-through",
+            "egress default",
+            "egress[5] workload cart at 10.0.0.0/8 says deny, if it answers",
+        ),
+    ] {
+        let found = bed.ask(&[("from", "web"), ("to", to)]).unwrap();
+        assert_eq!(found["outcome"], outcome, "{found}");
+        assert_eq!(found["rule"]["name"], rule, "{found}");
+        assert_eq!(found["mode"], "mtls", "{found}");
+        assert_eq!(found["notes"][0], note, "{found}");
     }
 }
 
