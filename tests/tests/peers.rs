@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
@@ -327,14 +327,7 @@ fn a_server_that_is_not_there_is_a_refused_connection() -> Result<()> {
         Ok(_) => assert!(first.closed()?.was_reset()),
     }
     pair.client_agent.refusal("dial-refused")?;
-    // From now on the destination is known to refuse, and connect says so itself.
-    let second = Client::try_connect(pair.client(), address, "")?;
-    let (errno, after) = second.expect_err("nobody listens");
-    assert_eq!(errno, "ECONNREFUSED");
-    assert!(after < Duration::from_millis(100), "{after:?}");
-    pair.client_agent.wait_for("it is not counted", |agent| {
-        Ok(agent.refusals("refused-recently")? > 0)
-    })
+    assert_refused_by_connect(&pair, address)
 }
 
 #[test]
@@ -353,11 +346,23 @@ fn a_destination_that_the_rules_deny_is_refused() -> Result<()> {
         Ok(_) => assert!(client.closed()?.was_reset()),
     }
     pair.client_agent.refusal("denied-by-rule")?;
+    assert_refused_by_connect(&pair, address)?;
     assert_eq!(serving.connections(), 0);
     Ok(())
 }
 
 // === helpers ===
+
+/// The destination is known to refuse by now, and connect says so itself.
+fn assert_refused_by_connect(pair: &Pair, address: SocketAddr) -> Result<()> {
+    let again = Client::try_connect(pair.client(), address, "")?;
+    let (errno, after) = again.expect_err("it refuses");
+    assert_eq!(errno, "ECONNREFUSED");
+    assert!(after < Duration::from_millis(100), "{after:?}");
+    pair.client_agent.wait_for("it is not counted", |agent| {
+        Ok(agent.refusals("refused-recently")? > 0)
+    })
+}
 
 /// A program behind the server's agent greets whoever gets through to it; what `openssl s_client`
 /// with these arguments heard on the host outside, and how many connections the program saw.

@@ -31,9 +31,6 @@ use crate::{
 /// How long a TLS handshake may take, the wait for a slot included.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 
-/// How long a destination that refused is refused at once in `connect()`.
-const REFUSED_LIFETIME: Duration = Duration::from_secs(1);
-
 /// Both sockets are connected and the peer has proved who it is, where the rule asks for it.
 #[derive(Debug)]
 pub(super) struct Established {
@@ -58,13 +55,6 @@ impl Authorized {
             }
         });
         established.await.map_err(|cause| {
-            if door.direction == Direction::Egress && tells_of_destination(cause.reason) {
-                let workload = door.workload.id;
-                door.worker
-                    .hooks
-                    .borrow()
-                    .refuse(workload, to, REFUSED_LIFETIME);
-            }
             let rule = cause.rule.clone();
             let rule = rule.unwrap_or_else(|| connection.rule().clone());
             cause.under(rule).between(Some(from), Some(to))
@@ -410,14 +400,6 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// How much of what it sends meanwhile is read.
 const MOST_UNREAD: usize = 64 * 1024;
-
-/// Whether the next `connect()` to the same destination would fare the same.
-fn tells_of_destination(reason: RefusalReason) -> bool {
-    matches!(
-        reason,
-        RefusalReason::DialRefused | RefusalReason::DeniedByRule
-    )
-}
 
 #[cfg(test)]
 mod tests;

@@ -15,7 +15,7 @@ mod offload;
 mod refusal;
 mod relay;
 
-use std::{cell::RefCell, net::SocketAddr, rc::Rc, sync::Arc};
+use std::{cell::RefCell, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use tokio::net::TcpStream;
 
@@ -78,6 +78,29 @@ pub(crate) async fn serve(stream: TcpStream, door: Rc<Door>) {
     });
     match established.await {
         Ok(established) => established.offload(&door).run(&door).await,
-        Err(refusal) => door.reporter.refused(refusal),
+        Err(refusal) => {
+            door.refuse_next(&refusal);
+            door.reporter.refused(refusal);
+        }
+    }
+}
+
+/// How long a destination that refused is refused at once in `connect()`.
+const REFUSED_LIFETIME: Duration = Duration::from_secs(1);
+
+impl Door {
+    /// Lets the next `connect()` to the same destination fail at once, where it would fare the same.
+    fn refuse_next(&self, refusal: &Refusal) {
+        let is_of_destination = matches!(
+            refusal.reason,
+            RefusalReason::DialRefused | RefusalReason::DeniedByRule
+        );
+        if let Some(to) = refusal.to
+            && self.direction == Direction::Egress
+            && is_of_destination
+        {
+            let hooks = self.worker.hooks.borrow();
+            hooks.refuse(self.workload.id, to, REFUSED_LIFETIME);
+        }
     }
 }
