@@ -262,10 +262,11 @@ impl<'bed> Machine<'bed> {
 
 impl Drop for Machine<'_> {
     fn drop(&mut self) {
-        if self.running.is_some() {
+        if let Some(running) = &self.running {
             // Shown only of a test that fails.
+            eprintln!("what the machine said:\n{}", tail(&running.stderr()));
             let journal = self.journal().unwrap_or_else(|error| format!("{error:#}"));
-            eprintln!("the journal of the machine:\n{}", tail(&journal));
+            eprintln!("its journal:\n{}", tail(&journal));
         }
     }
 }
