@@ -212,8 +212,8 @@ keys! {
         /// not protected. `deny` drops them, those to resolvers too; what stays on the loopback is let
         /// through.
         udp: Text,
-        /// Peers that rules do not list are let through, told and counted; default: no. They must be of
-        /// the mesh all the same.
+        /// Peers that rules do not list, or deny as a workload, are let through, told and counted; default:
+        /// no. They must be of the mesh all the same.
         dry_run: Boolean,
         /// `[[workload.ingress]]`: what a client must bring, by port.
         ingress: Tables<IngressKeys>,
@@ -237,15 +237,18 @@ keys! {
 }
 
 keys! {
-    /// The keys of a `[[workload.egress]]`. The longest prefix wins, a name without `cidr` before all; then
-    /// a name before none, then the narrower range of ports.
+    /// The keys of a `[[workload.egress]]`. The longest prefix wins, what has no `cidr` before all; then
+    /// a workload before none, a name before none, then the narrower range of ports.
     struct EgressKeys {
-        /// IPv4 or IPv6 network; a bare address is a network of one. Required without `name`.
+        /// IPv4 or IPv6 network; a bare address is a network of one. Required without `name` and `workload`.
         cidr: Text,
         /// DNS name such as `db.example.com`: the rule is for the addresses that it has, and that lie in
         /// `cidr` if there is one. `*.example.com` stands for every name below `example.com`, at any depth.
         /// With `plaintext`, `cidr` is required.
         name: Text,
+        /// The rule is for who proves to be this workload when it answers: a workload name, a SPIFFE ID, or
+        /// `ns/` and a namespace. Not with `plaintext`, nor with `peers`.
+        workload: Text,
         /// A port, or a range such as `"8000-8100"`; default: every port.
         port: Number,
         /// `mtls` (default), `plaintext` or `deny`.

@@ -210,6 +210,7 @@ impl Page<'_> {
             let EgressRule {
                 to,
                 ports,
+                workload,
                 mode,
                 peers,
             } = rule;
@@ -221,11 +222,14 @@ impl Page<'_> {
             if let Some(name) = to.name() {
                 self.value(&format!("{path}.name"), name.to_string());
             }
+            if let Some(workload) = workload {
+                self.value(&format!("{path}.workload"), workload.to_string());
+            }
             if *ports != PortRange::ALL {
                 self.value(&format!("{path}.port"), ports.to_string());
             }
             self.value(&format!("{path}.mode"), mode.as_str());
-            if *mode == EgressMode::Mtls {
+            if *mode == EgressMode::Mtls && workload.is_none() {
                 self.value(&format!("{path}.peers"), list(peers));
             }
         }

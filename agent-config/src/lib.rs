@@ -183,11 +183,11 @@ pub struct Workload {
     pub listeners: Vec<EgressListener>,
     /// Whether it may send datagrams.
     pub udp: UdpMode,
-    /// What lists of peers are for.
+    /// What lists of peers, and denials by workload, are for.
     pub enforcement: Enforcement,
 }
 
-/// What happens to a peer that is of the mesh, but on no list of the rule.
+/// What happens to a peer that is of the mesh, but on no list of the rule, or denied as a workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Enforcement {

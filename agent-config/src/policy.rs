@@ -7,6 +7,7 @@ mod destination;
 mod egress;
 mod name;
 mod peers;
+mod workload;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -19,13 +20,14 @@ use serde::{Deserialize, Serialize};
 pub use destination::{Cidr, CidrError, PortError, PortRange};
 pub use egress::{
     Destinations, EgressDecision, EgressPolicy, EgressRule, Force, Heard, HeardName, Known,
-    Undecided, Unknown,
+    Undecided, Unknown, Unprovable,
 };
 pub use name::{DnsName, DnsNameError, NamePattern};
 pub use peers::{
     LONGEST_NAME, Membership, NameError, Objection, PeerEntry, PeerMatch, PeerMatchError, PeerSet,
     WorkloadName,
 };
+pub use workload::{WorkloadMatch, WorkloadMatchError};
 
 /// The rules for connections that reach a workload.
 #[derive(Clone, Debug, Serialize)]
@@ -259,11 +261,11 @@ pub enum RuleRef {
     /// `ingress default`
     IngressDefault,
     /// `egress[2] 10.0.0.0/8:5432`, `egress[3] db.example.com:5432 in 10.0.0.0/8`,
-    /// `egress[4] *.example.com (a.example.com)`
+    /// `egress[4] *.example.com (a.example.com)`, `egress[5] workload cart at 10.0.0.0/8:5432`
     Egress {
         /// Which `[[workload.egress]]`.
         index: usize,
-        /// Its destinations and ports, and the name that a wildcard was found by.
+        /// Its workload, destinations and ports, and the name that a wildcard was found by.
         to: Arc<str>,
     },
     /// `egress default`

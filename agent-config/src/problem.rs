@@ -10,7 +10,8 @@ use attestation::identity::SpiffeIdError;
 use super::address::AddressError;
 use super::contrast::EntryError;
 use crate::policy::{
-    CidrError, Destinations, DnsNameError, NameError, PeerMatchError, PortError, PortRange,
+    CidrError, DnsNameError, NameError, PeerMatchError, PortError, PortRange, WorkloadMatch,
+    WorkloadMatchError,
 };
 
 /// Why there is no configuration. The agent exits with code 2.
@@ -180,8 +181,31 @@ pub enum Problem {
          clear; add cidr, the network that its addresses lie in"
     )]
     PlaintextName { name: String },
-    #[error("neither cidr nor name is given; {add}")]
+    #[error("none of cidr, name and workload is given; {add}")]
     NoDestination { add: &'static str },
+    #[error("workload `{got}` {reason}")]
+    Workload {
+        got: String,
+        reason: WorkloadMatchError,
+    },
+    #[error(
+        "mode plaintext can't be by workload, as nobody proves who answers in clear; name the addresses \
+         by cidr, and leave workload out"
+    )]
+    PlaintextWorkload,
+    #[error(
+        "nobody proves to be workload {workload} where egress[{in_clear}] sends in clear; give this rule \
+         a cidr with a shorter prefix, which egress[{in_clear}] is an exception to, or other ports"
+    )]
+    WorkloadInClear {
+        workload: WorkloadMatch,
+        in_clear: usize,
+    },
+    #[error(
+        "nobody proves to be workload {workload} where egress_default sends in clear; give cidr, and add \
+         a rule for the same cidr without workload: mtls or deny, for who else may be there"
+    )]
+    WorkloadInClearByDefault { workload: WorkloadMatch },
     #[error("{key} `{got}` {reason}")]
     Name {
         key: &'static str,
@@ -255,13 +279,22 @@ pub enum Problem {
          is narrower; split the ranges"
     )]
     EgressOverlap {
-        to: Destinations,
+        to: String,
         ports: PortRange,
         first: usize,
         first_ports: PortRange,
     },
     #[error("{to} with the same ports already has the rule egress[{first}]; keep one of the two")]
-    DuplicateEgress { to: Destinations, first: usize },
+    DuplicateEgress { to: String, first: usize },
+    #[error(
+        "workload {workload} may be {other} of egress[{first}], and neither is narrower; write SPIFFE \
+         IDs, or split the ranges of ports"
+    )]
+    WorkloadOverlap {
+        workload: WorkloadMatch,
+        other: WorkloadMatch,
+        first: usize,
+    },
 
     #[error("{0}")]
     Entry(EntryError),
@@ -275,6 +308,8 @@ pub enum Problem {
 
     #[error("peers has no effect where mode is {mode}; remove peers, or set mode = \"mtls\"")]
     PeersNeedMtls { mode: &'static str },
+    #[error("peers has no effect beside workload, which says who answers; remove one of the two")]
+    PeersWithWorkload,
     #[error(
         "{key} has no effect, as every {direction} rule and {direction}_default has another \
              mode than mtls or its own peers; remove it"

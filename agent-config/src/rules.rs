@@ -10,7 +10,7 @@ use super::file::{EgressKeys, Given, IngressKeys, ListenerKeys, Origin};
 use super::problem::{Problem, Rule};
 use crate::policy::{
     Destinations, Direction, EgressMode, EgressPolicy, EgressRule, IngressMode, IngressPolicy,
-    IngressRule, NamePattern, PeerEntry, PeerMatch, PeerSet, PortRange,
+    IngressRule, NamePattern, PeerEntry, PeerMatch, PeerSet, PortRange, Unprovable, WorkloadMatch,
 };
 
 impl Checker<'_> {
@@ -75,9 +75,12 @@ impl Checker<'_> {
         let default = self.egress_mode("egress_default", default);
         let mut defaults = self.default_peers(Direction::Egress, peers);
         defaults.used |= default == EgressMode::Mtls;
+        let given = rules.len();
         let mut accepted: Vec<EgressRule> = Vec::new();
+        // Where those are in the configuration.
+        let mut places = Vec::new();
         // Only rules for the same destinations can be rivals.
-        let mut of_destinations: HashMap<_, Vec<(usize, PortRange)>> = HashMap::new();
+        let mut of_destinations: HashMap<_, Vec<usize>> = HashMap::new();
 
         for (
             index,
@@ -88,41 +91,96 @@ impl Checker<'_> {
         ) in rules.into_iter().enumerate()
         {
             self.enter(Some(Rule::Egress(index)));
-            let mode = self.egress_mode("mode", keys.mode);
-            let is_mtls = mode == EgressMode::Mtls;
-            let peers = self.rule_peers(is_mtls, mode.as_str(), keys.peers, &mut defaults);
-            let ports = match keys.port {
+            let EgressKeys {
+                cidr,
+                name,
+                workload,
+                port,
+                mode,
+                peers,
+            } = keys;
+            let mode = self.egress_mode("mode", mode);
+            let place = workload.as_ref().or(name.as_ref()).or(cidr.as_ref());
+            let place = place.map_or(origin, |given| given.origin);
+            let by_workload = workload.is_some();
+            let peers = if by_workload {
+                self.no_peers(peers);
+                None
+            } else {
+                let is_mtls = mode == EgressMode::Mtls;
+                Some(self.rule_peers(is_mtls, mode.as_str(), peers, &mut defaults))
+            };
+            let ports = match port {
                 Some(port) => self.port_range(port.into()),
                 None => Some(PortRange::ALL),
             };
-            let place = keys.name.as_ref().or(keys.cidr.as_ref());
-            let place = place.map_or(origin, |given| given.origin);
-            let Some(to) = self.destinations(mode, keys.cidr, keys.name, origin) else {
+            let to = self.destinations(mode, cidr, name, by_workload, origin);
+            let workload = workload.and_then(|given| self.workload_match(mode, given));
+            let peers = workload.as_ref().map(WorkloadMatch::peers).or(peers);
+            let (Some(to), Some(ports), Some(peers)) = (to, ports, peers) else {
                 continue;
             };
-            let Some(ports) = ports else { continue };
-            let others = of_destinations.entry(to.clone()).or_default();
-            for (first, first_ports) in &*others {
-                if let Some(problem) = rivalry(&to, ports, *first, *first_ports) {
+            let rule = EgressRule {
+                to,
+                ports,
+                workload,
+                mode,
+                peers,
+            };
+            let others = of_destinations.entry(rule.to.clone()).or_default();
+            for &other in &*others {
+                let (first, _) = places[other];
+                if let Some(problem) = rivalry(&rule, first, &accepted[other]) {
                     self.report(place, problem);
                 }
             }
-            others.push((index, ports));
-            accepted.push(EgressRule {
-                to,
-                ports,
-                mode,
-                peers,
-            });
+            others.push(accepted.len());
+            accepted.push(rule);
+            places.push((index, place));
+        }
+        let is_whole = accepted.len() == given;
+        let policy = EgressPolicy::new(default, defaults.set.clone(), accepted);
+        // A rule that is left out may be what makes another one right.
+        if is_whole {
+            self.unprovable(&policy, &places);
         }
         let listeners = self.listeners(listeners, &mut defaults);
         self.enter(None);
 
         self.report_unused(&defaults);
-        (
-            EgressPolicy::new(default, defaults.set, accepted),
-            listeners,
-        )
+        (policy, listeners)
+    }
+
+    fn unprovable(&mut self, policy: &EgressPolicy, places: &[(usize, Origin)]) {
+        for Unprovable { rule, in_clear } in policy.unprovable() {
+            let (index, place) = places[rule];
+            let Some(workload) = policy.rules()[rule].workload.clone() else {
+                continue;
+            };
+            self.enter(Some(Rule::Egress(index)));
+            let problem = match in_clear.map(|in_clear| places[in_clear].0) {
+                Some(in_clear) => Problem::WorkloadInClear { workload, in_clear },
+                None => Problem::WorkloadInClearByDefault { workload },
+            };
+            self.report(place, problem);
+        }
+    }
+
+    fn workload_match(&mut self, mode: EgressMode, given: Given<String>) -> Option<WorkloadMatch> {
+        let Given { value: got, origin } = given;
+        if mode == EgressMode::Plaintext {
+            self.report(origin, Problem::PlaintextWorkload);
+        }
+        let parsed = got.parse();
+        parsed
+            .map_err(|reason| self.report(origin, Problem::Workload { got, reason }))
+            .ok()
+    }
+
+    fn no_peers(&mut self, given: Option<Given<Vec<Given<String>>>>) {
+        if let Some(given) = given {
+            self.report(given.origin, Problem::PeersWithWorkload);
+        }
     }
 
     fn destinations(
@@ -130,9 +188,13 @@ impl Checker<'_> {
         mode: EgressMode,
         cidr: Option<Given<String>>,
         name: Option<Given<String>>,
+        by_workload: bool,
         origin: Origin,
     ) -> Option<Destinations> {
         if cidr.is_none() && name.is_none() {
+            if by_workload {
+                return Some(Destinations::Anywhere {});
+            }
             self.report(origin, Problem::NoDestination { add: ADD_CIDR });
             return None;
         }
@@ -355,23 +417,33 @@ struct DefaultPeers {
 }
 
 /// Two rules for the same destinations are fine as long as one of them is the exception to the other.
-fn rivalry(
-    to: &Destinations,
-    ports: PortRange,
-    first: usize,
-    first_ports: PortRange,
-) -> Option<Problem> {
+fn rivalry(rule: &EgressRule, first: usize, other: &EgressRule) -> Option<Problem> {
+    let (ports, first_ports) = (rule.ports, other.ports);
     if !ports.overlaps(first_ports) {
         return None;
     }
+    match (&rule.workload, &other.workload) {
+        (None, None) => {}
+        (Some(one), Some(two)) if one == two => {}
+        (Some(one), Some(two)) => {
+            let is_exception = one.is_narrower_than(two) || two.is_narrower_than(one);
+            let is_tie = one.overlaps(two) && !is_exception;
+            return is_tie.then(|| Problem::WorkloadOverlap {
+                workload: one.clone(),
+                other: two.clone(),
+                first,
+            });
+        }
+        (Some(_), None) | (None, Some(_)) => return None,
+    }
+    let to = rule.subject();
     if ports == first_ports {
-        let to = to.clone();
         return Some(Problem::DuplicateEgress { to, first });
     }
     let one_is_narrower =
         ports.is_narrower_than(first_ports) || first_ports.is_narrower_than(ports);
-    (!one_is_narrower).then(|| Problem::EgressOverlap {
-        to: to.clone(),
+    (!one_is_narrower).then_some(Problem::EgressOverlap {
+        to,
         ports,
         first,
         first_ports,
@@ -381,4 +453,4 @@ fn rivalry(
 const ADD_PORT: &str = "add port = 8080, the port that the program listens on";
 const ADD_LISTEN: &str = "add listen = \"127.137.0.1:5432\", what the program dials";
 const ADD_REMOTE: &str = "add remote = \"host:port\"";
-const ADD_CIDR: &str = "add cidr = \"10.0.0.0/8\", or \"0.0.0.0/0\" and \"::/0\" for every address, or name = \"db.example.com\"";
+const ADD_CIDR: &str = "add cidr = \"10.0.0.0/8\", or \"0.0.0.0/0\" and \"::/0\" for every address, or name = \"db.example.com\", or workload = \"db\"";

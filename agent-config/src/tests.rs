@@ -2,6 +2,7 @@ mod contrast;
 mod coordinator;
 mod in_force;
 mod reading;
+mod workload_rules;
 
 use clap::Parser as _;
 
@@ -208,7 +209,7 @@ peers = ["client"]"#,
         "WEB
 [[workload.egress]]
 port = 80",
-        r#"agent.toml:5:1: workload "web", egress[0]: neither cidr nor name is given; add cidr = "10.0.0.0/8", or "0.0.0.0/0" and "::/0" for every address, or name = "db.example.com""#,
+        r#"agent.toml:5:1: workload "web", egress[0]: none of cidr, name and workload is given; add cidr = "10.0.0.0/8", or "0.0.0.0/0" and "::/0" for every address, or name = "db.example.com", or workload = "db""#,
     ),
     (
         r#"WEB

@@ -21,6 +21,7 @@ use userspace_tls::SessionId;
 use crate::log_queue::LogQueue;
 use crate::policy::{Direction, Mode, RuleRef};
 use crate::refusals::Refused;
+use crate::registry::ConnectionId;
 
 /// Sends log lines of `level` and above to standard error from now on, in colour only if that is a
 /// terminal and `NO_COLOR` is not set; they go by the queue that is returned. Fails if it was called
@@ -56,7 +57,9 @@ fn filter(level: LogLevel) -> LevelFilter {
 
 /// A connection that ended.
 #[derive(Clone, Debug)]
-pub struct ConnectionLine<'a> {
+pub(crate) struct ConnectionLine<'a> {
+    /// What `/connections` and `/explain` call it.
+    pub id: ConnectionId,
     /// The workload's name.
     pub workload: &'a str,
     /// Which way it went.
@@ -99,7 +102,7 @@ pub struct ConnectionLine<'a> {
 
 impl ConnectionLine<'_> {
     /// Writes the line.
-    pub fn log(&self) {
+    pub(crate) fn log(&self) {
         let Self {
             workload,
             direction,
@@ -125,6 +128,7 @@ impl ConnectionLine<'_> {
         let rule = self.rule.to_string();
         info!(
             target: "access",
+            id = %self.id,
             workload = %workload,
             direction = %direction.as_str(),
             from = %from,
@@ -332,6 +336,7 @@ mod tests {
         let identity: SpiffeId = "spiffe://mesh.local/ns/default/sa/web".parse().unwrap();
         let peer: SpiffeId = "spiffe://mesh.local/ns/default/sa/client".parse().unwrap();
         let line = ConnectionLine {
+            id: "17".parse().unwrap(),
             workload: "web",
             direction: Direction::Ingress,
             from: "10.0.0.1:40000".parse().unwrap(),
@@ -367,7 +372,7 @@ mod tests {
         assert_eq!(
             object,
             json!({
-                "level": "INFO", "target": "access", "workload": "web", "direction": "ingress",
+                "level": "INFO", "target": "access", "id": "17", "workload": "web", "direction": "ingress",
                 "from": "10.0.0.1:40000", "to": "10.0.0.2:80", "mode": "mtls",
                 "rule": "ingress default", "identity": "spiffe://mesh.local/ns/default/sa/web",
                 "peer": "spiffe://mesh.local/ns/default/sa/client", "datapath": "userspace",
@@ -385,7 +390,7 @@ mod tests {
         let (_, line) = text.trim_end().split_once("INFO ").unwrap();
         assert_eq!(
             line,
-            "access: workload=web direction=ingress from=10.0.0.1:40000 to=10.0.0.2:80 mode=mtls \
+            "access: id=17 workload=web direction=ingress from=10.0.0.1:40000 to=10.0.0.2:80 mode=mtls \
              rule=\"ingress default\" identity=spiffe://mesh.local/ns/default/sa/web \
              peer=spiffe://mesh.local/ns/default/sa/client datapath=userspace \
              why=\"the kernel has no TLS\" key_exchange=X25519MLKEM768 \

@@ -116,7 +116,8 @@ impl RefusalCode {
                 "should not be; report it",
             ),
             Self::Agent(Reason::DeniedByRule) => (
-                "an egress rule says `deny`; the detail names it",
+                "an egress rule says `deny`, of the destination or of the workload that has answered \
+                 there; the detail names it",
                 "change the rule, or the program",
             ),
             Self::Agent(Reason::Credential(Unusable::Missing)) => (

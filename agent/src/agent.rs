@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use ::kernel_tls::Capabilities;
 use attestation::identity::SpiffeId;
 use nix::sys::{
     prctl,
@@ -18,13 +19,14 @@ use nix::sys::{
 };
 use thiserror::Error;
 use tokio::{runtime, sync::mpsc, task::LocalSet};
-use tracing::info;
+use tracing::{error, info};
 
 use crate::{
     admin::{Admin, AdminError, AdminState},
-    bpf::{BpfError, ConnectionHooks, ControlMaps, Heartbeat, Options, Pins, Steering, version},
+    bpf::{Options, version},
     certificates::CertificateError,
     config::{CertificateOrigin, Config, ConfigOrigin, LocalAcceleration},
+    confine::{ConfineError, Part, confine},
     enrolment::{Enroller, Prepared, SetupError, Slot},
     fd_store::FdStore,
     heartbeat::Beating,
@@ -32,6 +34,7 @@ use crate::{
     instance::{InstanceLock, LockError},
     interfaces::InterfaceError,
     kernel_tls::KernelTls,
+    loader::{ControlMaps, Loader, LoaderError, Steering},
     log_queue::LogQueue,
     policy::WorkloadName,
     readiness::ReadinessBoard,
@@ -42,6 +45,7 @@ use crate::{
     service_manager::{self, Pulse},
     serving::{Candidate, Serving},
     signals::{Heard, Signals},
+    socket_options::{ConnectionHooks, Heartbeat},
     spans::{Spans, SpansError},
     take_over::{Heir, Holder, TakeOverError, Terms},
     worker::{self, Start},
@@ -51,9 +55,12 @@ use crate::{
 /// Why the agent could not start.
 #[derive(Debug, Error)]
 pub enum AgentError {
-    /// Something of the machine or the kernel is missing.
+    /// Something of the machine or the kernel is missing, or the loader is.
     #[error(transparent)]
-    Bpf(#[from] BpfError),
+    Kernel(#[from] LoaderError),
+    /// What reads what peers send can't be kept from what it has no use for.
+    #[error(transparent)]
+    Confine(#[from] ConfineError),
     /// A workload can't be served.
     #[error(transparent)]
     Workload(#[from] WorkloadError),
@@ -128,10 +135,37 @@ impl AgentError {
             | Self::Admin(_)
             | Self::Spans(_) => 2,
             Self::Coordinator(error) => error.exit_code(),
-            Self::Bpf(_) | Self::NotRoot | Self::Interface(InterfaceError::Bpf(_)) => 3,
+            Self::Kernel(error) | Self::Interface(InterfaceError::Kernel(error)) => {
+                if error.is_of_machine() { 3 } else { 1 }
+            }
+            Self::NotRoot | Self::Confine(_) => 3,
             Self::Interface(_) | Self::TakeOver(_) | Self::System { .. } => 1,
         }
     }
+}
+
+/// The agent's process after the loader has become one of its own: no thread of it can call bpf(2), nor
+/// much else that serving connections takes no use of.
+#[derive(Debug)]
+pub struct Divided {
+    loader: Loader,
+    kernel_tls: Capabilities,
+}
+
+/// Divides the process. To be called while it has one thread.
+///
+/// # Errors
+/// Where it has too few rights, or either half can't be what it should.
+pub fn divide(config: &Config) -> Result<Divided, AgentError> {
+    protect_memory()?;
+    if !nix::unistd::geteuid().is_root() {
+        return Err(AgentError::NotRoot);
+    }
+    let loader = Loader::start(config.log_format, config.log_level)?;
+    // Asks the kernel by bpf(2) as well, so that this is the last moment for it.
+    let kernel_tls = Capabilities::probe();
+    confine(Part::Agent)?;
+    Ok(Divided { loader, kernel_tls })
 }
 
 /// Runs the agent with this configuration until it is told to stop, and with what `origin` says later
@@ -143,16 +177,13 @@ impl AgentError {
 /// Where it could not start; what it had attached is then undone, unless it was there before. An agent
 /// that was to be taken over from goes on.
 pub fn run(
+    divided: Divided,
     config: Config,
     origin: ConfigOrigin,
     take_over: Option<Duration>,
     mut store: FdStore,
     log: &LogQueue,
 ) -> Result<(), AgentError> {
-    protect_memory()?;
-    if !nix::unistd::geteuid().is_root() {
-        return Err(AgentError::NotRoot);
-    }
     let instance = config.pins.instance.clone();
     let terms = terms(&config);
     let heir = match take_over {
@@ -177,7 +208,11 @@ pub fn run(
     LocalSet::new().block_on(&runtime, async {
         let mut signals = Signals::new().map_err(failed("listening for signals"))?;
         let mut changes = Changes::new(origin);
-        let mut running = start(config, lock, inherited, heir.is_none(), log).await?;
+        let loader_ended = divided
+            .loader
+            .end()
+            .map_err(failed("watching the loader"))?;
+        let mut running = start(divided, config, lock, inherited, heir.is_none(), log).await?;
         let own_cgroup = own_cgroup().map_err(failed("finding the agent's cgroup"))?;
         match (heir, take_over) {
             (Some(heir), Some(drain)) => {
@@ -207,6 +242,11 @@ pub fn run(
                         running.keep_in(&mut store);
                     }
                 },
+                _ = loader_ended.readable() => {
+                    error!("the loader has ended: nothing can be told the kernel side any more");
+                    running.end(&mut signals).await;
+                    return Err(LoaderError::Gone(io::ErrorKind::BrokenPipe.into()).into());
+                }
                 Some(request) = holder.next() => {
                     match running.offer(request, &terms, &mut signals).await {
                         Offered::InVain => {}
@@ -235,6 +275,7 @@ fn terms(config: &Config) -> Terms {
 }
 
 async fn start(
+    divided: Divided,
     config: Config,
     lock: InstanceLock,
     mut inherited: Inherited,
@@ -255,9 +296,14 @@ async fn start(
         Some(port) => Some(admin(port, inherited.take(&Item::Admin)).await?),
         None => None,
     };
-    let directory = config.pins.clone();
-    let pins = Pins::open(&directory.bpffs, directory.instance.as_str())?;
-    let fresh = pins.are_fresh();
+    let options = Options {
+        debug: config.ebpf_debug,
+        flow_table_entries: config.flow_table_entries.map(NonZeroU32::get),
+        local_acceleration: config.local_acceleration == LocalAcceleration::SkMsg,
+    };
+    let Divided { loader, kernel_tls } = divided;
+    let steering = Steering::open(loader, &config.pins, options)?;
+    let kernel_tls = KernelTls::new(config.offload, config.splice, kernel_tls);
     let parts = Parts {
         config,
         candidates,
@@ -266,10 +312,11 @@ async fn start(
         lock,
         inherited,
         is_alone,
+        kernel_tls: Arc::new(kernel_tls),
     };
-    let started = parts.start(pins, log);
-    if started.is_err() && fresh {
-        let _ = Pins::detach(&directory.bpffs, directory.instance.as_str());
+    let started = parts.start(&steering, log);
+    if started.is_err() && steering.are_pins_fresh() {
+        let _ = steering.detach();
     }
     started
 }
@@ -284,11 +331,12 @@ struct Parts {
     inherited: Inherited,
     /// Whether no other agent serves what this one is to.
     is_alone: bool,
+    kernel_tls: Arc<KernelTls>,
 }
 
 impl Parts {
     /// The workloads, then the workers, then the heartbeat, without which nothing is let through.
-    fn start(self, pins: Pins, log: &LogQueue) -> Result<Running, AgentError> {
+    fn start(self, steering: &Steering, log: &LogQueue) -> Result<Running, AgentError> {
         let Self {
             config,
             candidates,
@@ -297,13 +345,8 @@ impl Parts {
             lock,
             inherited,
             is_alone,
+            kernel_tls,
         } = self;
-        let options = Options {
-            debug: config.ebpf_debug,
-            flow_table_entries: config.flow_table_entries.map(NonZeroU32::get),
-            local_acceleration: config.local_acceleration == LocalAcceleration::SkMsg,
-        };
-        let steering = Steering::new(pins, options)?;
         let workers = config.workers.get();
         let telemetry = Arc::new(Telemetry::new(log.clone(), Spans::from_environment()?));
         let registry = Arc::new(Registry::new(config.workers));
@@ -312,29 +355,26 @@ impl Parts {
         let (senders, receivers): (Vec<_>, Vec<_>) =
             (0..workers).map(|_| mpsc::unbounded_channel()).unzip();
         let mut serving = Serving::new(
-            steering,
+            steering.clone(),
             senders,
             registry.clone(),
             telemetry.clone(),
             board.clone(),
             inherited,
-        )?;
+        );
         let workloads: Vec<_> = candidates.iter().map(|it| it.workload().id).collect();
         for candidate in candidates {
             serving.add(candidate)?;
         }
         serving.has_started();
-        let steering = serving.steering();
-        let pins = steering.pins();
-        let mut maps = ControlMaps::open(pins)?;
+        let mut maps = ControlMaps::new(steering.loader().clone());
         maps.forget_all_but(&workloads)?;
         if is_alone {
-            maps.forget_clients();
+            maps.forget_clients()?;
         }
         steering.attach_agent(&own_cgroup().map_err(failed("finding the agent's cgroup"))?)?;
         serving.name_strangers();
 
-        let kernel_tls = Arc::new(KernelTls::probe(config.offload, config.splice));
         telemetry
             .metrics()
             .set_kernel_tls(kernel_tls.capabilities());
@@ -344,7 +384,8 @@ impl Parts {
             let start = Start {
                 index,
                 workers,
-                hooks: ConnectionHooks::open(pins, steering.permits(), steering.acceleration())?,
+                hooks: ConnectionHooks::new(steering.permits(), steering.local_hops()?)
+                    .map_err(failed("making a socket to ask the hooks on"))?,
                 entrances,
                 registry: registry.clone(),
                 telemetry: telemetry.clone(),
@@ -381,8 +422,8 @@ impl Parts {
             Ok((sockets, task.abort_handle()))
         });
         let admin = admin.transpose()?;
-        let beating =
-            Beating::start(Heartbeat::open(pins)?).map_err(failed("starting the heartbeat"))?;
+        let beating = Heartbeat::new(steering.permits()).and_then(Beating::start);
+        let beating = beating.map_err(failed("starting the heartbeat"))?;
         info!(
             workloads = workloads.len(),
             workers,

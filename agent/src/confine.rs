@@ -1,29 +1,28 @@
-//! What a thread that reads what peers send gives up before it reads a byte of it: rights and system
-//! calls that serving connections takes no use of.
+//! What each of the agent's two processes gives up before it does anything for others: rights and system
+//! calls that it takes no use of.
 //!
-//! A thread, and those that it starts, not the process: the control thread still loads eBPF programs. It
-//! keeps what a fault in a worker's own course may do small, and is no border against one that writes to
-//! the memory of other threads.
+//! The agent reads what peers send; no thread of it can call bpf(2). The loader can, and has no connection
+//! to anybody.
 
-use std::{collections::BTreeMap, io};
+use std::collections::BTreeMap;
 
 use caps::{CapSet, Capability, CapsHashSet};
 use libc::c_long;
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_filter};
 use thiserror::Error;
 
-/// Whether the thread calls bpf(2) for the connections that it serves.
+/// Which of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Bpf {
-    /// It asks by socket options only.
-    Forbidden,
-    /// It accelerates local hops, for which sockets are put into a map.
-    Needed,
+pub(crate) enum Part {
+    /// Serves connections.
+    Agent,
+    /// Calls bpf(2).
+    Loader,
 }
 
-/// Why a thread can't be confined.
+/// Why a process can't be confined.
 #[derive(Debug, Error)]
-pub(crate) enum ConfineError {
+pub enum ConfineError {
     /// There is no filter for this machine.
     #[error("making the filter of system calls: {0}")]
     Filter(#[from] seccompiler::BackendError),
@@ -35,31 +34,21 @@ pub(crate) enum ConfineError {
     Capabilities(#[from] caps::errors::CapsError),
 }
 
-impl From<ConfineError> for io::Error {
-    fn from(error: ConfineError) -> Self {
-        Self::other(error)
-    }
-}
-
-/// Gives up, for this thread and for good, what serving connections takes no use of.
+/// Gives up, for this thread, those that it starts, and for good, what this part takes no use of.
 ///
 /// Minimum kernel version: 3.17.
 ///
 /// # Errors
-/// Where something of it can't be given up; the thread must not go on then.
-pub(crate) fn confine(bpf: Bpf) -> Result<(), ConfineError> {
-    keep(if bpf == Bpf::Needed {
-        &[Capability::CAP_BPF]
-    } else {
-        &[]
-    })?;
+/// Where something of it can't be given up; the process must not go on then.
+pub(crate) fn confine(part: Part) -> Result<(), ConfineError> {
+    keep(part.kept())?;
     // Sets `no_new_privs` as well.
-    Ok(apply_filter(&filter(bpf)?)?)
+    Ok(apply_filter(&filter(part)?)?)
 }
 
-/// Keeps of the capabilities that there are those below, and `more`.
-fn keep(more: &[Capability]) -> Result<(), ConfineError> {
-    let kept: CapsHashSet = KEPT.iter().chain(more).copied().collect();
+/// Of the capabilities that there are, keeps these.
+fn keep(kept: &[Capability]) -> Result<(), ConfineError> {
+    let kept: CapsHashSet = kept.iter().copied().collect();
     for set in [CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
         let held = caps::read(None, set)?;
         caps::set(None, set, &held.intersection(&kept).copied().collect())?;
@@ -67,9 +56,25 @@ fn keep(more: &[Capability]) -> Result<(), ConfineError> {
     Ok(())
 }
 
+impl Part {
+    fn kept(self) -> &'static [Capability] {
+        match self {
+            Self::Agent => &KEPT_BY_AGENT,
+            Self::Loader => &KEPT_BY_LOADER,
+        }
+    }
+
+    fn denied(self) -> &'static [c_long] {
+        match self {
+            Self::Agent => &DENIED_TO_AGENT,
+            Self::Loader => &DENIED_TO_LOADER,
+        }
+    }
+}
+
 /// Entering namespaces, sockets in them on any port, the kernel's TLS, files of any owner, and the roots
-/// of processes, in which they look for `resolv.conf`.
-const KEPT: [Capability; 8] = [
+/// of processes, in which it looks for `resolv.conf`.
+const KEPT_BY_AGENT: [Capability; 8] = [
     Capability::CAP_DAC_OVERRIDE,
     Capability::CAP_DAC_READ_SEARCH,
     Capability::CAP_NET_ADMIN,
@@ -80,11 +85,25 @@ const KEPT: [Capability; 8] = [
     Capability::CAP_SYS_RESOURCE,
 ];
 
+/// Loading and attaching, a bpf file system, entering namespaces and finding them by their processes.
+const KEPT_BY_LOADER: [Capability; 8] = [
+    Capability::CAP_BPF,
+    Capability::CAP_DAC_OVERRIDE,
+    Capability::CAP_DAC_READ_SEARCH,
+    Capability::CAP_NET_ADMIN,
+    Capability::CAP_PERFMON,
+    Capability::CAP_SYS_ADMIN,
+    Capability::CAP_SYS_PTRACE,
+    Capability::CAP_SYS_RESOURCE,
+];
+
 /// What is denied fails with `EPERM`; a call of another architecture's ends the process.
-fn filter(bpf: Bpf) -> Result<BpfProgram, ConfineError> {
-    let more = (bpf == Bpf::Forbidden).then_some(libc::SYS_bpf);
-    let denied = DENIED.into_iter().chain(more).flat_map(numbers);
-    let rules: BTreeMap<_, _> = denied.map(|number| (number, Vec::new())).collect();
+fn filter(part: Part) -> Result<BpfProgram, ConfineError> {
+    let denied = DENIED.iter().chain(part.denied()).copied();
+    let rules: BTreeMap<_, _> = denied
+        .flat_map(numbers)
+        .map(|number| (number, Vec::new()))
+        .collect();
     let errno = SeccompAction::Errno(libc::EPERM as u32);
     let filter = SeccompFilter::new(rules, SeccompAction::Allow, errno, ARCH)?;
     Ok(filter.try_into()?)
@@ -108,9 +127,20 @@ const ARCH: TargetArch = TargetArch::x86_64;
 #[cfg(target_arch = "aarch64")]
 const ARCH: TargetArch = TargetArch::aarch64;
 
+/// The kernel's own API for programs, and mounts, of which the loader makes one.
+const DENIED_TO_AGENT: [c_long; 2] = [libc::SYS_bpf, libc::SYS_mount];
+
+/// Connections; netlink is what it needs sockets for.
+const DENIED_TO_LOADER: [c_long; 4] = [
+    libc::SYS_accept,
+    libc::SYS_accept4,
+    libc::SYS_connect,
+    libc::SYS_listen,
+];
+
 /// Other processes, programs, the kernel itself, its keys, mounts, the machine; and `io_uring`, which makes
 /// system calls that no filter sees.
-const DENIED: [c_long; 40] = [
+const DENIED: [c_long; 39] = [
     libc::SYS_acct,
     libc::SYS_add_key,
     libc::SYS_chroot,
@@ -131,7 +161,6 @@ const DENIED: [c_long; 40] = [
     libc::SYS_kexec_file_load,
     libc::SYS_kexec_load,
     libc::SYS_keyctl,
-    libc::SYS_mount,
     libc::SYS_mount_setattr,
     libc::SYS_move_mount,
     libc::SYS_open_by_handle_at,
@@ -155,26 +184,33 @@ const DENIED: [c_long; 40] = [
 
 #[cfg(test)]
 mod tests {
-    use std::{io, thread};
+    use std::{
+        io,
+        net::{Ipv4Addr, TcpListener, TcpStream},
+        thread,
+    };
 
     use nix::{
         errno::Errno,
         mount::{MsFlags, mount},
     };
 
-    use super::{Bpf, KEPT, confine};
+    use super::{KEPT_BY_AGENT, Part, confine};
 
     #[test]
     fn what_is_given_up_is_given_up_by_the_thread_and_those_that_it_starts_alone() {
         let confined = || -> io::Result<()> {
-            confine(Bpf::Forbidden)?;
+            confine(Part::Agent).unwrap();
             thread::spawn(|| {
                 let nothing = None::<&str>;
                 // Would be ENOENT, as nothing is there.
                 let mounted = mount(nothing, "/nowhere", nothing, MsFlags::MS_PRIVATE, nothing);
                 assert_eq!(mounted, Err(Errno::EPERM));
                 let held = caps::read(None, caps::CapSet::Effective).unwrap();
-                assert!(held.iter().all(|held| KEPT.contains(held)), "{held:?}");
+                assert!(
+                    held.iter().all(|held| KEPT_BY_AGENT.contains(held)),
+                    "{held:?}"
+                );
             })
             .join()
             .unwrap();
@@ -185,11 +221,18 @@ mod tests {
     }
 
     #[test]
-    fn both_filters_are_accepted_one_after_the_other() {
-        let twice = || -> io::Result<()> {
-            confine(Bpf::Needed)?;
-            Ok(confine(Bpf::Forbidden)?)
+    fn the_loader_has_no_connections_and_mounts() {
+        let confined = || -> io::Result<()> {
+            confine(Part::Loader).unwrap();
+            let refused = TcpStream::connect((Ipv4Addr::LOCALHOST, 9)).unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
+            let listening = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap_err();
+            assert_eq!(listening.kind(), io::ErrorKind::PermissionDenied);
+            let nothing = None::<&str>;
+            let mounted = mount(nothing, "/nowhere", nothing, MsFlags::MS_PRIVATE, nothing);
+            assert_eq!(mounted, Err(Errno::ENOENT));
+            Ok(())
         };
-        thread::spawn(twice).join().unwrap().unwrap();
+        thread::spawn(confined).join().unwrap().unwrap();
     }
 }

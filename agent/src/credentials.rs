@@ -14,8 +14,8 @@ use ebpf_abi::Workload as WorkloadState;
 use tracing::error;
 
 use crate::{
-    bpf::ControlMaps,
     certificates::Credential,
+    loader::ControlMaps,
     metrics::WorkloadMetrics,
     readiness::ReadinessBoard,
     registry::Registry,

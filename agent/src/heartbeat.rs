@@ -13,7 +13,7 @@ use std::{
 use ebpf_abi::HEARTBEAT_LIFETIME_NS;
 use tracing::error;
 
-use crate::bpf::Heartbeat;
+use crate::socket_options::Heartbeat;
 
 /// Beats on a thread of its own until stopped or dropped, and leaves the heart still.
 #[derive(Debug)]
@@ -28,8 +28,8 @@ const INTERVAL: Duration = Duration::from_nanos(HEARTBEAT_LIFETIME_NS / 10);
 
 impl Beating {
     /// Beats once at once, then regularly.
-    pub(crate) fn start(mut heartbeat: Heartbeat) -> io::Result<Self> {
-        heartbeat.beat().map_err(io::Error::other)?;
+    pub(crate) fn start(heartbeat: Heartbeat) -> io::Result<Self> {
+        heartbeat.beat()?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let leave = Arc::new(AtomicBool::new(false));

@@ -21,8 +21,8 @@ use tokio::time::sleep;
 use tracing::{error, info};
 
 use crate::{
-    bpf::{BpfError, ControlMaps, WorkloadPrograms},
     causes::with_causes,
+    loader::{ControlMaps, LoaderError, WorkloadPrograms},
     netns::Interfaces,
     readable::readable,
     workload::{Telling, Workload},
@@ -50,7 +50,7 @@ pub enum InterfaceError {
     },
     /// The kernel side could not be told.
     #[error(transparent)]
-    Bpf(#[from] BpfError),
+    Kernel(#[from] LoaderError),
 }
 
 /// Changes come in swarms; this lets one pass before the interfaces are read.
@@ -107,9 +107,8 @@ impl InterfaceWatch {
         let current = self.workload.netns.run(Interfaces::list).map_err(failed)?;
         // The guard first: no other failure may leave a device without it. And always: the change
         // may be that somebody took the guard away, or put something before it.
-        if let Some(programs) = &mut self.programs {
-            let guard = || Ok(programs.guard_devices(&current.devices));
-            let guarded = self.workload.netns.run(guard).map_err(failed)?;
+        if let Some(programs) = &self.programs {
+            let guarded = programs.guard_devices(&self.workload.netns, &current.devices);
             let unguarded = guarded.as_ref().err().map(|error| with_causes(error));
             self.workload.unguarded.send_if_modified(|known| {
                 let is_news = *known != unguarded;

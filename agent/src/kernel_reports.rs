@@ -11,10 +11,13 @@ use tokio::{
     sync::watch,
     time::{MissedTickBehavior, interval},
 };
-use tracing::error;
+use tracing::{error, warn};
 
 use crate::{
-    bpf::KernelReports, policy::Direction, readable::readable, report::Telemetry,
+    loader::{Refusals, Steering},
+    policy::Direction,
+    readable::readable,
+    report::Telemetry,
     workload::Workload,
 };
 
@@ -23,11 +26,12 @@ const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Passes reports on until the agent ends. What was refused while no agent was there comes first.
 pub(crate) async fn follow(
-    mut reports: KernelReports,
+    steering: Steering,
+    mut refusals: Refusals,
     workloads: watch::Receiver<Vec<Arc<Workload>>>,
     telemetry: Arc<Telemetry>,
 ) {
-    let events = match reports.events().and_then(readable) {
+    let events = match refusals.events().and_then(readable) {
         Ok(events) => events,
         Err(error) => {
             error!(%error, "refusals of the kernel side can't be followed");
@@ -40,15 +44,16 @@ pub(crate) async fn follow(
     loop {
         tokio::select! {
             ready = events.readable() => {
-                while let Some(event) = reports.next_refusal() {
-                    tell(&event, &workloads.borrow(), &telemetry);
-                }
+                refusals.drain(|event| tell(&event, &workloads.borrow(), &telemetry));
                 if let Ok(mut ready) = ready {
                     ready.clear_ready();
                 }
             }
             _ = tick.tick() => {
-                telemetry.kernel(&reports);
+                match steering.read() {
+                    Ok(readings) => telemetry.kernel(&readings),
+                    Err(error) => warn!(%error, "the kernel side's counters can't be read"),
+                }
                 telemetry.lost_lines();
                 if has_tls {
                     telemetry.metrics().set_nic_offload(nic_offload(&workloads.borrow()));

@@ -15,12 +15,16 @@ pub(crate) struct KernelTls {
 }
 
 impl KernelTls {
-    /// Asks the kernel, and says once what was found.
-    pub(crate) fn probe(choice: OffloadChoice, splice: SpliceChoice) -> Self {
+    /// What was found, said once.
+    pub(crate) fn new(
+        choice: OffloadChoice,
+        splice: SpliceChoice,
+        capabilities: Capabilities,
+    ) -> Self {
         let this = Self {
             choice,
             splice,
-            capabilities: Capabilities::probe(),
+            capabilities,
         };
         this.log();
         this

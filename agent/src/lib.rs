@@ -10,9 +10,11 @@ use agent_config as config;
 use agent_config::policy;
 
 pub mod bpf;
+mod loader;
 mod netlink;
 pub mod netns;
 mod sock_diag;
+mod socket_options;
 pub mod workload;
 
 mod inherited;
@@ -26,7 +28,6 @@ pub mod kernel_tls;
 pub mod local_acceleration;
 
 mod admission;
-mod confine;
 mod connection;
 mod order;
 mod rules;
@@ -57,6 +58,7 @@ mod signals;
 mod spans;
 
 mod agent;
+mod confine;
 mod fd_store;
 mod listen_fds;
 mod reload;
@@ -65,10 +67,11 @@ mod service_manager;
 mod serving;
 mod take_over;
 
-pub use agent::{AgentError, run};
+pub use agent::{AgentError, Divided, divide, run};
 pub use causes::with_causes;
 pub use enrolment::{InitError, SetupError, init};
 pub use fd_store::FdStore;
+pub use loader::{LoaderError, run_if_asked};
 pub use log_queue::LogQueue;
 pub use names::OverheardAnswer;
 pub use spans::SpansError;

@@ -2,7 +2,7 @@
 
 use std::{error::Error, io, iter, process::ExitCode, time::Duration};
 
-use agent::{FdStore, LogQueue, access_log, bpf::Pins as PinDirectory, with_causes};
+use agent::{FdStore, LoaderError, LogQueue, access_log, bpf::Pins as PinDirectory, with_causes};
 use agent_config::{
     ConfigOrigin, InitConfig, Pins,
     flags::{Command, Environment, Flags, InitFlags},
@@ -11,6 +11,9 @@ use clap::Parser;
 use nix::errno::Errno;
 
 fn main() -> ExitCode {
+    if let Some(code) = agent::run_if_asked() {
+        return code;
+    }
     let flags = Flags::parse();
     let environment = Environment::of_process();
     if let Some(Command::Init(init)) = &flags.command {
@@ -27,11 +30,16 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(error) => return fail(&error, WRONG_CONFIGURATION),
     };
+    // Before there is any other thread.
+    let divided = match agent::divide(&config) {
+        Ok(divided) => divided,
+        Err(error) => return fail(&error, error.exit_code()),
+    };
     let log = match access_log::init(config.log_format, config.log_level) {
         Ok(log) => log,
         Err(error) => return fail(&error, FAILED),
     };
-    let result = agent::run(config, origin, take_over, store, &log);
+    let result = agent::run(divided, config, origin, take_over, store, &log);
     end(result.map_err(|error| (error.exit_code(), error)), &log)
 }
 
@@ -116,7 +124,10 @@ fn complaint(error: &(dyn Error + 'static)) -> String {
 
 /// Whether it is for want of a descriptor.
 fn lacks_files(error: &(dyn Error + 'static)) -> bool {
-    iter::successors(Some(error), |&error| error.source())
-        .filter_map(|error| error.downcast_ref::<io::Error>())
-        .any(|error| error.raw_os_error() == Some(Errno::EMFILE as i32))
+    iter::successors(Some(error), |&error| error.source()).any(|error| {
+        let of_system = error.downcast_ref::<io::Error>();
+        let of_system = of_system.and_then(io::Error::raw_os_error);
+        let of_loader = error.downcast_ref::<LoaderError>();
+        of_system == Some(Errno::EMFILE as i32) || of_loader.is_some_and(LoaderError::lacks_files)
+    })
 }

@@ -47,10 +47,10 @@ pub(crate) use overhear::Overhearing;
 pub(crate) use table::NameTable;
 
 use crate::{
-    bpf::Permits,
     config::{Host, Remote},
     netns::Netns,
     policy::DnsName,
+    socket_options::Permits,
 };
 
 /// Looks up names for one workload. Answers are kept for as long as they say.

@@ -82,15 +82,7 @@ impl Netns {
 
     /// Runs `work` on a thread of its own inside the namespace.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
-        thread::scope(|scope| {
-            scope
-                .spawn(|| {
-                    setns(self.as_fd(), CloneFlags::CLONE_NEWNET)?;
-                    work()
-                })
-                .join()
-                .unwrap_or_else(|_| Err(io::Error::other("a thread in the namespace panicked")))
-        })
+        run_in(self, work)
     }
 
     /// A TCP socket in the namespace, made on this thread, which stays in the namespace.
@@ -119,6 +111,23 @@ impl Netns {
         }
         Ok(())
     }
+}
+
+/// Runs `work` on a thread of its own inside the network namespace `netns`.
+pub(crate) fn run_in<T: Send>(
+    netns: &impl AsFd,
+    work: impl FnOnce() -> io::Result<T> + Send,
+) -> io::Result<T> {
+    let netns = netns.as_fd();
+    thread::scope(|scope| {
+        scope
+            .spawn(move || {
+                setns(netns, CloneFlags::CLONE_NEWNET)?;
+                work()
+            })
+            .join()
+            .unwrap_or_else(|_| Err(io::Error::other("a thread in the namespace panicked")))
+    })
 }
 
 impl AsFd for Netns {

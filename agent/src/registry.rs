@@ -1,10 +1,10 @@
-//! The connections that are open right now.
+//! The connections that are open right now, and the last that were.
 //!
-//! A connection registers when it is intercepted and is forgotten when its guard drops. Each worker
-//! has a shard of its own, so that workers do not wait for each other. Keeps no history; that is
-//! the log's.
+//! A connection registers when it is intercepted and is open until its guard drops. Each worker has a
+//! shard of its own, so that workers do not wait for each other. Of those that have ended a few are
+//! kept, for who asks why; the log has all.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -12,13 +12,13 @@ use std::ops::Deref;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use attestation::identity::SpiffeId;
 use serde::Serialize;
 use userspace_tls::{Alpn, KeyExchange, SessionId, StopSignal, Traffic};
 
-use crate::connection::CloseCause;
+use crate::connection::{CloseCause, CloseReason};
 use crate::local_acceleration::LocalHop;
 use crate::metrics::LaneMetrics;
 use crate::policy::{Direction, DnsName, Mode, RuleRef};
@@ -65,6 +65,7 @@ impl Registry {
             opened,
             traffic,
             established: OnceLock::new(),
+            ended: OnceLock::new(),
             local_hop: Mutex::new(None),
             datapath: Mutex::new(None),
             counted_sent: AtomicU64::new(0),
@@ -73,7 +74,7 @@ impl Registry {
             stop: StopSignal::default(),
         });
         let shard = worker % self.shards.len();
-        self.shards[shard].with(|open| open.insert(id, Arc::clone(&connection)));
+        self.shards[shard].with(|it| it.open.insert(id, Arc::clone(&connection)));
         Registration {
             registry: Arc::clone(self),
             shard,
@@ -86,16 +87,16 @@ impl Registry {
         let mut connections: Vec<_> = self
             .shards
             .iter()
-            .flat_map(|shard| shard.with(|open| open.values().cloned().collect::<Vec<_>>()))
+            .flat_map(|shard| shard.with(|it| it.open.values().cloned().collect::<Vec<_>>()))
             .collect();
         connections.sort_unstable_by_key(|connection| connection.id);
         connections
     }
 
-    /// The open connection of this number.
+    /// The connection of this number: an open one, or one of those that ended last.
     pub(crate) fn find(&self, id: ConnectionId) -> Option<Arc<Connection>> {
         let mut shards = self.shards.iter();
-        shards.find_map(|shard| shard.with(|open| open.get(&id).cloned()))
+        shards.find_map(|shard| shard.with(|connections| connections.find(id)))
     }
 
     /// Ends the connections that there is an objection to, wherever they stand: in their handshake or
@@ -130,7 +131,7 @@ pub(crate) struct Opening {
     pub lane: Arc<LaneMetrics>,
     /// How its bytes will travel.
     pub mode: Mode,
-    /// The rule that let it through.
+    /// The rule that its destination has, whoever answers.
     pub rule: RuleRef,
     /// The names that rules know its destination by.
     pub names: Option<Arc<[DnsName]>>,
@@ -169,13 +170,13 @@ impl Deref for Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        self.registry.shards[self.shard].with(|open| open.remove(&self.connection.id));
+        self.registry.shards[self.shard].with(|it| it.end(self.connection.id));
         self.connection.count_bytes();
         self.connection.lane.closed();
     }
 }
 
-/// An open connection.
+/// A connection, open or one of those that ended last.
 #[derive(Debug)]
 pub(crate) struct Connection {
     id: ConnectionId,
@@ -188,6 +189,7 @@ pub(crate) struct Connection {
     opened: Instant,
     traffic: Arc<Traffic>,
     established: OnceLock<Established>,
+    ended: OnceLock<Ended>,
     local_hop: Mutex<Option<LocalHop>>,
     datapath: Mutex<Option<Datapath>>,
     counted_sent: AtomicU64,
@@ -212,9 +214,11 @@ impl Connection {
         self.lane.direction()
     }
 
-    /// The rule that let it through.
+    /// The rule that lets it through. Rules by workload decide when the peer has proved who it is;
+    /// before, this is the one that its destination has without them.
     pub(crate) fn rule(&self) -> &RuleRef {
-        &self.rule
+        let for_peer = self.established().and_then(|it| it.rule.as_deref());
+        for_peer.unwrap_or(&self.rule)
     }
 
     /// The names that rules knew its destination by.
@@ -272,6 +276,24 @@ impl Connection {
         let _ = self.established.set(established);
     }
 
+    /// When that was which came so many milliseconds after it was accepted, by today's clock.
+    pub(crate) fn at(&self, after_ms: u32) -> SystemTime {
+        let ago = self.opened.elapsed();
+        let ago = ago.saturating_sub(Duration::from_millis(after_ms.into()));
+        SystemTime::now().checked_sub(ago).unwrap_or(UNIX_EPOCH)
+    }
+
+    /// How it has ended; `None` while it is open.
+    pub(crate) fn ended(&self) -> Option<Ended> {
+        self.ended.get().copied()
+    }
+
+    /// It has ended. Only the first call counts.
+    pub(crate) fn set_ended(&self, close: CloseReason) {
+        let after_ms = self.age_ms();
+        let _ = self.ended.set(Ended { close, after_ms });
+    }
+
     /// Another datapath moves the bytes from now on.
     pub(crate) fn set_datapath(&self, datapath: Datapath) {
         self.lane.entered(datapath);
@@ -315,7 +337,7 @@ impl Connection {
             workload: self.workload(),
             direction: self.direction(),
             mode: self.mode,
-            rule: self.rule.clone(),
+            rule: self.rule().clone(),
             from: self.from,
             to: self.to,
             identity: established.map(|it| it.identity.as_str()),
@@ -400,6 +422,17 @@ pub(crate) struct Established {
     pub session: SessionId,
     /// Milliseconds from accept until the peer had proved who it is.
     pub after_ms: u32,
+    /// The rule for this peer, where it is another than the one for the destination alone.
+    pub rule: Option<Box<RuleRef>>,
+}
+
+/// The end of a connection that was established.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ended {
+    /// How.
+    pub close: CloseReason,
+    /// Milliseconds after it was accepted.
+    pub after_ms: u32,
 }
 
 /// Which datapath moves the bytes of a connection.
@@ -458,11 +491,39 @@ fn uncounted(total: u64, counted: &AtomicU64) -> u64 {
 
 /// One worker's connections. Only its worker writes; whoever lists them reads.
 #[derive(Debug, Default)]
-struct Shard(Mutex<HashMap<ConnectionId, Arc<Connection>>>);
+struct Shard(Mutex<Connections>);
+
+#[derive(Debug, Default)]
+struct Connections {
+    open: HashMap<ConnectionId, Arc<Connection>>,
+    /// Oldest first, at most [`KEPT`].
+    ended: VecDeque<Arc<Connection>>,
+}
+
+/// How many connections of one worker are kept after their end: some 300 KiB.
+const KEPT: usize = 512;
 
 impl Shard {
-    fn with<T>(&self, change: impl FnOnce(&mut HashMap<ConnectionId, Arc<Connection>>) -> T) -> T {
+    fn with<T>(&self, change: impl FnOnce(&mut Connections) -> T) -> T {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Connections {
+    fn find(&self, id: ConnectionId) -> Option<Arc<Connection>> {
+        let ended = || self.ended.iter().find(|it| it.id == id);
+        self.open.get(&id).or_else(ended).cloned()
+    }
+
+    /// It is open no longer. One that was refused is told of by its refusal.
+    fn end(&mut self, id: ConnectionId) {
+        let ended = self.open.remove(&id);
+        if let Some(connection) = ended.filter(|it| it.ended.get().is_some()) {
+            if self.ended.len() == KEPT {
+                self.ended.pop_front();
+            }
+            self.ended.push_back(connection);
+        }
     }
 }
 
@@ -488,6 +549,7 @@ mod tests {
             alpn: Some(Alpn::Sealwire1),
             session: SessionId([0x5a; 16]),
             after_ms: 3,
+            rule: None,
         }
     }
 

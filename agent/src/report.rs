@@ -11,8 +11,9 @@ use userspace_tls::{Alpn, Validity};
 
 use crate::{
     access_log::{ConnectionLine, RefusalLog, report_lost},
-    bpf::{KernelReports, monotonic_ns},
+    bpf::monotonic_ns,
     connection::{CloseReason, Refusal},
+    loader::Readings,
     log_queue::LogQueue,
     metrics::{LaneMetrics, Metrics, ReloadResult, WorkloadMetrics},
     policy::{Direction, WorkloadName},
@@ -90,20 +91,23 @@ impl Telemetry {
     }
 
     /// Takes over the kernel side's counters; to be called about every second.
-    pub(crate) fn kernel(&self, reports: &KernelReports) {
+    pub(crate) fn kernel(&self, readings: &Readings) {
+        let counter = |counter: Counter| {
+            let value = readings.counters.get(counter.index() as usize);
+            value.copied().unwrap_or_default()
+        };
         for reason in KernelRefusal::ALL {
-            let total = reports.counter(Counter::Refused(reason));
+            let total = counter(Counter::Refused(reason));
             self.metrics.set_kernel_refusals(reason.as_str(), total);
         }
         self.metrics
-            .set_udp_datagrams(reports.counter(Counter::UdpDatagrams));
+            .set_udp_datagrams(counter(Counter::UdpDatagrams));
+        self.metrics.set_redirected(counter(Counter::Redirected));
         self.metrics
-            .set_redirected(reports.counter(Counter::Redirected));
-        self.metrics
-            .set_dns_answers_lost(reports.counter(Counter::LostDnsAnswers));
-        for table in reports.tables() {
+            .set_dns_answers_lost(counter(Counter::LostDnsAnswers));
+        for table in readings.tables {
             self.metrics
-                .set_map(table.name, table.entries, table.capacity);
+                .set_map(table.name.as_str(), table.entries, table.capacity);
         }
         self.log.flush(Instant::now());
     }
@@ -175,12 +179,14 @@ impl Reporter {
         if let Some(spans) = &self.telemetry.spans {
             spans.closed(connection, close);
         }
+        connection.set_ended(close);
         let close = close.as_str();
         self.lane.ended(connection.mode(), close);
         let established = connection.established();
         let datapath = connection.datapath();
         let traffic = connection.traffic();
         let line = ConnectionLine {
+            id: connection.id(),
             workload: self.lane.workload(),
             direction: connection.direction(),
             from: connection.from(),

@@ -1,10 +1,13 @@
 //! The rules of a workload that are in force, replaced as a whole.
 
+mod proof;
+
 use std::{
     net::{SocketAddr, SocketAddrV4},
     sync::{Arc, PoisonError, RwLock},
 };
 
+pub(crate) use proof::OfPeer;
 use tokio::sync::watch;
 use tracing::info;
 
@@ -97,10 +100,18 @@ impl Rules {
                     heard,
                     unknown: &[],
                 };
-                let Ok(decision) = self.egress.decide(connection.to(), known) else {
+                let to = connection.to();
+                let met = connection.established().and_then(|it| it.peer.as_ref());
+                let decided = match met {
+                    Some(peer) => self.of_peer(to, known, peer).map(|it| it.decision),
+                    None => self.egress.decide(to, known),
+                };
+                let Ok(decision) = decided else {
                     return Some(CloseCause::RuleChanged);
                 };
                 let needed = match decision.mode {
+                    // Whatever the destination alone may have: in clear nobody proves to be anybody.
+                    _ if met.is_none() && self.await_proof(to, known, &decision) => Needed::Mtls,
                     EgressMode::Mtls => Needed::Mtls,
                     EgressMode::Plaintext => Needed::Nothing,
                     EgressMode::Deny => return Some(CloseCause::RuleChanged),

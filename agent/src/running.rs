@@ -15,7 +15,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     agent::{AgentError, failed},
-    bpf::{KernelReports, version},
+    bpf::version,
     causes::with_causes,
     fd_store::FdStore,
     heartbeat::Beating,
@@ -69,11 +69,11 @@ impl Running {
     /// one has of it.
     pub(crate) fn steering_after(&self, before: Predecessor, own_cgroup: &Path) {
         let ended = tokio::task::spawn_blocking(|| before.wait());
-        let pins = self.serving.steering().pins().clone();
+        let steering = self.serving.steering().clone();
         let kept = self.agent_cgroups(own_cgroup);
         tokio::task::spawn_local(async move {
             let _ = ended.await;
-            match kept.and_then(|kept| Ok(pins.forget_agents_but(&kept)?)) {
+            match kept.and_then(|kept| Ok(steering.forget_agents_but(kept)?)) {
                 Ok(()) => info!("the agent that ran before has ended"),
                 Err(error) => stays_attached(&error),
             }
@@ -82,9 +82,9 @@ impl Running {
 
     /// No agent ran before, or none that still does: what served its sockets is taken away, as above.
     pub(crate) fn steer_alone(&self, own_cgroup: &Path) {
-        let pins = self.serving.steering().pins();
+        let steering = self.serving.steering();
         let kept = self.agent_cgroups(own_cgroup);
-        if let Err(error) = kept.and_then(|kept| Ok(pins.forget_agents_but(&kept)?)) {
+        if let Err(error) = kept.and_then(|kept| Ok(steering.forget_agents_but(kept)?)) {
             stays_attached(&error);
         }
     }
@@ -261,8 +261,14 @@ pub(crate) fn follow_reports(
     serving: &Serving,
     telemetry: &Arc<Telemetry>,
 ) -> Result<AbortHandle, AgentError> {
-    let reports = KernelReports::open(serving.steering().pins())?;
-    let follow = kernel_reports::follow(reports, serving.watch(), telemetry.clone());
+    let steering = serving.steering();
+    let refusals = steering.refusals()?;
+    let follow = kernel_reports::follow(
+        steering.clone(),
+        refusals,
+        serving.watch(),
+        telemetry.clone(),
+    );
     Ok(tokio::task::spawn_local(follow).abort_handle())
 }
 

@@ -22,7 +22,6 @@ use tracing::{error, warn};
 
 use crate::{
     agent::{AgentError, failed},
-    bpf::{BpfError, ControlMaps, DnsAnswers, Pins, Steering},
     causes::with_causes,
     certificates::{self, CertificateFiles, Credential},
     config::{self, CertificateOrigin},
@@ -32,6 +31,7 @@ use crate::{
     inherited::{Inherited, Item, Purpose, Whose},
     interfaces::InterfaceWatch,
     listen::{ListenError, Listeners, NamedSocket, listen_at},
+    loader::{ControlMaps, Steering},
     names::{NameFollower, Names, Overhearing},
     netns::Interfaces,
     past_agent::{self, Unwanted},
@@ -157,9 +157,6 @@ impl Served {
 
 impl Serving {
     /// Nothing is served yet; what is `inherited` need not be opened. What is sent to `workers` is served by them once they run.
-    ///
-    /// # Errors
-    /// Where the maps can't be opened.
     pub(crate) fn new(
         steering: Steering,
         workers: Vec<mpsc::UnboundedSender<Entrance>>,
@@ -167,10 +164,10 @@ impl Serving {
         telemetry: Arc<Telemetry>,
         board: ReadinessBoard,
         inherited: Inherited,
-    ) -> Result<Self, BpfError> {
-        let maps = ControlMaps::open(steering.pins())?;
-        Ok(Self {
-            has_new_maps: steering.pins().has_new_maps(),
+    ) -> Self {
+        let maps = ControlMaps::new(steering.loader().clone());
+        Self {
+            has_new_maps: steering.has_new_maps(),
             steering,
             maps: Rc::new(RefCell::new(maps)),
             inherited,
@@ -180,7 +177,7 @@ impl Serving {
             board,
             served: Vec::new(),
             known: watch::Sender::default(),
-        })
+        }
     }
 
     /// The kernel side.
@@ -204,7 +201,7 @@ impl Serving {
     /// Then nothing of it is left, but what an earlier agent had attached.
     pub(crate) fn add(&mut self, candidate: Candidate) -> Result<(), AgentError> {
         let owner = candidate.workload.owner();
-        let was_attached = self.steering.is_attached(&owner);
+        let was_attached = self.steering.is_attached(owner.clone())?;
         let workload = candidate.workload.clone();
         match self.start(candidate) {
             Ok(served) => {
@@ -218,7 +215,7 @@ impl Serving {
                 let released = if was_attached {
                     Ok(())
                 } else {
-                    self.steering.release_workload(&owner)
+                    self.steering.release_workload(owner)
                 };
                 if let Err(error) = forgotten.and(released) {
                     let error = with_causes(&error);
@@ -244,7 +241,7 @@ impl Serving {
             .collect();
         let opened = self.open(&workload, &named)?;
         let (stop, stopped) = watch::channel(Stop::Running);
-        let before = if self.has_new_maps || !self.steering.is_attached(&workload.owner()) {
+        let before = if self.has_new_maps || !self.steering.is_attached(workload.owner())? {
             Before::Nothing
         } else {
             Before::Marks
@@ -285,13 +282,7 @@ impl Serving {
             set_ports(&mut maps, &workload, rules)?;
         }
         let mut interfaces = InterfaceWatch::new(workload.clone(), &mut maps)?;
-        let programs = self.steering.attach_workload(
-            &workload.owner(),
-            workload.id,
-            &workload.cgroup,
-            workload.netns.as_fd(),
-            workload.tenancy,
-        )?;
+        let programs = self.steering.attach_workload(&workload)?;
         interfaces.guard(programs, &mut maps)?;
         if let Some(rules) = rules {
             let overhearing = self.overhear(&workload, &rules.egress)?;
@@ -347,12 +338,7 @@ impl Serving {
         {
             return Ok(Some(before));
         }
-        let answers = DnsAnswers::overhear(
-            &self.steering,
-            workload.id,
-            &workload.cgroup,
-            workload.tenancy,
-        )?;
+        let answers = self.steering.overhear(workload)?;
         Ok(Some(Overhearing::start(
             workload,
             egress.clone(),
@@ -534,7 +520,7 @@ impl Serving {
         let Some(index) = self.served.iter().position(|it| it.workload.name == *name) else {
             return Ok(0);
         };
-        let agents = self.pins().agent_cgroups()?;
+        let agents = self.steering.agent_cgroups()?;
         let mut served = self.served.swap_remove(index);
         let mut before = None;
         let now = served.workload.rules.update(|known| {
@@ -584,7 +570,7 @@ impl Serving {
         self.tell_known();
         // Programs of the same cgroup that know another namespace.
         if let Some((_, before)) = before.filter(|(of, before)| *of == id && *before != owner) {
-            self.steering.release_workload(&before)?;
+            self.steering.release_workload(before)?;
         }
         Ok(closed)
     }
@@ -596,19 +582,10 @@ impl Serving {
         if let Some(rules) = workload.rules.get() {
             maps.set_udp_denied(workload.id, rules.udp == UdpMode::Deny)?;
         }
-        let mut programs = self.steering.attach_workload(
-            &workload.owner(),
-            workload.id,
-            &workload.cgroup,
-            workload.netns.as_fd(),
-            workload.tenancy,
-        )?;
-        let guarded = workload.netns.run(|| {
-            let devices = Interfaces::list()?.devices;
-            Ok(programs.guard_devices(&devices))
-        });
-        guarded.map_err(failed("reading a workload's interfaces"))??;
-        Ok(())
+        let programs = self.steering.attach_workload(workload)?;
+        let interfaces = workload.netns.run(Interfaces::list);
+        let interfaces = interfaces.map_err(failed("reading a workload's interfaces"))?;
+        Ok(programs.guard_devices(&workload.netns, &interfaces.devices)?)
     }
 
     /// Undoes [`Self::add`]: as if the workload had never been configured.
@@ -617,7 +594,7 @@ impl Serving {
             return;
         };
         self.retire(name);
-        if let Err(error) = self.steering.release_workload(&owner) {
+        if let Err(error) = self.steering.release_workload(owner) {
             let error = with_causes(&error);
             warn!(workload = %name, error, "its programs stay attached; it is refused until --detach");
         }
@@ -648,8 +625,8 @@ impl Serving {
             Ok(())
         } else {
             self.steering
-                .release_workload(&workload.owner())
-                .map(|()| maps.forget_released(workload.id))
+                .release_workload(workload.owner())
+                .and_then(|()| maps.forget_released(workload.id))
         };
         drop(maps);
         if let Err(error) = forgotten.and(released) {
@@ -669,7 +646,7 @@ impl Serving {
     /// Ends connections that were there before the workloads were served, go past the agent, and may not
     /// go on. What is served later is to be looked at again.
     pub(crate) fn close_older(&mut self) -> Result<(), AgentError> {
-        let agents = self.steering.pins().agent_cgroups()?;
+        let agents = self.steering.agent_cgroups()?;
         for served in &mut self.served {
             let workload = &served.workload;
             match (served.before, workload.rules.get()) {
@@ -717,8 +694,9 @@ impl Serving {
 
     /// Says which workloads were served before and are not any more. Their connections stay refused.
     pub(crate) fn name_strangers(&self) {
-        let owners: Vec<_> = self.served.iter().map(|it| it.workload.owner()).collect();
-        for stranger in self.steering.strangers(&owners) {
+        let owners = self.served.iter().map(|it| it.workload.owner());
+        let strangers = self.steering.strangers(owners.collect());
+        for stranger in strangers.unwrap_or_default() {
             warn!(
                 pins = stranger,
                 "a workload served before is not configured any more; its connections stay \
@@ -730,10 +708,6 @@ impl Serving {
     fn tell_known(&self) {
         let workloads = self.served.iter().map(|it| it.workload.clone());
         self.known.send_replace(workloads.collect());
-    }
-
-    fn pins(&self) -> &Pins {
-        self.steering.pins()
     }
 
     /// Tells all listeners how far their end has come. Nothing more can be served then, and workers

@@ -1,12 +1,7 @@
 //! Worker threads: one event loop each. A connection lives on the worker that accepted it.
 
 use std::{
-    cell::RefCell,
-    io,
-    net::TcpListener as StdTcpListener,
-    rc::Rc,
-    sync::{Arc, mpsc::channel as mpsc_channel},
-    thread,
+    cell::RefCell, io, net::TcpListener as StdTcpListener, rc::Rc, sync::Arc, thread,
     time::Duration,
 };
 
@@ -22,8 +17,6 @@ use tracing::{error, warn};
 
 use crate::{
     admission::Admission,
-    bpf::{ConnectionHooks, Permits},
-    confine::{Bpf, confine},
     connection::{Door, NamedListener, Worker, serve},
     kernel_tls::KernelTls,
     listen::{Listeners, NamedSocket},
@@ -32,6 +25,7 @@ use crate::{
     registry::Registry,
     report::{Reporter, Telemetry},
     service_manager::Pulse,
+    socket_options::{ConnectionHooks, Permits},
     strangers::Strangers,
     workload::Workload,
 };
@@ -106,31 +100,17 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 /// Starts a worker thread. It ends when it has stopped and its connections are over.
 ///
 /// # Errors
-/// Where the thread can't be made, or not confined to what it needs.
+/// Where the thread can't be made.
 pub(crate) fn spawn(start: Start) -> io::Result<thread::JoinHandle<()>> {
-    let (tell, told) = mpsc_channel();
-    let thread = thread::Builder::new()
+    thread::Builder::new()
         .name(format!("worker-{}", start.index))
         .spawn(move || {
-            let bpf = match start.hooks.acceleration() {
-                Ok(()) => Bpf::Needed,
-                Err(_) => Bpf::Forbidden,
-            };
-            let confined = confine(bpf);
-            let may_serve = confined.is_ok();
-            let _ = tell.send(confined);
-            if !may_serve {
-                return;
-            }
             let built = runtime::Builder::new_current_thread().enable_all().build();
             match built {
                 Ok(runtime) => LocalSet::new().block_on(&runtime, run(start)),
                 Err(error) => error!(%error, "a worker's event loop can't be made"),
             }
-        })?;
-    told.recv()
-        .map_err(|_| io::Error::other("the thread has ended"))??;
-    Ok(thread)
+        })
 }
 
 async fn run(start: Start) {

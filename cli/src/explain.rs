@@ -14,9 +14,10 @@ use crate::failure::Failure;
 
 /// Say which rule, certificate and datapath decide about a connection, and what to change.
 ///
-/// Of a connection that is open, by its number in `sealwire connections`; of one that was refused, by
-/// its number in the log, of which an agent keeps the last 1,000; or of one that is not there: then
-/// the rules in force are asked, and nothing is dialled.
+/// Of a connection that is open, by its number in `sealwire connections` or in the log, and of those
+/// that ended last, of which an agent keeps 512 for each worker; of one that was refused, by its
+/// number in the log, of which an agent keeps the last 1,000; or of one that is not there: then the
+/// rules in force are asked, and nothing is dialled.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Explain {

@@ -18,13 +18,13 @@ use aya_ebpf::{
     programs::SockoptContext,
 };
 use ebpf_abi::{
-    ForgetClientRequest, NameClientRequest, OriginalDestination, PermitRequest, RefuseRequest,
-    SOL_SEALWIRE, SocketOption, Token,
+    BeatRequest, ForgetClientRequest, NameClientRequest, OriginalDestination, PermitRequest,
+    RefuseRequest, SOL_SEALWIRE, SocketOption, Token,
 };
 
 use crate::{
     context::read,
-    maps::{ACCEPTED, CLIENTS, PERMITTED, REFUSED, TOKEN},
+    maps::{ACCEPTED, CLIENTS, HEARTBEAT, PERMITTED, REFUSED, TOKEN},
 };
 
 /// Writes one field of the context.
@@ -125,6 +125,10 @@ fn set(call: *mut bpf_sockopt, option: i32) -> Option<bool> {
     if option == SocketOption::Refuse as i32 {
         let asked = request::<RefuseRequest>(call)?;
         return Some(REFUSED.insert(&asked.key, &asked.until, 0).is_ok());
+    }
+    if option == SocketOption::Beat as i32 {
+        let asked = request::<BeatRequest>(call)?;
+        return Some(HEARTBEAT.set(0, &asked.at, 0).is_ok());
     }
     None
 }

@@ -1,6 +1,7 @@
 //! The agent under test: a process of the root namespace, in a cgroup of its own.
 
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -223,6 +224,21 @@ impl Agent {
         Ok(self.running()?.pid())
     }
 
+    /// The process of its loader.
+    pub fn loader(&self) -> Result<Pid> {
+        let pid = self.pid()?;
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+        let child = children.split_whitespace().next();
+        let child = child.context("the agent has no loader")?;
+        Ok(Pid::from_raw(child.parse()?))
+    }
+
+    /// How it ended by itself.
+    pub fn ended(&mut self) -> Result<Finished> {
+        let running = self.running.take().context("the agent does not run")?;
+        running.wait(LIMIT)
+    }
+
     /// Where its configuration is.
     pub fn config_file(&self) -> &Path {
         &self.config_file
@@ -325,7 +341,13 @@ impl Agent {
 
     /// Removes its cgroup and makes it anew, as systemd does with that of a unit that has no process.
     pub fn renew_cgroup(&self) -> Result<()> {
-        fs::remove_dir(&self.cgroup)?;
+        let deadline = Instant::now() + self.config.patience;
+        // Its loader, which dies with it, may not have left yet.
+        while let Err(error) = fs::remove_dir(&self.cgroup) {
+            let is_busy = error.kind() == ErrorKind::ResourceBusy;
+            ensure!(is_busy && Instant::now() < deadline, "{error}");
+            thread::sleep(Duration::from_millis(5));
+        }
         Ok(fs::create_dir(&self.cgroup)?)
     }
 
@@ -661,6 +683,9 @@ pub struct EgressRule {
     /// The name that they have.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// Who must have answered there; whoever it is if none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workload: Option<String>,
     /// The port; any if none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
@@ -676,18 +701,31 @@ impl EgressRule {
     pub fn to(cidr: impl Into<String>, mode: &'static str) -> Self {
         Self {
             cidr: Some(cidr.into()),
-            name: None,
-            port: None,
-            mode,
-            peers: Vec::new(),
+            ..Self::of(mode)
         }
     }
 
     /// For those of a name.
     pub fn to_name(name: &str, mode: &'static str) -> Self {
         Self {
-            cidr: None,
             name: Some(name.to_owned()),
+            ..Self::of(mode)
+        }
+    }
+
+    /// For a workload, wherever it answers.
+    pub fn to_workload(workload: &str, mode: &'static str) -> Self {
+        Self {
+            workload: Some(workload.to_owned()),
+            ..Self::of(mode)
+        }
+    }
+
+    fn of(mode: &'static str) -> Self {
+        Self {
+            cidr: None,
+            name: None,
+            workload: None,
             port: None,
             mode,
             peers: Vec::new(),

@@ -84,8 +84,14 @@ fn an_open_connection_is_explained_while_it_is_open() -> Result<()> {
     }
     drop(client);
     agent.wait_until_idle()?;
-    let error = error(agent, &[&id])?;
-    assert!(error.contains("is not open: it has ended"), "{error}");
+    let told = explained(agent, &[&id])?;
+    let line = agent.access(|it| it["id"] == id)?;
+    let close = line["close"].as_str().context("no close")?;
+    assert!(told.contains(&format!("connection {id}: ended")), "{told}");
+    assert!(told.contains(&format!("it ended as {close}:")), "{told}");
+    assert!(told.contains(&spiffe_id("server")), "{told}");
+    let unknown = error(agent, &["4000000"])?;
+    assert!(unknown.contains("never was"), "{unknown}");
     Ok(())
 }
 

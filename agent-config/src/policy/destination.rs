@@ -35,6 +35,11 @@ impl Cidr {
         }
     }
 
+    /// Whether every address of `other` lies in the network.
+    pub(super) fn contains(self, other: Self) -> bool {
+        self.prefix <= other.prefix && Self::around(other.network, self.prefix) == self
+    }
+
     /// The first address of the network.
     pub fn network(self) -> IpAddr {
         self.network
@@ -129,9 +134,14 @@ impl PortRange {
         self.first <= other.last && other.first <= self.last
     }
 
+    /// Whether every port of `other` lies in the range.
+    pub(super) fn contains_all(self, other: Self) -> bool {
+        self.first <= other.first && other.last <= self.last
+    }
+
     /// Whether `other` holds every port of `self` and more.
     pub fn is_narrower_than(self, other: Self) -> bool {
-        self != other && other.first <= self.first && self.last <= other.last
+        self != other && other.contains_all(self)
     }
 
     /// How many ports lie in the range.

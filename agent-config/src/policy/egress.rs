@@ -1,4 +1,7 @@
-//! What happens to a connection that a workload opens, by its destination.
+//! What happens to a connection that a workload opens, by its destination and by who answers there.
+
+mod in_clear;
+mod proof;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
@@ -7,9 +10,12 @@ use std::iter::repeat;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use attestation::identity::SpiffeId;
 use serde::Serialize;
 
-use super::{Cidr, DnsName, EgressMode, NamePattern, PeerSet, PortRange, RuleRef};
+use super::{Cidr, DnsName, EgressMode, NamePattern, PeerSet, PortRange, RuleRef, WorkloadMatch};
+
+pub use in_clear::Unprovable;
 
 /// The rules for connections that a workload opens.
 #[derive(Clone, Debug, Serialize)]
@@ -29,15 +35,35 @@ pub struct EgressRule {
     pub to: Destinations,
     /// Which ports at these addresses.
     pub ports: PortRange,
+    /// Who must have answered there; `None`: whoever it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workload: Option<WorkloadMatch>,
     /// What happens to the connection.
     pub mode: EgressMode,
-    /// Who may answer; matters for [`EgressMode::Mtls`] only.
+    /// Who may answer; matters for [`EgressMode::Mtls`] only. Of a rule by workload, that workload.
     pub peers: PeerSet,
 }
 
 impl EgressRule {
-    /// `10.0.0.0/8:5432`, `db.example.com:5432 in 10.0.0.0/8`
+    /// What it is for, whatever the port: `10.0.0.0/8`, `workload cart`, `workload cart at 10.0.0.0/8`
+    pub(crate) fn subject(&self) -> String {
+        self.of_workload(self.to.to_string())
+    }
+
+    /// `10.0.0.0/8:5432`, `db.example.com:5432 in 10.0.0.0/8`, `workload cart at 10.0.0.0/8:5432`
     fn label(&self) -> String {
+        self.of_workload(self.place())
+    }
+
+    fn of_workload(&self, place: String) -> String {
+        match &self.workload {
+            Some(workload) if place == ANYWHERE => format!("workload {workload}"),
+            Some(workload) => format!("workload {workload} at {place}"),
+            None => place,
+        }
+    }
+
+    fn place(&self) -> String {
         let Self { to, ports, .. } = self;
         if *ports == PortRange::ALL {
             return to.to_string();
@@ -47,8 +73,20 @@ impl EgressRule {
                 format!("[{cidr}]:{ports}")
             }
             Destinations::NameWithin { name, cidr } => format!("{name}:{ports} in {cidr}"),
-            Destinations::Network { .. } | Destinations::Name { .. } => format!("{to}:{ports}"),
+            Destinations::Anywhere {}
+            | Destinations::Network { .. }
+            | Destinations::Name { .. } => {
+                format!("{to}:{ports}")
+            }
         }
+    }
+
+    /// How specific it is, of those that are for one address, before names and ports. What has no
+    /// network comes first, and what is for fewer peers.
+    fn precedence(&self) -> (u8, u8) {
+        let prefix = self.to.cidr().map_or(u8::MAX, Cidr::prefix);
+        let workload = self.workload.as_ref();
+        (prefix, workload.map_or(0, WorkloadMatch::specificity))
     }
 }
 
@@ -56,6 +94,8 @@ impl EgressRule {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(untagged)]
 pub enum Destinations {
+    /// All that there are, as only a rule by workload can have.
+    Anywhere {},
     /// All of a network.
     Network {
         /// The network.
@@ -79,7 +119,7 @@ impl Destinations {
     /// The name or names, where it is by name.
     pub fn name(&self) -> Option<&NamePattern> {
         match self {
-            Self::Network { .. } => None,
+            Self::Anywhere {} | Self::Network { .. } => None,
             Self::Name { name } | Self::NameWithin { name, .. } => Some(name),
         }
     }
@@ -88,7 +128,7 @@ impl Destinations {
     pub fn cidr(&self) -> Option<Cidr> {
         match self {
             Self::Network { cidr } | Self::NameWithin { cidr, .. } => Some(*cidr),
-            Self::Name { .. } => None,
+            Self::Anywhere {} | Self::Name { .. } => None,
         }
     }
 }
@@ -96,6 +136,7 @@ impl Destinations {
 impl fmt::Display for Destinations {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Anywhere {} => f.write_str(ANYWHERE),
             Self::Network { cidr } => cidr.fmt(f),
             Self::Name { name } => name.fmt(f),
             Self::NameWithin { name, cidr } => write!(f, "{name} in {cidr}"),
@@ -196,7 +237,8 @@ impl EgressPolicy {
         }
     }
 
-    /// What happens to a connection to `destination`. A v4-mapped address counts as the IPv4 address.
+    /// What happens to a connection to `destination`, as long as nobody knows who answers there: rules
+    /// by workload are not asked. A v4-mapped address counts as the IPv4 address.
     ///
     /// The longest prefix wins, a name without a network coming before every network; then a name
     /// before none, an exact one before a wildcard, the longer wildcard; then the narrower range of
@@ -211,14 +253,38 @@ impl EgressPolicy {
         destination: SocketAddr,
         known: Known<'_>,
     ) -> Result<EgressDecision<'_>, Undecided> {
-        let mut found = (self.by_network(destination), None);
+        self.best(destination, known, None)
+    }
+
+    /// What happens to it once `peer` has proved to be who answers there: rules by workload are asked,
+    /// too. At the same network one of them comes before those without, that of an identity first; one
+    /// without network and name before every network, as a name.
+    ///
+    /// # Errors
+    /// As [`Self::decide`].
+    pub fn decide_for(
+        &self,
+        destination: SocketAddr,
+        known: Known<'_>,
+        peer: &SpiffeId,
+    ) -> Result<EgressDecision<'_>, Undecided> {
+        self.best(destination, known, Some(peer))
+    }
+
+    fn best(
+        &self,
+        destination: SocketAddr,
+        known: Known<'_>,
+        peer: Option<&SpiffeId>,
+    ) -> Result<EgressDecision<'_>, Undecided> {
+        let mut found = (self.by_network(destination, peer), None);
         // For each name its own best rule, then the strictest of these: what one name is excepted from
         // another may be under.
         let looked_up = known.names.iter().map(|name| (name, Origin::LookedUp));
         let heard = known.heard.names().iter();
         let heard = heard.map(|it| (&it.name, Origin::Heard(it.force)));
         for (name, origin) in looked_up.chain(heard) {
-            let best = self.best_by(name, origin, destination);
+            let best = self.best_by(name, origin, destination, peer);
             if best.is_some() && self.rank(best) > self.rank(found.0) {
                 found = (best, Some(name));
             }
@@ -233,7 +299,8 @@ impl EgressPolicy {
             Heard::Nothing | Heard::Names(_) => &[],
         };
         for (&index, why) in unknown.chain(unheard.iter().zip(repeat(Unknown::Unheard))) {
-            if self.matches(index, destination)
+            if self.may_be_of(index, peer, &decision, why)
+                && self.matches(index, destination)
                 && self.rank(Some(index)) > self.rank(found.0)
                 && self.would_matter(index, &decision, why)
                 && let Some(name) = self.rules.get(index).and_then(|rule| rule.to.name())
@@ -249,17 +316,24 @@ impl EgressPolicy {
     }
 
     /// The best rule for a name that the destination has.
-    fn best_by(&self, name: &DnsName, origin: Origin, destination: SocketAddr) -> Option<usize> {
-        let candidates = self.index.of_name(name);
-        let candidates = candidates
-            .filter(|&index| self.matches(index, destination) && self.may_be_by(index, origin));
+    fn best_by(
+        &self,
+        name: &DnsName,
+        origin: Origin,
+        destination: SocketAddr,
+        peer: Option<&SpiffeId>,
+    ) -> Option<usize> {
+        let candidates = self.index.of_name(name).filter(|&index| {
+            self.matches(index, destination)
+                && self.is_of(index, peer)
+                && self.may_be_by(index, origin)
+        });
         candidates.max_by_key(|&index| {
             let rule = &self.rules[index];
             let specificity = rule.to.name().map(NamePattern::specificity);
-            let prefix = rule.to.cidr().map_or(u8::MAX, Cidr::prefix);
             let width = Reverse(rule.ports.width());
             (
-                prefix,
+                rule.precedence(),
                 specificity,
                 width,
                 rule.mode.strictness(),
@@ -281,9 +355,10 @@ impl EgressPolicy {
         })
     }
 
-    fn by_network(&self, destination: SocketAddr) -> Option<usize> {
-        let mut candidates = self.index.networks(destination.ip());
-        candidates.find(|&index| self.matches(index, destination))
+    fn by_network(&self, destination: SocketAddr, peer: Option<&SpiffeId>) -> Option<usize> {
+        let anywhere = self.index.anywhere.iter().copied();
+        let mut candidates = anywhere.chain(self.index.networks(destination.ip()));
+        candidates.find(|&index| self.matches(index, destination) && self.is_of(index, peer))
     }
 
     fn matches(&self, index: usize, destination: SocketAddr) -> bool {
@@ -299,11 +374,11 @@ impl EgressPolicy {
     /// How specific a rule is, of those that are for one address.
     fn rank(&self, index: Option<usize>) -> Option<impl Ord + use<>> {
         let rule = self.rules.get(index?)?;
-        let prefix = rule.to.cidr().map_or(u8::MAX, Cidr::prefix);
         let strictness = rule.to.name().map(|_| rule.mode.strictness());
         let width = Reverse(rule.ports.width());
         let is_named = rule.to.name().is_some();
-        Some((prefix, is_named, width, strictness, Reverse(index)))
+        let precedence = rule.precedence();
+        Some((precedence, is_named, width, strictness, Reverse(index)))
     }
 
     /// Whether it makes a difference that a more specific rule is not known to be for a destination.
@@ -314,6 +389,10 @@ impl EgressPolicy {
         match (rule.mode, found.mode) {
             // It does not help to wait for ever for a permission.
             (_, EgressMode::Deny) | (EgressMode::Plaintext, _) => why == Unknown::Pending,
+            // Lets one peer more through.
+            (EgressMode::Mtls, EgressMode::Mtls) if rule.workload.is_some() => {
+                why == Unknown::Pending
+            }
             (EgressMode::Mtls, EgressMode::Mtls) => rule.peers != *found.peers,
             (EgressMode::Mtls, EgressMode::Plaintext)
             | (EgressMode::Deny, EgressMode::Mtls | EgressMode::Plaintext) => true,
@@ -403,8 +482,10 @@ enum Origin {
 /// in one.
 #[derive(Clone, Debug, Default)]
 struct Index {
-    /// Indices of the rules of each network that have no name, the narrowest range of ports first, then
-    /// the earlier rule.
+    /// Indices of the rules that have neither network nor name, in the order of those of a network.
+    anywhere: Vec<usize>,
+    /// Indices of the rules of each network that have no name: those for fewer peers first, then the
+    /// narrowest range of ports, then the earlier rule.
     by_network: HashMap<Cidr, Vec<usize>>,
     /// Lengths of the prefixes that there are, the longest first.
     prefixes_v4: BTreeSet<Reverse<u8>>,
@@ -414,6 +495,8 @@ struct Index {
     below: HashMap<DnsName, Vec<usize>>,
     /// All of these.
     wildcards: Vec<usize>,
+    /// Those that are by workload, whatever else.
+    by_workload: Vec<usize>,
     /// What each rule is for, as log lines name it.
     labels: Vec<Arc<str>>,
 }
@@ -422,7 +505,11 @@ impl Index {
     fn of(rules: &[EgressRule]) -> Self {
         let mut index = Self::default();
         for (number, rule) in rules.iter().enumerate() {
+            if rule.workload.is_some() {
+                index.by_workload.push(number);
+            }
             let numbers = match &rule.to {
+                Destinations::Anywhere {} => &mut index.anywhere,
                 Destinations::Network { cidr } => {
                     let prefixes = match cidr.network() {
                         IpAddr::V4(_) => &mut index.prefixes_v4,
@@ -442,8 +529,11 @@ impl Index {
             numbers.push(number);
             index.labels.push(rule.label().into());
         }
-        for numbers in index.by_network.values_mut() {
-            numbers.sort_by_key(|&number| rules[number].ports.width());
+        for numbers in index.by_network.values_mut().chain([&mut index.anywhere]) {
+            numbers.sort_by_key(|&number| {
+                let rule = &rules[number];
+                (Reverse(rule.precedence()), rule.ports.width())
+            });
         }
         index
     }
@@ -475,6 +565,9 @@ impl Index {
         self.by_name.get(name).map_or(&[], Vec::as_slice)
     }
 }
+
+/// A rule that names neither addresses nor a name, as log lines have it.
+const ANYWHERE: &str = "*";
 
 #[cfg(test)]
 mod tests;

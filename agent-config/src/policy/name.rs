@@ -109,6 +109,14 @@ impl NamePattern {
         }
     }
 
+    /// Whether a name is one of these.
+    pub(super) fn has(&self, name: &DnsName) -> bool {
+        match self {
+            Self::Name(exact) => exact == name,
+            Self::Below(parent) => name.parents().any(|it| it == parent.as_str()),
+        }
+    }
+
     /// Greater where fewer names match, of those that match one name.
     pub(super) fn specificity(&self) -> usize {
         match self {

@@ -114,7 +114,7 @@ pub enum PeerMatch {
 }
 
 impl PeerMatch {
-    fn meets(&self, peer: &SpiffeId) -> bool {
+    pub(super) fn meets(&self, peer: &SpiffeId) -> bool {
         match self {
             Self::Any => true,
             Self::SpiffeId(id) => id == peer,

@@ -20,7 +20,15 @@ cidr = "10.0.0.0/8"
 port = "8000-8100"
 [[workload.egress]]
 cidr = "fd00::7"
+port = 443
 mode = "plaintext"
+[[workload.egress]]
+cidr = "192.0.2.0/24"
+workload = "cart"
+[[workload.egress]]
+workload = "spiffe://mesh.local/ns/shop/sa/cart"
+port = 80
+mode = "deny"
 [[workload.listener]]
 listen = "127.137.0.1:5432"
 remote = "[fd00::9]:5432"

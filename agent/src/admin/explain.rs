@@ -24,7 +24,7 @@ use crate::kernel_tls::KernelTls;
 use crate::netns::Interfaces;
 use crate::policy::{Direction, EgressMode, IngressMode, PeerSet, RuleRef, Undecided, Unknown};
 use crate::refusals::{NoRefusalId, RefusalCode, RefusalId, Refused, UnknownRefusal};
-use crate::registry::{Connection, NoConnectionId, State};
+use crate::registry::{Connection, Ended, NoConnectionId, State};
 use crate::rules::Rules;
 use crate::workload::Workload;
 
@@ -52,7 +52,10 @@ pub(super) enum Unexplained {
     ConnectionId(String, NoConnectionId),
     #[error("refusal {0:?} {1}")]
     RefusalId(String, NoRefusalId),
-    #[error("connection {0} is not open: it has ended, and the log has its line, or never was")]
+    #[error(
+        "connection {0} is not open, and none of those that ended last: the log has its line, or it \
+         never was"
+    )]
     NoConnection(String),
     #[error(transparent)]
     NoRefusal(#[from] UnknownRefusal),
@@ -117,7 +120,7 @@ pub(super) struct Explanation {
     direction: Direction,
     from: Option<String>,
     to: Option<SocketAddr>,
-    /// When it was refused.
+    /// When it was refused, or ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     at: Option<String>,
     /// How its bytes travel.
@@ -136,9 +139,12 @@ pub(super) struct Explanation {
 enum Outcome {
     Handshaking,
     Open,
+    Ended,
     Refused,
     WouldBeLetThrough,
     WouldBeRefused,
+    /// A rule by workload may let through what its destination alone has refused.
+    DependsOnPeer,
     /// The agent would not see it.
     NotSteered,
 }
@@ -350,20 +356,25 @@ fn of_connection(
     if let (Some(key_exchange), Some(cipher)) = (view.key_exchange, view.cipher) {
         notes.push(format!("key exchange {key_exchange}, cipher {cipher}").into());
     }
-    if let Some(cause) = connection.stop().cause() {
+    let ended = connection.ended();
+    if let Some(Ended { close, .. }) = ended {
+        notes.push(format!("it ended as {}: {}", close.as_str(), close.means()).into());
+        notes.push(format!("bytes sent {}, received {}", view.sent, view.received).into());
+    } else if let Some(cause) = connection.stop().cause() {
         notes.push(format!("it is being closed: {}", cause.as_str()).into());
     }
     Explanation {
         about: format!("connection {}", connection.id()),
-        outcome: match view.state {
-            State::Handshaking => Outcome::Handshaking,
-            State::Open => Outcome::Open,
+        outcome: match (ended, view.state) {
+            (Some(_), _) => Outcome::Ended,
+            (None, State::Handshaking) => Outcome::Handshaking,
+            (None, State::Open) => Outcome::Open,
         },
         workload: connection.workload().to_owned(),
         direction: connection.direction(),
         from: Some(connection.from().to_string()),
         to: Some(connection.to()),
-        at: None,
+        at: ended.and_then(|it| rfc3339(connection.at(it.after_ms))),
         mode: Some(connection.mode().as_str()),
         rule: Some(RuleView::of(connection.rule().clone())),
         certificate,
@@ -506,8 +517,8 @@ impl<'a> Question<'a> {
             mut refusal,
             mut notes,
         } = verdict;
-        let is_sealed = outcome == Outcome::WouldBeLetThrough;
-        if is_sealed && let Some((code, why)) = self.no_credential(now) {
+        let may_begin = matches!(outcome, Outcome::WouldBeLetThrough | Outcome::DependsOnPeer);
+        if may_begin && let Some((code, why)) = self.no_credential(now) {
             outcome = Outcome::WouldBeRefused;
             refusal = Some(RefusalView::of(code, why));
         }
@@ -575,10 +586,21 @@ impl<'a> Question<'a> {
             }
         };
         let rule = RuleView::of(decision.rule.clone()).with_peers(decision.peers);
+        let by_workload = rules.egress.if_proved(self.to, names.known(), &decision);
+        let by_workload: Vec<_> = by_workload
+            .map(|it| format!("{} says {}, if it answers", it.rule, it.mode.as_str()).into())
+            .collect();
         match decision.mode {
-            EgressMode::Mtls | EgressMode::Plaintext => {
-                Verdict::through(decision.mode.as_str(), rule)
-            }
+            EgressMode::Mtls => Verdict {
+                notes: by_workload,
+                ..Verdict::through(decision.mode.as_str(), rule)
+            },
+            _ if !by_workload.is_empty() => Verdict {
+                outcome: Outcome::DependsOnPeer,
+                notes: by_workload,
+                ..Verdict::through(EgressMode::Mtls.as_str(), rule)
+            },
+            EgressMode::Plaintext => Verdict::through(decision.mode.as_str(), rule),
             EgressMode::Deny => Verdict {
                 outcome: Outcome::WouldBeRefused,
                 refusal: Some(RefusalView::of(

@@ -1,6 +1,7 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use ::kernel_tls::Capabilities;
 use agent_config::{OffloadChoice, SpliceChoice};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -33,7 +34,11 @@ impl Served {
             registry: Arc::clone(&registry),
             refusals: Arc::clone(&refusals),
             workloads: watch::channel(Vec::new()).1,
-            kernel_tls: Arc::new(KernelTls::probe(OffloadChoice::Off, SpliceChoice::Off)),
+            kernel_tls: Arc::new(KernelTls::new(
+                OffloadChoice::Off,
+                SpliceChoice::Off,
+                Capabilities::probe(),
+            )),
             metrics: Arc::clone(&metrics),
             readiness: receiver,
             config_json: watch::channel(r#"{"workers":1}"#.into()).1,

@@ -17,7 +17,10 @@ use aya::{
 use nix::errno::Errno;
 use thiserror::Error;
 
-use super::{BpfError, sys};
+use super::{
+    BpfError,
+    sys::{self, CgroupHook},
+};
 
 /// What a program is attached to.
 #[derive(Clone, Copy, Debug)]
@@ -53,16 +56,21 @@ pub(super) fn attach(
     attach_loaded(program, name, pin, target)
 }
 
-/// The same, but for as long as the link lives.
+/// The same to a cgroup, but for as long as the link lives that is returned.
 pub(super) fn attach_unpinned(
     object: &mut Ebpf,
     name: &'static str,
-    target: Target<'_>,
-) -> Result<FdLink, BpfError> {
+    cgroup: BorrowedFd<'_>,
+    hook: CgroupHook,
+) -> Result<OwnedFd, BpfError> {
     let program = object.program_mut(name).ok_or(BpfError::Missing(name))?;
-    load(program)
-        .map_err(AttachError::from)
-        .and_then(|()| link(program, target))
+    let linked = load(program).and_then(|()| program.fd()).map(|program| {
+        // By hand: aya 0.14 lets nobody have the descriptor of such a link.
+        sys::link_cgroup(program.as_fd(), cgroup, hook)
+    });
+    let linked = linked.map_err(AttachError::from);
+    linked
+        .and_then(|link| Ok(link?))
         .map_err(|source| BpfError::Attach {
             program: name,
             source,
@@ -86,12 +94,12 @@ pub(super) fn attach_loaded(
     }
     // By hand: of all links to a cgroup, aya 0.14 can't pin these.
     let sockopt = match target {
-        Target::CgroupGetOption(cgroup) => Some((cgroup, sys::SockoptHook::Get)),
-        Target::CgroupSetOption(cgroup) => Some((cgroup, sys::SockoptHook::Set)),
+        Target::CgroupGetOption(cgroup) => Some((cgroup, CgroupHook::GetOption)),
+        Target::CgroupSetOption(cgroup) => Some((cgroup, CgroupHook::SetOption)),
         _ => None,
     };
     if let Some((cgroup, hook)) = sockopt {
-        let linked = sys::link_sockopt(descriptor.as_fd(), cgroup, hook)
+        let linked = sys::link_cgroup(descriptor.as_fd(), cgroup, hook)
             .and_then(|link| sys::object_pin(link.as_fd(), pin));
         return linked.map_err(|error| failed(error.into()));
     }

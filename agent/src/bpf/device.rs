@@ -7,6 +7,7 @@ use aya::{
     programs::{Program, ProgramError, SchedClassifier, TcAttachType},
 };
 use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
 
 use super::{
     AttachError, BpfError,
@@ -15,7 +16,7 @@ use super::{
 };
 
 /// A network device, as the namespace it is in names it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Device {
     /// Its index.
     pub index: u32,

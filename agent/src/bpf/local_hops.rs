@@ -7,7 +7,10 @@
 //! other end of such a one, which the `eBPF` program finds by both addresses and by the name that the
 //! connect hook gave it when it turned it to the loopback.
 
-use std::{fmt, fs, io, os::fd::AsRawFd};
+use std::{
+    fmt, fs, io,
+    os::fd::{AsRawFd as _, OwnedFd},
+};
 
 use aya::{
     Ebpf,
@@ -15,10 +18,12 @@ use aya::{
     programs::{ProgramError, ProgramFd},
 };
 use ebpf_abi::{HopId, HopState, JoinRequest, SocketLayout};
+use serde::{Deserialize, Serialize};
+use socket2::SockRef;
 use thiserror::Error;
-use tokio::net::TcpStream;
 
 use super::{BpfError, LayoutError, Pins, attach, maps::open, sys};
+use crate::netns;
 
 /// Why the kernel can't accelerate any connection.
 #[derive(Debug, Error)]
@@ -35,7 +40,7 @@ pub enum LocalHopError {
 }
 
 /// Why a connection's local hop is not accelerated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum WhyTcp {
     /// The operator does not ask for it.
     Off,
@@ -80,7 +85,7 @@ impl WhyTcp {
 
 /// What was found and made when the agent started.
 #[derive(Debug)]
-pub struct Acceleration {
+pub(crate) struct Acceleration {
     pub(super) layout: SocketLayout,
     join: ProgramFd,
 }
@@ -101,15 +106,15 @@ impl Acceleration {
     }
 }
 
-/// What a worker needs for it.
-pub(super) struct LocalHops {
+/// What putting connections there takes.
+pub(crate) struct LocalHops {
     agent_ends: SockHash<MapData, HopId>,
     program_ends: SockHash<MapData, HopId>,
     join: ProgramFd,
 }
 
 impl LocalHops {
-    pub(super) fn open(pins: &Pins, acceleration: &Acceleration) -> Result<Self, BpfError> {
+    pub(crate) fn open(pins: &Pins, acceleration: &Acceleration) -> Result<Self, BpfError> {
         let join = acceleration.join.try_clone();
         Ok(Self {
             agent_ends: open(pins, "AGENT_ENDS")?,
@@ -119,15 +124,17 @@ impl LocalHops {
     }
 
     /// From now on the kernel may hand what the program at the other end of `socket` sends straight
-    /// to it. Both ends leave the maps when they are closed. To be called in their namespace.
+    /// to it. Both ends leave the maps when they are closed.
     ///
     /// `id` is what the kernel has noted on the socket itself when it accepted it.
-    pub(super) fn accelerate(&mut self, socket: &TcpStream, id: HopId) -> Result<(), WhyTcp> {
+    pub(crate) fn accelerate(&mut self, socket: &OwnedFd, id: HopId) -> Result<(), WhyTcp> {
+        let address = |of: &io::Result<socket2::SockAddr>| of.as_ref().ok()?.as_socket();
+        let asked = SockRef::from(socket);
         let request = JoinRequest {
             header: [0; 2],
             id,
-            program: socket.peer_addr().map_err(|_| WhyTcp::NotLocal)?.into(),
-            agent: socket.local_addr().map_err(|_| WhyTcp::NotLocal)?.into(),
+            program: address(&asked.peer_addr()).ok_or(WhyTcp::NotLocal)?.into(),
+            agent: address(&asked.local_addr()).ok_or(WhyTcp::NotLocal)?.into(),
         };
         if !request.program.is_loopback()
             || !request.agent.is_loopback()
@@ -135,7 +142,10 @@ impl LocalHops {
         {
             return Err(WhyTcp::NotLocal);
         }
-        let state = sys::run_on_packet(&self.join, &request).map_err(|_| WhyTcp::NotTaken)?;
+        // The program finds the other end in the namespace in which it runs.
+        let netns = sys::netns_of(socket).map_err(|_| WhyTcp::NotTaken)?;
+        let join = || sys::run_on_packet(&self.join, &request);
+        let state = netns::run_in(&netns, join).map_err(|_| WhyTcp::NotTaken)?;
         if let Some(why) = why_not(state) {
             return Err(why);
         }

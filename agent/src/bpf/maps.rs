@@ -1,20 +1,19 @@
 //! Typed handles to the pinned maps, by which the control thread tells and is told.
 
 use std::{
-    fmt, io,
-    net::{IpAddr, SocketAddr, TcpListener},
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    fmt,
+    net::{IpAddr, SocketAddr},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     time::Duration,
 };
 
-use aya::maps::{
-    Array, HashMap, LpmTrie, MapData, MapError, PerCpuArray, RingBuf, SockHash, lpm_trie::Key,
-};
+use aya::maps::{HashMap, LpmTrie, MapData, MapError, PerCpuArray, SockHash, lpm_trie::Key};
 use ebpf_abi::{
     AddressEntry, AddressKey, Counter, Endpoint, FlowKey, IPV4, IPV6, ListenerKey,
-    OriginalDestination, PortKey, ProgramPort, RefusalEvent, Workload, WorkloadId,
+    OriginalDestination, PortKey, ProgramPort, Workload, WorkloadId,
 };
 use nix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
 
 use super::{BpfError, Pins};
 
@@ -121,7 +120,7 @@ impl ControlMaps {
         workload: WorkloadId,
         worker: u32,
         ipv6: bool,
-        socket: &TcpListener,
+        socket: BorrowedFd<'_>,
     ) -> Result<(), BpfError> {
         let family = if ipv6 { IPV6 } else { IPV4 };
         self.listeners
@@ -217,7 +216,7 @@ impl ControlMaps {
 
 /// What a namespace's interfaces say of one prefix: from which own address it is reached, and
 /// whether it is that address itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AddressPrefix {
     /// The prefix's address.
     pub address: IpAddr,
@@ -246,30 +245,9 @@ impl AddressPrefix {
     }
 }
 
-/// The agent's sign of life to the hooks.
-pub struct Heartbeat(Array<MapData, u64>);
-
-impl Heartbeat {
-    /// Opens the map that [`super::Steering`] has pinned.
-    pub fn open(pins: &Pins) -> Result<Self, BpfError> {
-        open(pins, "HEARTBEAT").map(Self)
-    }
-
-    /// Says that the agent is alive now.
-    pub fn beat(&mut self) -> Result<(), BpfError> {
-        self.0.set(0, monotonic_ns(), 0).map_err(full("HEARTBEAT"))
-    }
-
-    /// Says that the agent is about to leave: what comes is refused from now on.
-    pub fn stop(&mut self) -> Result<(), BpfError> {
-        self.0.set(0, 0, 0).map_err(full("HEARTBEAT"))
-    }
-}
-
-/// What the kernel side reports: counters and single refusals.
+/// What the kernel side reports: counters, tables, and where it puts single refusals.
 pub struct KernelReports {
     counters: PerCpuArray<MapData, u64>,
-    refusals: RingBuf<MapData>,
     flows: HashMap<MapData, FlowKey, OriginalDestination>,
     flow_capacity: u64,
     clients: HashMap<MapData, FlowKey, Endpoint>,
@@ -281,7 +259,6 @@ impl KernelReports {
     pub fn open(pins: &Pins) -> Result<Self, BpfError> {
         Ok(Self {
             counters: open(pins, "COUNTERS")?,
-            refusals: open(pins, "REFUSALS")?,
             flows: open(pins, "FLOWS")?,
             flow_capacity: capacity(pins, "FLOWS")?,
             clients: open(pins, "CLIENTS")?,
@@ -289,52 +266,77 @@ impl KernelReports {
         })
     }
 
-    /// A counter's value, over all CPUs, since its map was made.
-    pub fn counter(&self, counter: Counter) -> u64 {
-        self.counters
-            .get(&counter.index(), 0)
-            .map_or(0, |values| values.iter().sum())
-    }
-
-    /// The next refusal that has not been read, if there is one.
-    pub fn next_refusal(&mut self) -> Option<RefusalEvent> {
-        let item = self.refusals.next()?;
-        let bytes: &[u8] = &item;
-        let bytes: &[u8; size_of::<RefusalEvent>()] = bytes.try_into().ok()?;
-        Some(refusal_from_bytes(bytes))
-    }
-
-    /// A descriptor that becomes readable when a refusal waits.
-    pub fn events(&self) -> io::Result<OwnedFd> {
-        self.refusals.as_fd().try_clone_to_owned()
+    /// All counters by their [index](ebpf_abi::Counter::index), over all CPUs, since their map was made.
+    pub fn counters(&self) -> Vec<u64> {
+        let value = |index| {
+            self.counters
+                .get(&index, 0)
+                .map_or(0, |values| values.iter().sum())
+        };
+        (0..Counter::COUNT).map(value).collect()
     }
 
     /// The tables that fill with connections under way.
     pub fn tables(&self) -> [Table; 2] {
         [
             Table {
-                name: "flows",
+                name: TableName::Flows,
                 entries: self.flows.keys().count() as u64,
                 capacity: self.flow_capacity,
             },
             Table {
-                name: "clients",
+                name: TableName::Clients,
                 entries: self.clients.keys().count() as u64,
                 capacity: self.client_capacity,
             },
         ]
     }
+
+    /// The ring buffer that refusals are put into one by one, with its size in bytes.
+    pub fn refusals(pins: &Pins) -> Result<(OwnedFd, usize), BpfError> {
+        const NAME: &str = "REFUSALS";
+        let failed = |source| BpfError::Map { name: NAME, source };
+        let map = MapData::from_pin(pins.map(NAME)).map_err(failed)?;
+        let bytes = map.info().map_err(failed)?.max_entries() as usize;
+        let map = map.fd().as_fd().try_clone_to_owned();
+        Ok((map.map_err(BpfError::Ring)?, bytes))
+    }
+}
+
+impl fmt::Debug for KernelReports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KernelReports").finish_non_exhaustive()
+    }
 }
 
 /// How full a table is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Table {
-    /// What metrics call it.
-    pub name: &'static str,
+    /// Which.
+    pub name: TableName,
     /// Entries in it now.
     pub entries: u64,
     /// Entries it can hold.
     pub capacity: u64,
+}
+
+/// A table that fills with connections under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TableName {
+    /// Egress connections that no worker has accepted yet.
+    Flows,
+    /// Ingress connections that no program has accepted yet.
+    Clients,
+}
+
+impl TableName {
+    /// What metrics call it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Flows => "flows",
+            Self::Clients => "clients",
+        }
+    }
 }
 
 /// `CLOCK_MONOTONIC` in nanoseconds, as `bpf_ktime_get_ns` reads it.
@@ -360,22 +362,4 @@ fn capacity(pins: &Pins, name: &'static str) -> Result<u64, BpfError> {
 
 pub(super) fn full(name: &'static str) -> impl Fn(MapError) -> BpfError {
     move |source| BpfError::Map { name, source }
-}
-
-fn refusal_from_bytes(bytes: &[u8; size_of::<RefusalEvent>()]) -> RefusalEvent {
-    let word =
-        |at: usize| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
-    let long = |at: usize| u64::from(word(at)) | u64::from(word(at + 4)) << 32;
-    let endpoint = |at: usize| Endpoint {
-        ip: [word(at), word(at + 4), word(at + 8), word(at + 12)],
-        port: word(at + 16),
-    };
-    RefusalEvent {
-        workload: WorkloadId(long(0)),
-        at: long(8),
-        reason: word(16),
-        direction: word(20),
-        from: endpoint(24),
-        to: endpoint(44),
-    }
 }

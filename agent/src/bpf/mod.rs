@@ -1,7 +1,7 @@
 //! The kernel side: loads the eBPF object, attaches and pins its programs, opens its maps.
 //!
 //! It knows workloads by their cgroup and namespace only; rules and peers are the agent's business.
-//! All use of aya is here.
+//! All use of aya is here, and all but `--detach` in the process of the [`loader`](crate::loader).
 
 mod attach;
 mod clsact;
@@ -13,18 +13,15 @@ mod maps;
 mod pins;
 mod ring;
 mod rtnetlink;
-mod socket_options;
 mod sys;
+mod token;
 
-use std::{
-    fs, io,
-    os::fd::{AsFd, BorrowedFd},
-    path::{Path, PathBuf},
-};
+use std::{io, os::fd::BorrowedFd, path::PathBuf};
 
 use aya::{Btf, Ebpf, EbpfError, EbpfLoader, maps::MapError};
 use aya_log::EbpfLogger;
-use ebpf_abi::{SocketLayout, WorkloadId};
+use ebpf_abi::{SocketLayout, Token, WorkloadId};
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tracing::{info, warn};
 
@@ -34,15 +31,18 @@ use device::DeviceGuard;
 pub use attach::AttachError;
 pub use clsact::ClsactError;
 pub use device::{Device, DeviceHook};
-pub use dns_answers::DnsAnswers;
+pub(crate) use dns_answers::{Overheard, overhear};
 pub use layout::LayoutError;
-pub use local_hops::{Acceleration, LocalHopError, WhyTcp};
-pub use maps::{AddressPrefix, ControlMaps, Heartbeat, KernelReports, monotonic_ns};
+pub(crate) use local_hops::{Acceleration, LocalHops};
+pub use local_hops::{LocalHopError, WhyTcp};
+pub use maps::{AddressPrefix, Table, monotonic_ns};
+pub use maps::{ControlMaps, KernelReports, TableName};
 pub use pins::Pins;
 pub(crate) use pins::version;
 pub use ring::CaughtUp;
-pub use socket_options::{ConnectionHooks, Permits};
+pub(crate) use ring::Ring;
 pub use sys::netns_cookie;
+pub(crate) use sys::{option, set_option};
 
 /// The eBPF object, as `cargo xtask ebpf` builds and strips it.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("sealwire.bpf.o");
@@ -53,7 +53,7 @@ pub struct Steering {
     object: Object,
     device_hook: DeviceHook,
     acceleration: Result<Acceleration, WhyTcp>,
-    permits: Permits,
+    token: Token,
 }
 
 /// The object, to be loaded over the instance's maps.
@@ -65,7 +65,7 @@ struct Object {
 }
 
 /// What an operator may set of the kernel side.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Options {
     /// Whether the programs log each decision (aya-log): for debugging, at a price.
     pub debug: bool,
@@ -84,7 +84,7 @@ pub struct WorkloadPrograms {
 }
 
 /// Whose programs are in a workload's network namespace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Tenancy {
     /// The workload's alone: every port and device of it is the workload's.
     Sole,
@@ -168,23 +168,15 @@ pub enum BpfError {
         #[source]
         source: MapError,
     },
-    /// The ring buffer for answers can't be mapped.
-    #[error("mapping the ring buffer for answers of resolvers")]
+    /// There is no descriptor left for a ring buffer.
+    #[error("keeping a ring buffer open: {0}")]
     Ring(#[source] io::Error),
     /// The system has no random bytes.
     #[error("the system gives no random bytes for the token of the instance")]
     NoRandomness,
-    /// There is no socket to ask the hooks on.
-    #[error("making a socket to ask the hooks on: {0}")]
-    AskingSocket(#[source] io::Error),
-    /// A cgroup or namespace can't be opened.
-    #[error("opening {path}: {source}")]
-    Target {
-        /// The directory or file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
+    /// A cgroup can't be asked which it is.
+    #[error("asking a cgroup for its number: {0}")]
+    Cgroup(#[source] io::Error),
 }
 
 impl Steering {
@@ -219,7 +211,7 @@ impl Steering {
             .map(|acceleration| acceleration.layout);
         object.load(WorkloadId(0), Tenancy::Sole, layout.ok(), Purpose::Steering)?;
         Ok(Self {
-            permits: Permits::of_instance(&object.pins)?,
+            token: token::of_instance(&object.pins)?,
             object,
             device_hook,
             acceleration,
@@ -230,13 +222,13 @@ impl Steering {
     ///
     /// # Errors
     /// Why none is.
-    pub fn acceleration(&self) -> Result<&Acceleration, WhyTcp> {
+    pub(crate) fn acceleration(&self) -> Result<&Acceleration, WhyTcp> {
         self.acceleration.as_ref().map_err(|why| *why)
     }
 
-    /// The right to let sockets past the guard.
-    pub fn permits(&self) -> Permits {
-        self.permits
+    /// What the instance's agents show with what they ask of the hooks.
+    pub fn token(&self) -> Token {
+        self.token
     }
 
     /// The instance's pins.
@@ -245,14 +237,12 @@ impl Steering {
     }
 
     /// Attaches the programs that serve the agent's own sockets to the agent's cgroup.
-    pub fn attach_agent(&self, cgroup: &Path) -> Result<(), BpfError> {
+    pub fn attach_agent(&self, cgroup: BorrowedFd<'_>) -> Result<(), BpfError> {
         let mut object = self.load(WorkloadId(0), Tenancy::Sole)?;
-        let directory = open(cgroup)?;
-        let sockets = directory.as_fd();
         [
-            ("sockops_agent", Target::Cgroup(sockets)),
-            ("setsockopt_agent", Target::CgroupSetOption(sockets)),
-            ("getsockopt_agent", Target::CgroupGetOption(sockets)),
+            ("sockops_agent", Target::Cgroup(cgroup)),
+            ("setsockopt_agent", Target::CgroupSetOption(cgroup)),
+            ("getsockopt_agent", Target::CgroupGetOption(cgroup)),
         ]
         .into_iter()
         .try_for_each(|(program, target)| {
@@ -269,7 +259,7 @@ impl Steering {
         &self,
         owner: &str,
         id: WorkloadId,
-        cgroup: &Path,
+        cgroup: BorrowedFd<'_>,
         netns: BorrowedFd<'_>,
         tenancy: Tenancy,
     ) -> Result<WorkloadPrograms, BpfError> {
@@ -280,13 +270,12 @@ impl Steering {
             Tenancy::Shared => None,
         };
         let links = self.pins().links(owner)?;
-        let cgroup = open(cgroup)?;
         let mut place = |name, target| attach(&mut object, name, &links.join(name), target);
         if tenancy == Tenancy::Shared {
-            place("guard_ingress", Target::CgroupIngress(cgroup.as_fd()))?;
+            place("guard_ingress", Target::CgroupIngress(cgroup))?;
         }
         for program in ON_CGROUP {
-            place(program, Target::Cgroup(cgroup.as_fd()))?;
+            place(program, Target::Cgroup(cgroup))?;
         }
         place("ingress", Target::Netns(netns))?;
         Ok(WorkloadPrograms { links, guard })
@@ -441,7 +430,7 @@ const ON_CGROUP: [&str; 8] = [
 ];
 
 /// The directory of the agent's own links: a workload's has numbers after its name.
-const AGENT: &str = "agent";
+pub(crate) const AGENT: &str = "agent";
 
 /// Every map that the workloads of an instance share in any case.
 const MAPS: [&str; 18] = [
@@ -467,13 +456,6 @@ const MAPS: [&str; 18] = [
 
 const LOG_NONE: u8 = 0;
 const LOG_ALL: u8 = 5;
-
-fn open(path: &Path) -> Result<fs::File, BpfError> {
-    fs::File::open(path).map_err(|source| BpfError::Target {
-        path: path.to_owned(),
-        source,
-    })
-}
 
 /// Hands the programs' log lines to the agent's own log until the process ends.
 fn forward<T: log::Log + Send + 'static>(mut logger: EbpfLogger<T>) {

@@ -8,15 +8,18 @@ use std::{
     collections::HashSet,
     fs, io,
     os::{
-        fd::AsRawFd,
-        unix::fs::{DirBuilderExt, MetadataExt as _, PermissionsExt},
+        fd::{AsRawFd, BorrowedFd},
+        unix::fs::{DirBuilderExt, PermissionsExt},
     },
     path::{Path, PathBuf},
 };
 
 use nix::{
     mount::{MsFlags, mount},
-    sys::statfs::{BPF_FS_MAGIC, statfs},
+    sys::{
+        stat::fstat,
+        statfs::{BPF_FS_MAGIC, statfs},
+    },
 };
 use sha2::{Digest, Sha256};
 
@@ -94,13 +97,10 @@ impl Pins {
 
     /// The link of one of the programs for the agent's own sockets. By the number of its cgroup, as a
     /// link can't move.
-    pub(super) fn agent(&self, program: &str, cgroup: &Path) -> Result<PathBuf, BpfError> {
-        let metadata = fs::metadata(cgroup).map_err(|source| BpfError::Target {
-            path: cgroup.to_owned(),
-            source,
-        })?;
+    pub(super) fn agent(&self, program: &str, cgroup: BorrowedFd<'_>) -> Result<PathBuf, BpfError> {
+        let status = fstat(cgroup).map_err(|errno| BpfError::Cgroup(errno.into()))?;
         let links = self.links(super::AGENT)?;
-        Ok(links.join(format!("{program}-{}", metadata.ino())))
+        Ok(links.join(format!("{program}-{}", status.st_ino)))
     }
 
     /// The cgroups whose sockets are agents': that of this one, and those of agents before it as long as

@@ -23,7 +23,7 @@ use rustix::{
 };
 
 /// The reader of one ring buffer: there is no other.
-pub(super) struct Ring {
+pub(crate) struct Ring {
     map: OwnedFd,
     consumer: Mapping,
     /// The kernel's position, then the records, twice in a row so that none is ever in two pieces.
@@ -46,7 +46,7 @@ impl Ring {
     ///
     /// # Errors
     /// Where it is none, or the kernel has no memory.
-    pub(super) fn map(map: OwnedFd, size: usize, longest: usize) -> io::Result<Self> {
+    pub(crate) fn map(map: OwnedFd, size: usize, longest: usize) -> io::Result<Self> {
         let page = page_size();
         let writable = ProtFlags::READ | ProtFlags::WRITE;
         let consumer = Mapping::new(map.as_fd(), 0, page, writable)?;
@@ -62,12 +62,12 @@ impl Ring {
     }
 
     /// A descriptor that becomes readable when a record waits.
-    pub(super) fn events(&self) -> io::Result<OwnedFd> {
+    pub(crate) fn events(&self) -> io::Result<OwnedFd> {
         self.map.try_clone()
     }
 
     /// Hands out the records that are in the ring, and takes them from it.
-    pub(super) fn drain(&mut self, mut each: impl FnMut(&[u8])) -> CaughtUp {
+    pub(crate) fn drain(&mut self, mut each: impl FnMut(&[u8])) -> CaughtUp {
         let mut at = self.consumed().load(Ordering::Relaxed);
         let target = self.produced().load(Ordering::Acquire);
         let mut result = CaughtUp::Wholly;

@@ -61,22 +61,26 @@ pub(super) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
     unsafe { bpf(BPF_LINK_UPDATE, &attributes) }.map(drop)
 }
 
-/// A hook at a cgroup that sees options of sockets, as the kernel numbers it.
+/// A hook at a cgroup, as the kernel numbers it.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum SockoptHook {
+pub(super) enum CgroupHook {
+    /// `BPF_CGROUP_INET_INGRESS`.
+    Ingress = 0,
+    /// `BPF_CGROUP_INET_EGRESS`.
+    Egress = 1,
     /// `BPF_CGROUP_GETSOCKOPT`.
-    Get = 21,
+    GetOption = 21,
     /// `BPF_CGROUP_SETSOCKOPT`.
-    Set = 22,
+    SetOption = 22,
 }
 
 /// Attaches `program` to `cgroup`, beside others, for as long as the link or a pin of it is there.
 ///
 /// Minimum kernel version: 5.7.
-pub(super) fn link_sockopt(
+pub(super) fn link_cgroup(
     program: BorrowedFd<'_>,
     cgroup: BorrowedFd<'_>,
-    hook: SockoptHook,
+    hook: CgroupHook,
 ) -> io::Result<OwnedFd> {
     #[repr(C)]
     struct Attributes {
@@ -214,7 +218,7 @@ pub(super) fn has_upper_layer(socket: &impl AsFd) -> io::Result<bool> {
 ///
 /// # Errors
 /// What the kernel says of options that it doesn't know, where no program answers.
-pub(super) fn set_option<T: aya::Pod>(
+pub(crate) fn set_option<T: aya::Pod>(
     socket: &impl AsFd,
     option: SocketOption,
     value: &T,
@@ -242,7 +246,7 @@ pub(super) fn set_option<T: aya::Pod>(
 ///
 /// # Errors
 /// As [`set_option`]; `EPROTO` where the answer is of another size.
-pub(super) fn option<T: aya::Pod + Default>(
+pub(crate) fn option<T: aya::Pod + Default>(
     socket: &impl AsFd,
     option: SocketOption,
 ) -> io::Result<T> {
@@ -290,6 +294,20 @@ pub fn netns_cookie(socket: &impl AsFd) -> io::Result<u64> {
     } else {
         Err(io::Error::last_os_error())
     }
+}
+
+/// The network namespace that `socket` is in.
+///
+/// Minimum kernel version: 4.10 (`SIOCGSKNS`).
+pub(super) fn netns_of(socket: &impl AsFd) -> io::Result<OwnedFd> {
+    const SIOCGSKNS: libc::Ioctl = 0x894c;
+    // SAFETY: the call takes no argument and writes nothing.
+    let fd = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), SIOCGSKNS) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call succeeded, so `fd` is a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 const BPF_OBJ_PIN: libc::c_long = 6;

@@ -37,10 +37,19 @@ pub(super) enum Protection {
     Tls {
         mode: Mode,
         tls: Arc<MeshTls>,
-        peers: PeerSet,
+        allowed: Allowed,
     },
     /// In clear.
     Plaintext,
+}
+
+/// Who may be at the other end.
+#[derive(Debug)]
+pub(super) enum Allowed {
+    /// These.
+    Peers(PeerSet),
+    /// Whom the rules by workload let answer: they are asked once it has proved who it is.
+    ByWorkload,
 }
 
 impl Protection {
@@ -167,7 +176,8 @@ async fn wait(door: &Door, ends: &Ends, first: Box<Undecided>) -> Result<Judged,
     }
 }
 
-fn unknown(undecided: Undecided) -> Cause {
+/// The refusal of a destination that a rule may be for.
+pub(super) fn unknown(undecided: Undecided) -> Cause {
     let Undecided { rule, name, why } = undecided;
     let so_far = match why {
         Unknown::Pending => "is not looked up yet",
@@ -195,7 +205,7 @@ fn egress(door: &Door, rules: &Rules, ends: &Ends) -> Result<Egress, Objection> 
         let protection = Protection::Tls {
             mode: Mode::Mtls,
             tls: usable(door, SystemTime::now())?,
-            peers: peers.clone(),
+            allowed: Allowed::Peers(peers.clone()),
         };
         return Ok((RuleRef::Listener { index, listen }, None, protection));
     }
@@ -205,11 +215,19 @@ fn egress(door: &Door, rules: &Rules, ends: &Ends) -> Result<Egress, Objection> 
     let names = rules.names_of(ends.to);
     let decided = rules.egress.decide(ends.to, names.known());
     let decision = decided.map_err(|undecided| Objection::Undecided(Box::new(undecided)))?;
+    let is_mtls = decision.mode == EgressMode::Mtls;
+    let by_workload = rules.egress.has_workloads()
+        && (is_mtls || rules.await_proof(ends.to, names.known(), &decision));
     let protection = match decision.mode {
+        _ if by_workload => Protection::Tls {
+            mode: Mode::Mtls,
+            tls: usable(door, SystemTime::now())?,
+            allowed: Allowed::ByWorkload,
+        },
         EgressMode::Mtls => Protection::Tls {
             mode: Mode::Mtls,
             tls: usable(door, SystemTime::now())?,
-            peers: decision.peers.clone(),
+            allowed: Allowed::Peers(decision.peers.clone()),
         },
         EgressMode::Plaintext => Protection::Plaintext,
         EgressMode::Deny => {
@@ -237,7 +255,7 @@ fn ingress(door: &Door, rules: &Rules, ends: &Ends) -> Result<(RuleRef, Protecti
     let protection = Protection::Tls {
         mode,
         tls: usable(door, SystemTime::now())?,
-        peers: decision.peers.clone(),
+        allowed: Allowed::Peers(decision.peers.clone()),
     };
     Ok((decision.rule, protection))
 }

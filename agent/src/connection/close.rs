@@ -55,6 +55,50 @@ impl CloseReason {
         }
     }
 
+    /// What that means, as the documentation says it (`docs/src/reference/closes.md`).
+    pub(crate) fn means(self) -> &'static str {
+        match self {
+            Self::Orderly => "both sides ended their stream",
+            Self::AppReset => "the program reset its connection, or was killed",
+            Self::WireReset => {
+                "the peer or its host reset the connection. From a peer that is an agent: \
+                 its program reset it, or does not listen, or the agent refused us"
+            }
+            Self::WireTruncated => {
+                "the peer's stream ended without `close_notify`: it may have been cut"
+            }
+            Self::PeerAlert => {
+                "the peer ended it with a TLS alert. Right after the beginning: it \
+                 refused our certificate"
+            }
+            Self::BadRecord => {
+                "a record that can't have come from the peer: forged, damaged, or against \
+                 the protocol"
+            }
+            Self::KeyUpdate => {
+                "the peer replaced its key, and the kernel, which has the old one, can't \
+                 follow (before Linux 6.14). The peer was told by the alert \
+                 `internal_error`"
+            }
+            Self::KeyLimit => {
+                "the sending key has protected as much as it may, and the kernel can't \
+                 replace it (before Linux 6.14): the program must connect anew. Announced \
+                 by a log line and `sealwire_key_limits_near_total`"
+            }
+            Self::KernelTls => {
+                "the kernel's TLS refused a key: the socket is in a sockmap, or memory \
+                 was short"
+            }
+            Self::AppError => "the program's socket failed otherwise",
+            Self::WireError => "the wire's socket failed otherwise, such as by a time-out",
+            Self::AgentStopped => {
+                "the agent was stopped and its time for draining was over: both sides \
+                 were reset"
+            }
+            Self::Closed(cause) => cause.means(),
+        }
+    }
+
     /// How the relay ended, and what ended it if it was ended from outside.
     pub(super) fn of(end: RelayEnd, cause: Option<CloseCause>) -> Self {
         match end {
@@ -105,6 +149,26 @@ impl CloseCause {
             Self::WorkloadRemoved => "workload-removed",
         }
     }
+
+    fn means(self) -> &'static str {
+        match self {
+            Self::IdentityWithdrawn => {
+                "the manifest no longer has the identity of the workload, or of its peer"
+            }
+            Self::PeerNotAllowedAnyMore => {
+                "the peer is still in the manifest, but `AllowedPeers` of either side, or \
+                 a rule of a new configuration, no longer allows it"
+            }
+            Self::RuleChanged => {
+                "a rule of a new configuration denies the connection, or asks for mutual \
+                 TLS where it has none; or its listener is gone"
+            }
+            Self::WorkloadRemoved => {
+                "a new configuration does not have the workload any more, or has it with \
+                 another cgroup, namespace or certificate"
+            }
+        }
+    }
 }
 
 impl From<Objection> for CloseCause {
@@ -119,6 +183,34 @@ impl From<Objection> for CloseCause {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_documentation_says_of_each_what_the_agent_says() {
+        let page = include_str!("../../../docs/src/reference/closes.md");
+        let ended_from_outside = CloseCause::ALL.map(CloseReason::Closed);
+        let reasons = [
+            CloseReason::Orderly,
+            CloseReason::AppReset,
+            CloseReason::WireReset,
+            CloseReason::WireTruncated,
+            CloseReason::PeerAlert,
+            CloseReason::BadRecord,
+            CloseReason::KeyUpdate,
+            CloseReason::KeyLimit,
+            CloseReason::KernelTls,
+            CloseReason::AppError,
+            CloseReason::WireError,
+            CloseReason::AgentStopped,
+        ];
+        let all = reasons.into_iter().chain(ended_from_outside);
+        let rows = all.map(|it| format!("| `{}` | {} |", it.as_str(), it.means()));
+        let rows: Vec<_> = rows.collect();
+        for row in &rows {
+            assert!(page.contains(row), "{row}");
+        }
+        let documented = page.lines().filter(|line| line.starts_with("| `"));
+        assert_eq!(documented.count(), rows.len());
+    }
 
     #[test]
     fn a_relay_that_was_stopped_is_closed_for_the_cause_that_stopped_it() {

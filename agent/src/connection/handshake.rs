@@ -15,7 +15,7 @@ use userspace_tls::{
 
 use super::{
     CloseCause, Door,
-    authorize::{Authorized, Protection, closed},
+    authorize::{Allowed, Authorized, Protection, closed, unknown},
     dial::{self, ClientName},
     intercept::{Ends, Intercepted},
     refusal::{Cause, Refusal, RefusalReason},
@@ -23,9 +23,9 @@ use super::{
 use crate::{
     certificates::{Credential, Unusable},
     config::Enforcement,
-    policy::{Direction, Mode, Objection, PeerSet},
+    policy::{Direction, EgressMode, Mode, Objection, PeerSet, RuleRef},
     registry::{self, Registration},
-    rules::{CurrentRules, Rules},
+    rules::{CurrentRules, OfPeer, Rules},
 };
 
 /// How long a TLS handshake may take, the wait for a slot included.
@@ -65,7 +65,8 @@ impl Authorized {
                     .borrow()
                     .refuse(workload, to, REFUSED_LIFETIME);
             }
-            let rule = connection.rule().clone();
+            let rule = cause.rule.clone();
+            let rule = rule.unwrap_or_else(|| connection.rule().clone());
             cause.under(rule).between(Some(from), Some(to))
         })
     }
@@ -87,13 +88,13 @@ impl Authorized {
         let source = ends.from_is_own.then_some(ends.from);
         let (wire, session) = match protection {
             Protection::Plaintext => (dial::wire(door, ends.to, source).await?.into(), None),
-            Protection::Tls { tls, peers, .. } => {
+            Protection::Tls { tls, allowed, .. } => {
                 let (mut wire, shaken) = call(door, &tls, ends.to, source, dialled).await?;
                 let check = PeerCheck {
                     credential: &door.workload.credential,
                     current: &door.workload.rules,
                     decided: &rules,
-                    peers: &peers,
+                    allowed: &allowed,
                     entry: &entry,
                 };
                 let session = check.admit(shaken, &tls, &mut wire).await?;
@@ -119,7 +120,7 @@ impl Authorized {
         } = self;
         let Intercepted { stream, ends, .. } = intercepted;
         let mut wire = WireSocket::from(stream);
-        let Protection::Tls { mode, tls, peers } = protection else {
+        let Protection::Tls { mode, tls, allowed } = protection else {
             return Err(Cause::new(RefusalReason::PlaintextPort, "nothing to prove"));
         };
         door.worker.kernel_tls.attach(&mut wire);
@@ -129,7 +130,7 @@ impl Authorized {
             credential: &door.workload.credential,
             current: &door.workload.rules,
             decided: &rules,
-            peers: &peers,
+            allowed: &allowed,
             entry: &entry,
         };
         let session = Some(check.admit(shaken, &tls, &mut wire).await?);
@@ -242,7 +243,7 @@ struct PeerCheck<'a> {
     /// The rules that were asked before.
     decided: &'a Arc<Rules>,
     /// Whom they allow.
-    peers: &'a PeerSet,
+    allowed: &'a Allowed,
     entry: &'a Registration,
 }
 
@@ -261,7 +262,7 @@ impl PeerCheck<'_> {
             key_exchange,
             session,
         } = shaken;
-        let refused = self.rule_objects(peer.as_ref()).or_else(|| {
+        let refused = self.rule_for(peer.as_ref()).and_then(|rule| {
             // Written down before mesh and rules are asked: who is withdrawn between the two is found
             // here by those who close what is open, and who is withdrawn earlier is refused.
             self.entry.set_established(registry::Established {
@@ -272,10 +273,12 @@ impl PeerCheck<'_> {
                 alpn: application_protocol,
                 session: session.id(),
                 after_ms: self.entry.age_ms(),
+                rule: rule.map(Box::new),
             });
-            self.mesh_objects().or_else(|| self.newer_rules_object())
+            let objection = self.mesh_objects().or_else(|| self.newer_rules_object());
+            objection.map_or(Ok(()), Err)
         });
-        let Some(cause) = refused else {
+        let Err(cause) = refused else {
             return Ok(session);
         };
         if let Some(alert) = session.deny() {
@@ -285,31 +288,66 @@ impl PeerCheck<'_> {
         Err(cause)
     }
 
-    fn rule_objects(&self, peer: Option<&SpiffeId>) -> Option<Cause> {
-        let who = match peer {
-            Some(peer) if self.peers.allows(peer) => return None,
-            // A `tls` port authenticates the server alone, and its rule can't list peers.
-            None if self.entry.mode() == Mode::Tls => return None,
-            Some(peer) => peer.as_str(),
-            None => "a peer without an identity",
-        };
-        let rule = self.entry.rule();
-        if peer.is_some() && self.decided.enforcement == Enforcement::DryRun {
-            self.entry.let_through();
-            warn!(
-                target: "dry-run",
-                workload = self.entry.workload(),
-                direction = self.entry.direction().as_str(),
-                from = %self.entry.from(),
-                to = %self.entry.to(),
-                peer = who,
-                %rule,
-                "the rule does not list this peer, which is let through as dry_run says"
-            );
-            return None;
+    /// The rule that lets the peer through, where it is another than its destination had without it.
+    fn rule_for(&self, peer: Option<&SpiffeId>) -> Result<Option<RuleRef>, Cause> {
+        match (self.allowed, peer) {
+            (Allowed::Peers(peers), peer) => self.is_listed(peer, peers, self.entry.rule()),
+            (Allowed::ByWorkload, Some(peer)) => return self.by_workload(peer),
+            (Allowed::ByWorkload, None) => Err(not_allowed(None, self.entry.rule())),
         }
-        let detail = format!("{who} is not among the peers of {rule}");
-        Some(Cause::new(RefusalReason::PeerNotAllowed, detail))
+        .map(|()| None)
+    }
+
+    fn is_listed(
+        &self,
+        peer: Option<&SpiffeId>,
+        peers: &PeerSet,
+        rule: &RuleRef,
+    ) -> Result<(), Cause> {
+        match peer {
+            Some(peer) if peers.allows(peer) => Ok(()),
+            // A `tls` port authenticates the server alone, and its rule can't list peers.
+            None if self.entry.mode() == Mode::Tls => Ok(()),
+            Some(peer) if self.decided.enforcement == Enforcement::DryRun => {
+                self.let_through(peer, rule, "does not list this peer");
+                Ok(())
+            }
+            peer => Err(not_allowed(peer, rule)),
+        }
+    }
+
+    fn by_workload(&self, peer: &SpiffeId) -> Result<Option<RuleRef>, Cause> {
+        let to = self.entry.to();
+        let names = self.decided.names_of(to);
+        let of_peer = self.decided.of_peer(to, names.known(), peer);
+        let OfPeer {
+            decision,
+            passed_over,
+        } = of_peer.map_err(unknown)?;
+        let rule = decision.rule;
+        if decision.mode == EgressMode::Deny {
+            let detail = format!("{peer} has answered, and {rule} says deny");
+            return Err(Cause::new(RefusalReason::DeniedByRule, detail).under(rule));
+        }
+        match passed_over {
+            Some(denial) => self.let_through(peer, &denial, "denies this peer"),
+            None => self.is_listed(Some(peer), decision.peers, &rule)?,
+        }
+        Ok((rule != *self.entry.rule()).then_some(rule))
+    }
+
+    fn let_through(&self, peer: &SpiffeId, rule: &RuleRef, why: &'static str) {
+        self.entry.let_through();
+        warn!(
+            target: "dry-run",
+            workload = self.entry.workload(),
+            direction = self.entry.direction().as_str(),
+            from = %self.entry.from(),
+            to = %self.entry.to(),
+            peer = peer.as_str(),
+            %rule,
+            "the rule {why}, which is let through as dry_run says"
+        );
     }
 
     fn newer_rules_object(&self) -> Option<Cause> {
@@ -342,6 +380,12 @@ impl PeerCheck<'_> {
         };
         Some(Cause::new(reason, detail))
     }
+}
+
+fn not_allowed(peer: Option<&SpiffeId>, rule: &RuleRef) -> Cause {
+    let who = peer.map_or("a peer without an identity", SpiffeId::as_str);
+    let detail = format!("{who} is not among the peers of {rule}");
+    Cause::new(RefusalReason::PeerNotAllowed, detail).under(rule.clone())
 }
 
 /// Lets the alert that ends a failed handshake reach the peer: a reset would overtake it, and so

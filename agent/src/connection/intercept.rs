@@ -10,7 +10,7 @@ use super::{
     Door,
     refusal::{Cause, Refusal, RefusalReason},
 };
-use crate::{bpf::Tenancy, policy::Direction};
+use crate::{bpf::Tenancy, policy::Direction, socket_options::original_destination};
 
 /// A connection that the kernel brought to the agent, with where it comes from and goes to.
 #[derive(Debug)]
@@ -73,7 +73,7 @@ impl Accepted {
 }
 
 fn egress(stream: &TcpStream, door: &Door) -> Result<Ends, Cause> {
-    let Some(original) = door.worker.hooks.borrow().original_destination(stream) else {
+    let Some(original) = original_destination(stream) else {
         return Err(Cause::new(
             RefusalReason::NoOriginalDestination,
             "the connect hook has not turned this connection here: the program dialled the \

@@ -24,8 +24,8 @@ pub(crate) use listener::NamedListener;
 pub(crate) use refusal::{Refusal, RefusalReason};
 
 use crate::{
-    admission::Admission, bpf::ConnectionHooks, kernel_tls::KernelTls, order::Order,
-    policy::Direction, registry::Registry, report::Reporter, strangers::Strangers,
+    admission::Admission, kernel_tls::KernelTls, order::Order, policy::Direction,
+    registry::Registry, report::Reporter, socket_options::ConnectionHooks, strangers::Strangers,
     workload::Workload,
 };
 use intercept::Intercepted;

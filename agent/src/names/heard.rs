@@ -260,6 +260,7 @@ mod tests {
                 name: "*.pub.org".parse().unwrap(),
             },
             ports: PortRange::ALL,
+            workload: None,
             mode: EgressMode::Deny,
             peers: PeerSet::any(),
         };

@@ -19,13 +19,8 @@ use super::{
     heard::{HeardNames, Hearsay},
 };
 use crate::{
-    bpf::{CaughtUp, DnsAnswers},
-    causes::with_causes,
-    metrics::NameMetrics,
-    policy::EgressPolicy,
-    readable::readable,
-    registry::Registry,
-    rules::close_objected,
+    bpf::CaughtUp, causes::with_causes, loader::DnsAnswers, metrics::NameMetrics,
+    policy::EgressPolicy, readable::readable, registry::Registry, rules::close_objected,
     workload::Workload,
 };
 

@@ -115,6 +115,7 @@ mod tests {
                 name: name.parse().unwrap(),
             },
             ports: PortRange::ALL,
+            workload: None,
             mode: EgressMode::Deny,
             peers: PeerSet::any(),
         });

@@ -37,6 +37,7 @@ pub(crate) fn open(
         alpn: None,
         session: SessionId([0; 16]),
         after_ms: 3,
+        rule: None,
     });
     entry
 }

@@ -3,7 +3,7 @@ use std::num::NonZeroUsize;
 use super::*;
 use crate::{
     metrics::Metrics,
-    policy::{Destinations, EgressRule, IngressRule, PortRange},
+    policy::{Destinations, EgressRule, IngressRule, PortRange, WorkloadMatch},
     registry::{
         Opening, Registration, Registry,
         testing::{
@@ -106,6 +106,7 @@ fn the_rule_for_the_destination_is_asked_and_no_other() {
                 cidr: cidr.parse().unwrap(),
             },
             ports: PortRange::ALL,
+            workload: None,
             mode: EgressMode::Deny,
             peers: PeerSet::any(),
         };
@@ -136,6 +137,7 @@ fn a_name_that_an_address_has_now_or_had_then_decides_about_its_connections() {
             name: "bad.org".parse().unwrap(),
         },
         ports: PortRange::ALL,
+        workload: None,
         mode: EgressMode::Deny,
         peers: PeerSet::any(),
     };
@@ -151,6 +153,88 @@ fn a_name_that_an_address_has_now_or_had_then_decides_about_its_connections() {
     now.names = Arc::default();
     assert_eq!(now.objection(&under_name), Some(CloseCause::RuleChanged));
     assert_eq!(now.objection(&connection), None);
+}
+
+#[test]
+fn rules_by_workload_judge_who_has_proved_to_answer_and_wait_for_who_has_not() {
+    use CloseCause::RuleChanged;
+    let bed = Bed::new();
+    for (default, workload, mode, connection, stage, expected) in [
+        (
+            EgressMode::Mtls,
+            "db",
+            EgressMode::Deny,
+            Mode::Mtls,
+            Met("db"),
+            Some(RuleChanged),
+        ),
+        (
+            EgressMode::Mtls,
+            "db",
+            EgressMode::Deny,
+            Mode::Mtls,
+            Met("log"),
+            None,
+        ),
+        (
+            EgressMode::Deny,
+            "db",
+            EgressMode::Mtls,
+            Mode::Mtls,
+            Met("db"),
+            None,
+        ),
+        (
+            EgressMode::Deny,
+            "db",
+            EgressMode::Mtls,
+            Mode::Mtls,
+            Met("log"),
+            Some(RuleChanged),
+        ),
+        (
+            EgressMode::Deny,
+            "db",
+            EgressMode::Mtls,
+            Mode::Mtls,
+            Handshaking,
+            None,
+        ),
+        // Nobody will ever prove to answer it.
+        (
+            EgressMode::Plaintext,
+            "db",
+            EgressMode::Mtls,
+            Mode::Plaintext,
+            Handshaking,
+            Some(RuleChanged),
+        ),
+    ] {
+        let now = Rules {
+            egress: by_workload(default, workload, mode),
+            ..rules(default, IngressMode::Mtls, &["any"])
+        };
+        let connection = bed.open(Direction::Egress, connection, stage);
+        let found = now.objection(&connection);
+        assert_eq!(found, expected, "{default:?} {workload} {mode:?} {stage:?}");
+    }
+}
+
+#[test]
+fn a_dry_run_passes_over_a_denial_by_workload_and_not_over_one_by_destination() {
+    let bed = Bed::new();
+    let connection = bed.open(Direction::Egress, Mode::Mtls, Met("db"));
+    for (default, expected) in [
+        (EgressMode::Mtls, None),
+        (EgressMode::Deny, Some(CloseCause::RuleChanged)),
+    ] {
+        let now = Rules {
+            enforcement: Enforcement::DryRun,
+            egress: by_workload(default, "db", EgressMode::Deny),
+            ..rules(default, IngressMode::Mtls, &["any"])
+        };
+        assert_eq!(now.objection(&connection), expected, "{default:?}");
+    }
 }
 
 #[test]
@@ -170,6 +254,18 @@ fn rules_that_came_since_are_asked_and_those_that_decided_are_not() {
         current.objection_since(&decided, &connection),
         Some(CloseCause::WorkloadRemoved)
     );
+}
+
+fn by_workload(default: EgressMode, workload: &str, mode: EgressMode) -> Arc<EgressPolicy> {
+    let workload: WorkloadMatch = workload.parse().unwrap();
+    let rule = EgressRule {
+        to: Destinations::Anywhere {},
+        ports: PortRange::ALL,
+        peers: workload.peers(),
+        workload: Some(workload),
+        mode,
+    };
+    EgressPolicy::new(default, PeerSet::any(), vec![rule]).into()
 }
 
 fn rules(egress: EgressMode, ingress: IngressMode, peers: &[&str]) -> Rules {

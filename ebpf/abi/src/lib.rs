@@ -29,8 +29,8 @@ pub use local_hop::{
 pub use refusal::{Direction, KernelRefusal, RefusalEvent};
 pub use shared_netns::{InnerFlow, ProgramPort};
 pub use socket_option::{
-    ForgetClientRequest, NameClientRequest, PermitRequest, RefuseRequest, SOL_SEALWIRE,
-    SocketOption, Token,
+    BeatRequest, ForgetClientRequest, NameClientRequest, PermitRequest, RefuseRequest,
+    SOL_SEALWIRE, SocketOption, Token,
 };
 pub use workload::{
     AddressEntry, AddressKey, DestinationKey, IPV4, IPV6, ListenerKey, MAX_WORKERS, PortKey,

@@ -21,6 +21,8 @@ pub enum SocketOption {
     ForgetClient = 4,
     /// To set on any socket, with a [`RefuseRequest`]: a destination that has just refused.
     Refuse = 5,
+    /// To set on any socket, with a [`BeatRequest`]: that the agent is alive, or about to leave.
+    Beat = 6,
 }
 
 /// Tells an agent of the instance from whatever other program has sockets in its cgroup, or in one
@@ -109,6 +111,19 @@ pub struct RefuseRequest {
 
 pod!(RefuseRequest);
 const _: () = assert!(size_of::<RefuseRequest>() == 56);
+
+/// The value of [`SocketOption::Beat`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct BeatRequest {
+    /// Who asks.
+    pub token: Token,
+    /// When the agent was alive: `CLOCK_MONOTONIC` nanoseconds. Zero of one that leaves.
+    pub at: u64,
+}
+
+pod!(BeatRequest);
+const _: () = assert!(size_of::<BeatRequest>() == 24);
 
 #[cfg(test)]
 mod tests {

@@ -89,6 +89,10 @@ port = 5432
 [[workload.egress]]
 cidr = "fd00::7"
 mode = "plaintext"
+[[workload.egress]]
+cidr = "::/0"
+workload = "spiffe://shop.example/ns/data/sa/cart"
+mode = "deny"
 
 [[workload]]
 name = "db"

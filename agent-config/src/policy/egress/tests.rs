@@ -1,3 +1,5 @@
+mod workload;
+
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::*;
@@ -11,6 +13,7 @@ fn egress(rules: &[(&str, &str, EgressMode)]) -> EgressPolicy {
         } else {
             ports.parse().unwrap()
         },
+        workload: None,
         mode: *mode,
         peers: PeerSet::any(),
     });
@@ -376,15 +379,22 @@ fn any_policy_decides_as_a_naive_model_does() {
                 heard: Heard::Names(&heard),
                 unknown: &[],
             };
-            let expected = naive(&rules, destination, &names, &heard);
-            let found = match policy.decide(destination, known).unwrap().rule {
-                RuleRef::Egress { index, .. } => Some(index),
-                _ => None,
-            };
-            assert_eq!(
-                found, expected,
-                "{destination} {names:?} {heard:?} in {rules:#?}"
-            );
+            let peer = random.peer();
+            for peer in [None, Some(&peer)] {
+                let expected = naive(&rules, destination, &names, &heard, peer);
+                let decided = match peer {
+                    Some(peer) => policy.decide_for(destination, known, peer),
+                    None => policy.decide(destination, known),
+                };
+                let found = match decided.unwrap().rule {
+                    RuleRef::Egress { index, .. } => Some(index),
+                    _ => None,
+                };
+                assert_eq!(
+                    found, expected,
+                    "{destination} {names:?} {heard:?} {peer:?} in {rules:#?}"
+                );
+            }
         }
     }
 }
@@ -395,13 +405,15 @@ fn naive(
     destination: SocketAddr,
     names: &[DnsName],
     heard: &[HeardName],
+    peer: Option<&SpiffeId>,
 ) -> Option<usize> {
     let looked_up = names.iter().map(|name| (name, None));
     let heard = heard.iter().map(|it| (&it.name, Some(it.force)));
     let of_names = looked_up
         .chain(heard)
-        .filter_map(|name| best(rules, destination, Some(name), is_better_for_a_name));
-    let candidates = of_names.chain(best(rules, destination, None, is_better_for_a_name));
+        .filter_map(|name| best(rules, destination, Some(name), peer, is_better_for_a_name));
+    let without = best(rules, destination, None, peer, is_better_for_a_name);
+    let candidates = of_names.chain(without);
     let mut candidates: Vec<_> = candidates.collect();
     candidates.sort_unstable();
     candidates.into_iter().reduce(|best, other| {
@@ -418,6 +430,7 @@ fn best(
     rules: &[EgressRule],
     destination: SocketAddr,
     name: Option<(&DnsName, Option<Force>)>,
+    peer: Option<&SpiffeId>,
     is_better: impl Fn(&EgressRule, &EgressRule) -> bool,
 ) -> Option<usize> {
     let address = bits(destination.ip().to_canonical());
@@ -437,11 +450,17 @@ fn best(
         }
         _ => false,
     };
+    let is_of = |rule: &EgressRule| match (&rule.workload, peer) {
+        (None, _) => true,
+        (Some(workload), Some(peer)) => workload.meets(peer),
+        (Some(_), None) => false,
+    };
     let mut best: Option<usize> = None;
     for (index, rule) in rules.iter().enumerate() {
         if rule.ports.contains(destination.port())
             && rule.to.cidr().is_none_or(in_network)
             && is_for(rule)
+            && is_of(rule)
             && best.is_none_or(|best| is_better(rule, &rules[best]))
         {
             best = Some(index);
@@ -455,6 +474,9 @@ fn is_better(rule: &EgressRule, than: &EgressRule) -> bool {
     let name = |rule: &EgressRule| rule.to.name().is_some();
     if prefix(rule) != prefix(than) {
         return prefix(rule) > prefix(than);
+    }
+    if proof(rule) != proof(than) {
+        return proof(rule) > proof(than);
     }
     if name(rule) != name(than) {
         return name(rule);
@@ -472,7 +494,8 @@ fn is_better_for_a_name(rule: &EgressRule, than: &EgressRule) -> bool {
         Some(NamePattern::Below(parent)) => parent.as_str().split('.').count(),
         Some(NamePattern::Name(_)) => 1000,
     };
-    if prefix(rule) == prefix(than) && exactness(rule) != exactness(than) {
+    let is_equal = prefix(rule) == prefix(than) && proof(rule) == proof(than);
+    if is_equal && exactness(rule) != exactness(than) {
         return exactness(rule) > exactness(than);
     }
     is_better(rule, than)
@@ -482,6 +505,14 @@ fn prefix(rule: &EgressRule) -> i32 {
     match rule.to.cidr() {
         Some(cidr) => i32::from(cidr.prefix()),
         None => 1000,
+    }
+}
+
+fn proof(rule: &EgressRule) -> u8 {
+    match &rule.workload {
+        None => 0,
+        Some(workload) if workload.to_string().contains(':') => 2,
+        Some(_) => 1,
     }
 }
 
@@ -540,11 +571,16 @@ impl XorShift {
             1 => EgressMode::Plaintext,
             _ => EgressMode::Deny,
         };
-        let to = match self.below(4) {
-            0 => Destinations::Name {
+        let workload = match self.below(4) {
+            0 => None,
+            _ => Some(self.workload()),
+        };
+        let to = match self.below(5) {
+            0 if workload.is_some() => Destinations::Anywhere {},
+            0 | 1 => Destinations::Name {
                 name: self.pattern(),
             },
-            1 => Destinations::NameWithin {
+            2 => Destinations::NameWithin {
                 name: self.pattern(),
                 cidr,
             },
@@ -553,9 +589,25 @@ impl XorShift {
         EgressRule {
             to,
             ports,
+            workload,
             mode,
             peers: PeerSet::any(),
         }
+    }
+
+    fn workload(&mut self) -> WorkloadMatch {
+        match self.below(3) {
+            0 => self.peer().as_str().parse().unwrap(),
+            1 => ["cart", "db"][self.below(2) as usize].parse().unwrap(),
+            _ => ["ns/a", "ns/b"][self.below(2) as usize].parse().unwrap(),
+        }
+    }
+
+    fn peer(&mut self) -> SpiffeId {
+        let namespace = ["a", "b"][self.below(2) as usize];
+        let workload = ["cart", "db", "log"][self.below(3) as usize];
+        let id = format!("spiffe://mesh.local/ns/{namespace}/sa/{workload}");
+        id.parse().unwrap()
     }
 
     fn pattern(&mut self) -> NamePattern {

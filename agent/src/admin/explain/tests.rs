@@ -1,11 +1,11 @@
-use std::num::NonZeroU16;
-
+use ::kernel_tls::Capabilities;
 use agent_config::policy::{
     Destinations, EgressPolicy, EgressRule, IngressPolicy, IngressRule, PortRange, UdpMode,
 };
 use agent_config::{EgressListener, Host, OffloadChoice, Remote, SpliceChoice};
 use ebpf_abi::WorkloadId;
 use serde_json::{Value, json};
+use std::num::NonZeroU16;
 use tokio::sync::watch;
 use userspace_tls::{KeyExchange, SessionId};
 
@@ -16,6 +16,7 @@ use crate::certificates::{
     self,
     testing::{TestMesh, issued},
 };
+use crate::connection::CloseReason;
 use crate::metrics::Metrics;
 use crate::names::NameTable;
 use crate::netns::Netns;
@@ -41,6 +42,7 @@ impl Bed {
                 cidr: cidr.parse().unwrap(),
             },
             ports: PortRange::ALL,
+            workload: None,
             mode,
             peers: PeerSet::any(),
         };
@@ -49,8 +51,13 @@ impl Bed {
                 name: name.parse().unwrap(),
             },
             ports: PortRange::ALL,
+            workload: None,
             mode,
             peers: PeerSet::any(),
+        };
+        let by_workload = |workload: &str, cidr: &str, mode| EgressRule {
+            workload: Some(workload.parse().unwrap()),
+            ..egress(cidr, mode)
         };
         let ingress = |port, mode, peers: &[&str]| IngressRule {
             port: NonZeroU16::new(port).unwrap(),
@@ -87,6 +94,9 @@ impl Bed {
                             egress("192.0.2.0/24", EgressMode::Deny),
                             egress("198.51.100.0/24", EgressMode::Plaintext),
                             by_name("public.org", EgressMode::Deny),
+                            egress("198.18.0.0/15", EgressMode::Deny),
+                            by_workload("cart", "198.18.0.0/15", EgressMode::Mtls),
+                            by_workload("cart", "10.0.0.0/8", EgressMode::Deny),
                         ],
                     )
                     .into(),
@@ -118,7 +128,11 @@ impl Bed {
             registry: Arc::new(Registry::new(std::num::NonZeroUsize::MIN)),
             refusals: Arc::new(History::new()),
             workloads: watch::channel(workloads.to_vec()).1,
-            kernel_tls: Arc::new(KernelTls::probe(OffloadChoice::Off, SpliceChoice::Auto)),
+            kernel_tls: Arc::new(KernelTls::new(
+                OffloadChoice::Off,
+                SpliceChoice::Auto,
+                Capabilities::probe(),
+            )),
             metrics: Arc::new(Metrics::new("0.1.0")),
             readiness: watch::channel(Readiness::default()).1,
             config_json: watch::channel("{}".into()).1,
@@ -190,6 +204,7 @@ fn an_open_connection_is_told_with_rule_certificate_and_datapath() {
         alpn: None,
         session: SessionId([0; 16]),
         after_ms: 3,
+        rule: None,
     });
     connection.set_datapath(registry::Datapath {
         name: "userspace",
@@ -205,10 +220,20 @@ fn an_open_connection_is_told_with_rule_certificate_and_datapath() {
     assert_eq!(found["datapath"]["means"], "the configuration says so");
     assert_eq!(found["kernel_tls"]["offload"], "off");
 
+    connection.set_ended(CloseReason::AppReset);
     drop(connection);
+    let found = bed.ask(&[("connection", "1")]).unwrap();
+    assert_eq!(found["outcome"], "ended");
+    assert!(found["at"].is_string(), "{found}");
+    assert_eq!(found["certificate"], *certificate);
     assert_eq!(
-        bed.ask(&[("connection", "1")]).unwrap_err().to_string(),
-        "connection 1 is not open: it has ended, and the log has its line, or never was"
+        found["notes"][1],
+        "it ended as app-reset: the program reset its connection, or was killed"
+    );
+    assert_eq!(
+        bed.ask(&[("connection", "2")]).unwrap_err().to_string(),
+        "connection 2 is not open, and none of those that ended last: the log has its line, or it \
+         never was"
     );
 }
 
@@ -290,6 +315,31 @@ fn a_question_is_answered_by_the_rules_in_force() {
         assert_eq!(name, rule, "{from} -> {to}");
         let found = found["refusal"]["code"].as_str().unwrap_or_default();
         assert_eq!(found, code, "{from} -> {to}");
+    }
+}
+
+#[test]
+fn a_rule_by_workload_is_told_of_where_it_could_decide() {
+    let bed = Bed::certified();
+    for (to, outcome, rule, note) in [
+        (
+            "198.18.0.1:80",
+            "depends-on-peer",
+            "egress[3] 198.18.0.0/15",
+            "egress[4] workload cart at 198.18.0.0/15 says mtls, if it answers",
+        ),
+        (
+            "10.0.0.2:80",
+            "would-be-let-through",
+            "egress default",
+            "egress[5] workload cart at 10.0.0.0/8 says deny, if it answers",
+        ),
+    ] {
+        let found = bed.ask(&[("from", "web"), ("to", to)]).unwrap();
+        assert_eq!(found["outcome"], outcome, "{found}");
+        assert_eq!(found["rule"]["name"], rule, "{found}");
+        assert_eq!(found["mode"], "mtls", "{found}");
+        assert_eq!(found["notes"][0], note, "{found}");
     }
 }
 

@@ -11,7 +11,10 @@ use crate::{
         testing::{TestMesh, id, issued},
     },
     metrics::Metrics,
-    policy::{EgressMode, EgressPolicy, IngressMode, IngressPolicy, UdpMode},
+    policy::{
+        Destinations, EgressMode, EgressPolicy, EgressRule, IngressMode, IngressPolicy, PortRange,
+        UdpMode, WorkloadMatch,
+    },
     registry::{
         Registry,
         testing::{Stage, open},
@@ -72,7 +75,7 @@ async fn a_workload_that_is_withdrawn_during_a_handshake_admits_nobody() {
 async fn the_rule_is_asked_as_before() {
     let mut bed = Bed::new().await;
     bed.publish(&["web", "db"], &["any"]);
-    bed.peers = ["log".parse().unwrap()].into_iter().collect();
+    bed.allowed = Allowed::Peers(["log".parse().unwrap()].into_iter().collect());
     let told = bed.told();
     let (refused, _) = tokio::join!(bed.admit(), told);
     assert_eq!(refused.unwrap_err().reason, RefusalReason::PeerNotAllowed);
@@ -94,6 +97,77 @@ async fn rules_that_came_during_the_handshake_are_asked_too() {
     let (refused, _) = tokio::join!(bed.admit(), told);
     let cause = CloseCause::PeerNotAllowedAnyMore;
     assert_eq!(refused.unwrap_err().reason, RefusalReason::Closed(cause));
+}
+
+#[tokio::test]
+async fn the_rule_for_the_workload_that_has_answered_decides_and_is_written_down() {
+    for (default, workload, mode, expected) in [
+        (
+            EgressMode::Deny,
+            "db",
+            EgressMode::Mtls,
+            Ok("egress[0] workload db"),
+        ),
+        (
+            EgressMode::Mtls,
+            "log",
+            EgressMode::Deny,
+            Ok("egress default"),
+        ),
+        (
+            EgressMode::Mtls,
+            "db",
+            EgressMode::Deny,
+            Err(
+                "spiffe://mesh.local/ns/default/sa/db has answered, and egress[0] workload db says deny",
+            ),
+        ),
+        (
+            EgressMode::Deny,
+            "log",
+            EgressMode::Mtls,
+            Err("spiffe://mesh.local/ns/default/sa/db has answered, and egress default says deny"),
+        ),
+    ] {
+        let mut bed = Bed::by_workload(Enforcement::Enforced, default, workload, mode).await;
+        bed.publish(&["web", "db"], &["any"]);
+        let told = bed.told();
+        let admitted = match expected {
+            Ok(_) => bed.admit().await,
+            Err(_) => tokio::join!(bed.admit(), told).0,
+        };
+        match (admitted, expected) {
+            (Ok(_), Ok(rule)) => assert_eq!(bed.entry.rule().to_string(), rule),
+            (Err(cause), Err(detail)) => {
+                assert_eq!(cause.reason, RefusalReason::DeniedByRule);
+                assert_eq!(cause.detail, detail);
+                assert!(
+                    cause
+                        .rule
+                        .is_some_and(|rule| detail.contains(&rule.to_string()))
+                );
+                assert!(bed.entry.established().is_none());
+            }
+            (admitted, _) => panic!("{default:?} {workload} {mode:?}: {admitted:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_dry_run_lets_a_workload_through_that_a_rule_denies() {
+    for (default, admits) in [(EgressMode::Mtls, true), (EgressMode::Deny, false)] {
+        let mut bed = Bed::by_workload(Enforcement::DryRun, default, "db", EgressMode::Deny).await;
+        bed.publish(&["web", "db"], &["any"]);
+        let told = bed.told();
+        let admitted = if admits {
+            bed.admit().await
+        } else {
+            tokio::join!(bed.admit(), told).0
+        };
+        assert_eq!(admitted.is_ok(), admits, "{default:?}");
+        // Told by the rule that it is under.
+        assert_eq!(bed.entry.rule(), &RuleRef::EgressDefault);
+    }
 }
 
 #[tokio::test]
@@ -133,11 +207,38 @@ struct Bed {
     decided: Arc<Rules>,
     current: CurrentRules,
     entry: Registration,
-    peers: PeerSet,
+    allowed: Allowed,
 }
 
 impl Bed {
     async fn new() -> Self {
+        Self::under(Direction::Ingress, any(), Allowed::Peers(PeerSet::any())).await
+    }
+
+    /// As if the workload had dialled `db`, under one rule by workload.
+    async fn by_workload(
+        enforcement: Enforcement,
+        default: EgressMode,
+        workload: &str,
+        mode: EgressMode,
+    ) -> Self {
+        let workload: WorkloadMatch = workload.parse().unwrap();
+        let rule = EgressRule {
+            to: Destinations::Anywhere {},
+            ports: PortRange::ALL,
+            peers: workload.peers(),
+            workload: Some(workload),
+            mode,
+        };
+        let rules = Rules {
+            egress: EgressPolicy::new(default, PeerSet::any(), vec![rule]).into(),
+            enforcement,
+            ..any()
+        };
+        Self::under(Direction::Egress, rules, Allowed::ByWorkload).await
+    }
+
+    async fn under(direction: Direction, rules: Rules, allowed: Allowed) -> Self {
         let mesh = TestMesh::new();
         let (web, db) = (mesh.issue("web"), mesh.issue("db"));
         let (mut near, mut wire) = tcp_pair().await;
@@ -148,16 +249,15 @@ impl Bed {
         let (sender, credential) = certificates::channel();
         let registry = Arc::new(Registry::new(NonZeroUsize::MIN));
         let metrics = Metrics::new("0.1.0");
-        let (direction, mode) = (Direction::Ingress, Mode::Mtls);
         let entry = open(
             &registry,
             &metrics,
             "web",
             direction,
-            mode,
+            Mode::Mtls,
             Stage::Handshaking,
         );
-        let rules = Arc::new(any());
+        let rules = Arc::new(rules);
         Self {
             decided: Arc::clone(&rules),
             current: CurrentRules::new(rules),
@@ -168,7 +268,7 @@ impl Bed {
             sender,
             credential,
             entry,
-            peers: PeerSet::any(),
+            allowed,
         }
     }
 
@@ -182,7 +282,7 @@ impl Bed {
             credential: &self.credential,
             current: &self.current,
             decided: &self.decided,
-            peers: &self.peers,
+            allowed: &self.allowed,
             entry: &self.entry,
         };
         let shaken = self.shaken.take().unwrap();

@@ -8,24 +8,20 @@ use std::{
     time::Duration,
 };
 
-use aws_lc_rs::rand;
-use aya::maps::{Array, MapData};
 use ebpf_abi::{
-    DestinationKey, FlowKey, ForgetClientRequest, NameClientRequest, OriginalDestination,
-    PermitRequest, RefuseRequest, SocketOption, Token, WorkloadId,
+    BeatRequest, DestinationKey, FlowKey, ForgetClientRequest, NameClientRequest,
+    OriginalDestination, PermitRequest, RefuseRequest, SocketOption, Token, WorkloadId,
 };
 use tokio::net::TcpStream;
 
-use super::{
-    BpfError, Pins,
-    local_hops::{Acceleration, LocalHops, WhyTcp},
-    maps::{full, monotonic_ns, open},
-    sys::{option, set_option},
+use crate::{
+    bpf::{WhyTcp, monotonic_ns, option, set_option},
+    loader::LocalHops,
 };
 
 /// What a worker asks of the hooks for each connection.
 #[derive(Debug)]
-pub struct ConnectionHooks {
+pub(crate) struct ConnectionHooks {
     permits: Permits,
     /// What is not about one socket is asked for on this one, for which alone it is open.
     asking: UnixDatagram,
@@ -33,48 +29,34 @@ pub struct ConnectionHooks {
 }
 
 impl ConnectionHooks {
-    /// With the maps of local acceleration as well, where there is any. To be called by a process in
-    /// the cgroup that [`super::Steering::attach_agent`] was given.
+    /// With a way to have local hops accelerated, where there is any. To be called by a process in the
+    /// cgroup that [`attach_agent`](crate::bpf::Steering::attach_agent) was given.
     ///
     /// # Errors
-    /// Where a map of local acceleration can't be opened, or there is no descriptor left.
-    pub fn open(
-        pins: &Pins,
-        permits: Permits,
-        acceleration: Result<&Acceleration, WhyTcp>,
-    ) -> Result<Self, BpfError> {
-        let local_hops = match acceleration {
-            Ok(acceleration) => Ok(LocalHops::open(pins, acceleration)?),
-            Err(why) => Err(why),
-        };
+    /// Where there is no descriptor left.
+    pub(crate) fn new(permits: Permits, local_hops: Result<LocalHops, WhyTcp>) -> io::Result<Self> {
         Ok(Self {
             permits,
-            asking: UnixDatagram::unbound().map_err(BpfError::AskingSocket)?,
+            asking: UnixDatagram::unbound()?,
             local_hops,
         })
-    }
-
-    /// Where the program on the other end of this accepted socket wanted to go; `None` for a
-    /// connection that the connect hook has not turned here.
-    pub fn original_destination(&self, socket: &impl AsFd) -> Option<OriginalDestination> {
-        option(socket, SocketOption::OriginalDestination).ok()
     }
 
     /// Whether local hops are accelerated at all.
     ///
     /// # Errors
     /// Why not.
-    pub fn acceleration(&self) -> Result<(), WhyTcp> {
+    pub(crate) fn acceleration(&self) -> Result<(), WhyTcp> {
         self.local_hops.as_ref().map(|_| ()).map_err(|why| *why)
     }
 
     /// Lets the kernel hand what the program on the other end of this accepted socket sends straight
-    /// to it, past the loopback's TCP. To be called on a thread in their namespace.
+    /// to it, past the loopback's TCP.
     ///
     /// # Errors
     /// Why everything goes through TCP instead.
-    pub fn accelerate(&mut self, socket: &TcpStream) -> Result<(), WhyTcp> {
-        let original = self.original_destination(socket);
+    pub(crate) fn accelerate(&mut self, socket: &TcpStream) -> Result<(), WhyTcp> {
+        let original = original_destination(socket);
         match &mut self.local_hops {
             Ok(hops) => hops.accelerate(socket, original.ok_or(WhyTcp::NotLocal)?.hop),
             Err(why) => Err(*why),
@@ -85,7 +67,7 @@ impl ConnectionHooks {
     ///
     /// # Errors
     /// As [`Permits::permit`].
-    pub fn permit(&self, socket: &impl AsFd) -> io::Result<()> {
+    pub(crate) fn permit(&self, socket: &impl AsFd) -> io::Result<()> {
         self.permits.permit(socket)
     }
 
@@ -93,7 +75,7 @@ impl ConnectionHooks {
     ///
     /// # Errors
     /// Where the table is full, or no hook answers.
-    pub fn name_client(&self, key: FlowKey, client: SocketAddr) -> io::Result<()> {
+    pub(crate) fn name_client(&self, key: FlowKey, client: SocketAddr) -> io::Result<()> {
         let request = NameClientRequest {
             token: self.permits.token,
             key,
@@ -104,7 +86,7 @@ impl ConnectionHooks {
     }
 
     /// Withdraws what [`Self::name_client`] published, where the kernel has not already.
-    pub fn forget_client(&self, key: FlowKey) {
+    pub(crate) fn forget_client(&self, key: FlowKey) {
         let request = ForgetClientRequest {
             token: self.permits.token,
             key,
@@ -113,7 +95,7 @@ impl ConnectionHooks {
     }
 
     /// Makes the workload's next `connect()` to `destination` fail at once, for `lifetime`.
-    pub fn refuse(&self, workload: WorkloadId, destination: SocketAddr, lifetime: Duration) {
+    pub(crate) fn refuse(&self, workload: WorkloadId, destination: SocketAddr, lifetime: Duration) {
         let request = RefuseRequest {
             token: self.permits.token,
             key: DestinationKey {
@@ -128,23 +110,22 @@ impl ConnectionHooks {
     }
 }
 
+/// Where the program on the other end of this accepted socket wanted to go; `None` for a
+/// connection that the connect hook has not turned here.
+pub(crate) fn original_destination(socket: &impl AsFd) -> Option<OriginalDestination> {
+    option(socket, SocketOption::OriginalDestination).ok()
+}
+
 /// The right to let sockets past the guard.
 #[derive(Clone, Copy, Debug)]
-pub struct Permits {
+pub(crate) struct Permits {
     token: Token,
 }
 
 impl Permits {
-    /// The instance's, by the token that its first agent has drawn.
-    pub(super) fn of_instance(pins: &Pins) -> Result<Self, BpfError> {
-        const MAP: &str = "TOKEN";
-        let mut map: Array<MapData, Token> = open(pins, MAP)?;
-        let mut token = map.get(&0, 0).map_err(full(MAP))?;
-        if token.is_unset() {
-            token = draw()?;
-            map.set(0, token, 0).map_err(full(MAP))?;
-        }
-        Ok(Self { token })
+    /// That of an agent of the instance with this token.
+    pub(crate) fn new(token: Token) -> Self {
+        Self { token }
     }
 
     /// Lets this socket send in its namespace.
@@ -152,14 +133,50 @@ impl Permits {
     /// # Errors
     /// Where no hook answers, as the socket is not of the agent's cgroup, or the kernel has no memory
     /// for the mark: the guard then drops what the socket sends.
-    pub fn permit(&self, socket: &impl AsFd) -> io::Result<()> {
+    pub(crate) fn permit(&self, socket: &impl AsFd) -> io::Result<()> {
         let request = PermitRequest { token: self.token };
         set_option(socket, SocketOption::Permit, &request)
     }
 }
 
-fn draw() -> Result<Token, BpfError> {
-    let mut bytes = [[0; 8]; 2];
-    rand::fill(bytes.as_flattened_mut()).map_err(|_| BpfError::NoRandomness)?;
-    Ok(Token(bytes.map(u64::from_ne_bytes)))
+/// The agent's sign of life to the hooks.
+#[derive(Debug)]
+pub(crate) struct Heartbeat {
+    permits: Permits,
+    asking: UnixDatagram,
+}
+
+impl Heartbeat {
+    /// That of an agent with this right; nothing is said yet.
+    ///
+    /// # Errors
+    /// Where there is no descriptor left.
+    pub(crate) fn new(permits: Permits) -> io::Result<Self> {
+        let asking = UnixDatagram::unbound()?;
+        Ok(Self { permits, asking })
+    }
+
+    /// Says that the agent is alive now.
+    ///
+    /// # Errors
+    /// Where no hook answers.
+    pub(crate) fn beat(&self) -> io::Result<()> {
+        self.say(monotonic_ns())
+    }
+
+    /// Says that the agent is about to leave: what comes is refused from now on.
+    ///
+    /// # Errors
+    /// As [`Self::beat`].
+    pub(crate) fn stop(&self) -> io::Result<()> {
+        self.say(0)
+    }
+
+    fn say(&self, at: u64) -> io::Result<()> {
+        let request = BeatRequest {
+            token: self.permits.token,
+            at,
+        };
+        set_option(&self.asking, SocketOption::Beat, &request)
+    }
 }
