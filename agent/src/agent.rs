@@ -217,6 +217,8 @@ pub fn run(
         match (heir, take_over) {
             (Some(heir), Some(drain)) => {
                 let before = heir.serving(drain)?;
+                service_manager::taken_over();
+                before.announced();
                 info!("taken over from the agent that ran, which drains");
                 running.steering_after(before, &own_cgroup);
             }
@@ -248,8 +250,8 @@ pub fn run(
                 Some(request) = holder.next() => {
                     match running.offer(request, &terms, &mut signals).await {
                         Offered::InVain => {}
-                        Offered::Taken { drain } => {
-                            running.leave(drain, &mut signals).await;
+                        Offered::Taken { drain, announced } => {
+                            running.leave(drain, announced, &mut signals).await;
                             return Ok(());
                         }
                         Offered::Stopped => {

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{task::AbortHandle, time::sleep};
+use tokio::{sync::oneshot, task::AbortHandle, time::sleep};
 use tracing::{error, info, warn};
 
 use crate::{
@@ -57,6 +57,8 @@ pub(crate) enum Offered {
     Taken {
         /// For how long this one may drain.
         drain: Duration,
+        /// Ends when the service manager knows the other one.
+        announced: oneshot::Receiver<()>,
     },
     /// This agent was told to stop meanwhile.
     Stopped,
@@ -154,10 +156,14 @@ impl Running {
             () = signals.stop() => return Offered::Stopped,
         };
         let why = match outcome {
-            Ok(Outcome::Serving { drain, left }) => {
+            Ok(Outcome::Serving {
+                drain,
+                left,
+                announced,
+            }) => {
                 self.stop_accepting();
                 let _ = left.send(());
-                return Offered::Taken { drain };
+                return Offered::Taken { drain, announced };
             }
             Ok(Outcome::Failed(why)) => why,
             Err(_) => "nobody knows what became of it".to_owned(),
@@ -195,8 +201,14 @@ impl Running {
         }
     }
 
-    /// Lets the connections run until they end, or for this long.
-    pub(crate) async fn leave(self, drain: Duration, signals: &mut Signals) {
+    /// Lets the connections run until they end, or for this long, and until the service manager knows of the
+    /// other agent.
+    pub(crate) async fn leave(
+        self,
+        drain: Duration,
+        announced: oneshot::Receiver<()>,
+        signals: &mut Signals,
+    ) {
         let Self {
             beating,
             mut serving,
@@ -211,6 +223,7 @@ impl Running {
             "another agent serves; this one drains. A signal ends it at once"
         );
         drained(&workers, &mut serving, drain, signals).await;
+        let _ = announced.await;
         info!("the agent has ended; another one serves its workloads");
     }
 

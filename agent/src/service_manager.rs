@@ -69,10 +69,19 @@ impl Pulse {
     }
 }
 
-/// The agent serves. An heir is the service's main process from now on.
+/// The agent serves.
 pub(crate) fn ready() {
-    let own = std::process::id();
-    tell(&[NotifyState::MainPid(own), NotifyState::Ready]);
+    tell(&[main_process(), NotifyState::Ready]);
+}
+
+/// This agent is the service's main process from now on. To be said before the one that was ends: that would be
+/// the end of the service.
+pub(crate) fn taken_over() {
+    tell(&[main_process()]);
+}
+
+fn main_process() -> NotifyState<'static> {
+    NotifyState::MainPid(std::process::id())
 }
 
 /// The agent ends.

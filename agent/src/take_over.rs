@@ -9,6 +9,8 @@
 //!   |  starts as any agent does, over the same listeners and pins
 //!   | -- Serving --------------> |
 //!   | <- Left ------------------ |   accepts nothing more, drains
+//!   |  is the service manager's main process
+//!   | -- Announced ------------> |   may end
 //! ```
 //!
 //! Until `Serving` the holder serves, whatever becomes of the heir; from then on the heir does. In

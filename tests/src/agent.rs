@@ -517,6 +517,11 @@ impl AgentConfig {
         })
     }
 
+    /// The loopback port on which its agent answers.
+    pub(crate) fn admin_port(&self) -> u16 {
+        self.admin_port
+    }
+
     /// Its workloads, to be changed.
     pub fn workloads(&mut self) -> &mut Vec<WorkloadConfig> {
         &mut self.workload

@@ -133,8 +133,10 @@ pub struct Many {
     pub failures: std::collections::BTreeMap<String, u64>,
     /// How long it all took.
     pub milliseconds: u64,
-    /// How long the longest took of those that were made one after the other.
+    /// How long the longest took of those that did not wait for others.
     pub longest_milliseconds: u64,
+    /// How many were due, with `--rate`, while too many were under way.
+    pub left_out: u64,
     /// Its ends of the connections, in the order in which it made them; only with `--in-order`.
     pub ports: Vec<u16>,
 }

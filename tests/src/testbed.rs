@@ -119,6 +119,11 @@ impl Testbed {
         Sniffer::start(self.hub.open()?, markers)
     }
 
+    /// The namespace with the bridge between the hosts, `br0`.
+    pub(crate) fn hub(&self) -> &Netns {
+        &self.hub
+    }
+
     /// A new cgroup beside those of the hosts, removed with the testbed.
     pub(crate) fn cgroup(&self, name: &str) -> Result<PathBuf> {
         let path = self.cgroup.path().join(name);
@@ -227,16 +232,7 @@ impl Host {
     /// Runs a closure on a thread in this host's namespace. Its sockets belong to the cgroup of
     /// this process, so nothing steers them.
     pub fn run_in_thread<T: Send>(&self, run: impl FnOnce() -> T + Send) -> Result<T> {
-        let netns = self.netns.open()?;
-        thread::scope(|scope| {
-            let thread = scope.spawn(move || -> Result<T> {
-                setns(&netns, CloneFlags::CLONE_NEWNET).context("could not enter the namespace")?;
-                Ok(run())
-            });
-            thread
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+        self.netns.run_in_thread(run)
     }
 
     /// Starts to watch every frame that the host receives, for [`crate::MARKER`], those that pass its
@@ -259,13 +255,27 @@ impl Host {
 
 /// A named network namespace; dropping it takes the name away.
 #[derive(Debug)]
-struct Netns {
+pub(crate) struct Netns {
     name: String,
 }
 
 impl Netns {
-    fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         Path::new(NAMESPACES).join(&self.name)
+    }
+
+    /// Runs a closure on a thread in it.
+    pub(crate) fn run_in_thread<T: Send>(&self, run: impl FnOnce() -> T + Send) -> Result<T> {
+        let netns = self.open()?;
+        thread::scope(|scope| {
+            let thread = scope.spawn(move || -> Result<T> {
+                setns(&netns, CloneFlags::CLONE_NEWNET).context("could not enter the namespace")?;
+                Ok(run())
+            });
+            thread
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
     }
 
     fn open(&self) -> Result<OwnedFd> {

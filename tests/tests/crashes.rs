@@ -134,12 +134,13 @@ fn crash_under_load(pair: &mut Pair, agent: fn(&mut Pair) -> &mut Agent) -> Resu
     let _ = writeln!(
         std::io::stderr(),
         "{CRASHES} crashes in {} s, {} new connections/s: churn {} exact, {} refused, {} reset, \
-         longest {} ms; transfers {} exact, {} refused, {} reset, longest {} ms",
+         {} left out, longest {} ms; transfers {} exact, {} refused, {} reset, longest {} ms",
         churn.0.milliseconds / 1000,
         attempts * 1000 / churn.0.milliseconds,
         churn.0.exact,
         churn.refused(),
         churn.resets(),
+        churn.0.left_out,
         churn.0.longest_milliseconds,
         transfers.0.exact,
         transfers.refused(),
@@ -163,5 +164,5 @@ const BETWEEN: Duration = Duration::from_millis(700);
 /// 200 at once, each of about two seconds: messages that each have to come back.
 const TRANSFERS: &str =
     "--connections 200 --until-told --every 200000 --ping-pong 10 --pause 200000";
-/// 500 each second.
-const CHURN: &str = "--connections 32 --until-told --every 64000";
+/// 500 each second, as far as no more than this are under way.
+const CHURN: &str = "--connections 256 --until-told --rate 500";

@@ -36,8 +36,8 @@ fn twenty_take_overs_under_load_refuse_no_connection_and_lose_no_byte() -> Resul
     for transfer in &transfers {
         transfer.connected()?;
     }
-    // 500 new ones each second, where the machine bears it.
-    let churn = "--connections 32 --until-told --every 64000";
+    // 500 new ones each second, as far as no more than this are under way.
+    let churn = "--connections 256 --until-told --rate 500";
     let churn = peer::start_many(pair.client(), address, churn)?;
     let mut predecessors = Vec::new();
     for _ in 0..10 {

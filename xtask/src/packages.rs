@@ -77,7 +77,7 @@ fn dpkg_has(package: &str) -> bool {
 
 /// The program that each package is installed for. One that came otherwise is as good, and some
 /// packages would replace a variant that someone has chosen (nginx-light, nginx-full).
-const PROGRAMS: [(&str, &str); 26] = [
+const PROGRAMS: [(&str, &str); 28] = [
     ("binutils", "strip"),
     ("busybox-static", "busybox"),
     ("chromium", "chromium"),
@@ -97,12 +97,14 @@ const PROGRAMS: [(&str, &str); 26] = [
     ("nodejs", "node"),
     ("opensc", "pkcs11-tool"),
     ("openssl", "openssl"),
+    ("procps", "kill"),
     ("prometheus", "promtool"),
     ("protobuf-compiler", "protoc"),
     ("qemu-system-x86", "qemu-system-x86_64"),
     ("redis-server", "redis-server"),
     ("redis-tools", "redis-benchmark"),
     ("softhsm2", "softhsm2-util"),
+    ("systemd", "systemd-analyze"),
     ("xz-utils", "xz"),
 ];
 

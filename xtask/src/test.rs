@@ -195,7 +195,7 @@ const SERVICES: [&str; 9] = [
 ];
 
 /// The unmodified programs that the tests run through Sealwire, and what they run beside it.
-pub(crate) const PROGRAMS: [&str; 14] = [
+pub(crate) const PROGRAMS: [&str; 16] = [
     "nginx-light",
     "etcd-server",
     "faketime",
@@ -210,6 +210,8 @@ pub(crate) const PROGRAMS: [&str; 14] = [
     "nodejs",
     "chromium",
     "prometheus",
+    "procps",
+    "systemd",
 ];
 
 /// Each test has an agent and programs of its own; more at once would time out on two cores.

@@ -39,6 +39,8 @@ pub(super) enum Message {
     },
     /// The holder accepts nothing more.
     Left,
+    /// The service manager knows the heir as the main process; the holder may end.
+    Announced,
 }
 
 /// One conversation.

@@ -108,6 +108,13 @@ pub(crate) struct Predecessor {
 }
 
 impl Predecessor {
+    /// The service manager knows this agent as the main process: the one before may end.
+    pub(crate) fn announced(&self) {
+        if let Err(error) = self.channel.send(&Message::Announced) {
+            warn!(%error, "the agent before can't be told that it may end; it does so by itself");
+        }
+    }
+
     /// Waits until it is gone.
     pub(crate) fn wait(self) {
         let _ = self.channel.be_patient();

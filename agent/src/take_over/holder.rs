@@ -43,6 +43,8 @@ pub(crate) enum Outcome {
         drain: Duration,
         /// To be told when nothing is accepted here any more.
         left: oneshot::Sender<()>,
+        /// Ends when this process may.
+        announced: oneshot::Receiver<()>,
     },
     /// It does not, and why.
     Failed(String),
@@ -109,12 +111,20 @@ fn answer(heir: Channel, requests: &mpsc::Sender<Request>) -> io::Result<Option<
     match hand_over(&heir, gifts) {
         Ok(drain) => {
             let (left, has_left) = oneshot::channel();
-            let serving = Outcome::Serving { drain, left };
+            let (announce, announced) = oneshot::channel();
+            let serving = Outcome::Serving {
+                drain,
+                left,
+                announced,
+            };
             if outcome.send(serving).is_err() || has_left.blocking_recv().is_err() {
                 return Ok(None);
             }
             // Whether or not it hears this, it serves.
             let _ = heir.send(&Message::Left);
+            // Nor does this one stay for ever where it says nothing.
+            let _ = heir.set_patience(PATIENCE).and_then(|()| heir.receive());
+            let _ = announce.send(());
             Ok(Some(heir))
         }
         Err(error) => {

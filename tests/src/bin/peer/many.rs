@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::num::NonZeroU32;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
@@ -36,6 +37,10 @@ pub(crate) struct ManyConnections {
     /// Microseconds from the beginning of one to that of the next that is made after it.
     #[arg(long, default_value_t = 0)]
     every: u64,
+    /// So many of them begin each second, however long the others take, instead of each after another. One that
+    /// is due while `connections` are under way is left out.
+    #[arg(long, requires = "until_told", conflicts_with = "every")]
+    rate: Option<NonZeroU32>,
     /// Make them one after the other, and say from which ports.
     #[arg(long, conflicts_with_all = ["churn", "until_told"])]
     in_order: bool,
@@ -80,7 +85,14 @@ impl ManyConnections {
         let is_told = AtomicBool::new(false);
         thread::scope(|scope| {
             let (tally, is_told) = (&tally, &is_told);
-            for number in 0..self.in_turn.unwrap_or(self.connections) {
+            if let Some(rate) = self.rate {
+                scope.spawn(move || self.at_a_rate(rate, scope, tally, is_told));
+            }
+            let threads = match self.rate {
+                Some(_) => 0,
+                None => self.in_turn.unwrap_or(self.connections),
+            };
+            for number in 0..threads {
                 let work = move || match (self.churn, self.in_turn) {
                     (Some(seconds), _) => {
                         let end = started + Duration::from_secs(seconds);
@@ -109,6 +121,7 @@ impl ManyConnections {
             open,
             failures,
             longest,
+            left_out,
             ..
         } = tally;
         report(&Report::Many(Many {
@@ -122,6 +135,7 @@ impl ManyConnections {
                 .unwrap_or_else(PoisonError::into_inner),
             milliseconds: started.elapsed().as_millis() as u64,
             longest_milliseconds: longest.into_inner(),
+            left_out: left_out.into_inner(),
             ports: Vec::new(),
         }))
     }
@@ -148,22 +162,60 @@ impl ManyConnections {
                 .unwrap_or_else(PoisonError::into_inner),
             milliseconds: started.elapsed().as_millis() as u64,
             longest_milliseconds: tally.longest.into_inner(),
+            left_out: 0,
             ports,
         }))
+    }
+
+    /// A thread for each, as many as there is room for.
+    fn at_a_rate<'scope>(
+        &'scope self,
+        rate: NonZeroU32,
+        scope: &'scope thread::Scope<'scope, '_>,
+        tally: &'scope Tally,
+        is_over: &AtomicBool,
+    ) {
+        let started = Instant::now();
+        for nth in 0.. {
+            let due = started + Duration::from_secs(1) * nth / rate.get();
+            thread::sleep(due.saturating_duration_since(Instant::now()));
+            if is_over.load(Ordering::Relaxed) {
+                return;
+            }
+            if !tally.enter_at_once() {
+                tally.left_out.fetch_add(1, Ordering::Relaxed);
+                continue;
+            }
+            let work = move || {
+                self.timed(nth.into(), tally);
+                tally.leave();
+            };
+            let thread = thread::Builder::new().stack_size(STACK);
+            if let Err(error) = thread.spawn_scoped(scope, work) {
+                tally.count(Err(named("thread")(error)));
+                tally.leave();
+            }
+        }
     }
 
     fn one_by_one(&self, number: u64, tally: &Tally, is_over: impl Fn() -> bool) {
         let mut seed = number << 32;
         while !is_over() {
-            let began = Instant::now();
-            tally.count(self.one(seed, |_| Ok(())));
-            let took = began.elapsed();
-            tally
-                .longest
-                .fetch_max(took.as_millis() as u64, Ordering::Relaxed);
+            let took = self.timed(seed, tally);
             thread::sleep(Duration::from_micros(self.every).saturating_sub(took));
             seed += 1;
         }
+    }
+
+    /// One conversation; how long it took.
+    fn timed(&self, seed: u64, tally: &Tally) -> Duration {
+        let began = Instant::now();
+        tally.count(self.one(seed, |_| Ok(())));
+        let took = began.elapsed();
+        tally
+            .longest
+            .fetch_max(took.as_millis() as u64, Ordering::Relaxed);
+        took
     }
 
     /// One conversation that waits until all others are connected, or have failed to be.
@@ -293,8 +345,10 @@ fn named(step: &'static str) -> impl Fn(io::Error) -> String {
 #[derive(Default)]
 struct Tally {
     exact: AtomicU64,
-    /// Milliseconds of the longest of those made one after the other.
+    /// Milliseconds of the longest of those that did not wait for others.
     longest: AtomicU64,
+    /// How many were due while there was no room.
+    left_out: AtomicU64,
     open: Mutex<Open>,
     changed: Condvar,
     failures: Mutex<BTreeMap<String, u64>>,
@@ -328,6 +382,19 @@ impl Tally {
             .wait_timeout_while(state, SILENCE, |state| state.room == 0);
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         state.room = state.room.saturating_sub(1);
+    }
+
+    /// Whether there was room.
+    fn enter_at_once(&self) -> bool {
+        let mut state = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_room = state.room > 0;
+        state.room = state.room.saturating_sub(1);
+        is_room
+    }
+
+    fn leave(&self) {
+        let mut state = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        state.room += 1;
     }
 
     fn count(&self, outcome: Result<(), String>) {
