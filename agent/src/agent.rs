@@ -193,13 +193,13 @@ pub fn run(
     let (lock, heir, inherited) = if let Some((heir, lock, inherited)) = heir {
         let lock = InstanceLock::inherit(instance.as_str(), lock);
         let lock = lock.map_err(failed("sharing the instance's lock"))?;
-        store.assume(&inherited, &terms.object);
+        store.assume(&inherited, &terms.maps);
         (lock, Some(heir), inherited)
     } else {
         if take_over.is_some() {
             info!("no agent runs that could hand over: this one starts as usual");
         }
-        (lock(&config)?, None, store.inherit(&terms.object))
+        (lock(&config)?, None, store.inherit(&terms.maps))
     };
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
@@ -268,7 +268,7 @@ pub fn run(
 /// What an agent that takes over from this one must have alike.
 fn terms(config: &Config) -> Terms {
     Terms {
-        object: version(),
+        maps: version().to_owned(),
         workers: config.workers.get(),
         local_acceleration: config.local_acceleration == LocalAcceleration::SkMsg,
     }

@@ -49,9 +49,9 @@ impl FdStore {
         }
     }
 
-    /// What of it an agent with this eBPF object can use. The rest is closed, and the service manager told
+    /// What of it an agent with eBPF maps of this version can use. The rest is closed, and the service manager told
     /// to.
-    pub(crate) fn inherit(&mut self, object: &str) -> Inherited {
+    pub(crate) fn inherit(&mut self, maps: &str) -> Inherited {
         let mut inherited = Inherited::default();
         let passed = match std::mem::replace(&mut self.passed, Ok(Vec::new())) {
             Ok(passed) => passed,
@@ -62,7 +62,7 @@ impl FdStore {
         };
         let mut taken = HashSet::new();
         for (name, descriptor) in passed {
-            let judged = judge(&name, &descriptor, object).and_then(|judged| {
+            let judged = judge(&name, &descriptor, maps).and_then(|judged| {
                 let is_first = taken.insert(name.clone());
                 is_first.then_some(judged).ok_or(Misfit::Twice)
             });
@@ -87,17 +87,17 @@ impl FdStore {
     }
 
     /// What an agent before this one had in the store, if it had the same.
-    pub(crate) fn assume(&mut self, inherited: &Inherited, object: &str) {
+    pub(crate) fn assume(&mut self, inherited: &Inherited, maps: &str) {
         self.passed = Ok(Vec::new());
         for (item, descriptor) in inherited.iter() {
             if let Some(label) = Label::of(item, descriptor) {
-                self.held.entry(label.name(object)).or_insert(None);
+                self.held.entry(label.name(maps)).or_insert(None);
             }
         }
     }
 
     /// The agent serves by these descriptors: lets the service manager have its listeners, and nothing else.
-    pub(crate) fn keep(&mut self, served: &[(Item, OwnedFd)], object: &str) {
+    pub(crate) fn keep(&mut self, served: &[(Item, OwnedFd)], maps: &str) {
         self.serves = true;
         self.room = Room::default();
         let mut wanted = HashMap::new();
@@ -105,7 +105,7 @@ impl FdStore {
             let Some(label) = Label::of(item, descriptor) else {
                 continue;
             };
-            let name = label.name(object);
+            let name = label.name(maps);
             if self.room.take(&name) {
                 wanted.insert(name, descriptor);
             }
@@ -160,8 +160,8 @@ impl FdStore {
     }
 }
 
-fn judge(name: &str, descriptor: &OwnedFd, object: &str) -> Result<(Item, u64), Misfit> {
-    let label = Label::parse(name, object)?;
+fn judge(name: &str, descriptor: &OwnedFd, maps: &str) -> Result<(Item, u64), Misfit> {
+    let label = Label::parse(name, maps)?;
     label.check(descriptor)?;
     let inode = inode(descriptor).map_err(Misfit::NoListener)?;
     Ok((label.item, inode))

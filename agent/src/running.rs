@@ -103,7 +103,7 @@ impl Running {
     /// Lets the service manager have the listeners, for an agent after this one.
     pub(crate) fn keep_in(&self, store: &mut FdStore) {
         match self.serving.share() {
-            Ok(served) => store.keep(&served, &version()),
+            Ok(served) => store.keep(&served, version()),
             Err(error) => warn!(
                 %error,
                 "the service manager does not get the listeners: should the agent crash, connections are \

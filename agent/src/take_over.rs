@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! heir                         holder
-//!   | -- TakeOver(terms) ------> |   or Refused: another eBPF object, another number of workers
+//!   | -- TakeOver(terms) ------> |   or Refused: other eBPF maps, another number of workers
 //!   | <- Item + descriptor ----- |   lock, admin port, every listener
 //!   | <- Yielded --------------- |   goes on serving
 //!   |  starts as any agent does, over the same listeners and pins
@@ -29,8 +29,8 @@ pub(crate) use holder::{Holder, Outcome, Request};
 /// What must be the same for both.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Terms {
-    /// Of the eBPF object, and with it of the maps.
-    pub object: String,
+    /// The version of the eBPF maps; the programs may be others.
+    pub maps: String,
     /// Each has listeners of its own.
     pub workers: usize,
     /// Whether local hops may be accelerated: then the programs know how sockets are laid out.
@@ -41,15 +41,15 @@ impl Terms {
     /// What keeps an agent with other terms from taking over, if anything does.
     pub(crate) fn objection(&self, heir: &Self) -> Option<String> {
         let Self {
-            object,
+            maps,
             workers,
             local_acceleration,
         } = self;
-        if *object != heir.object {
+        if *maps != heir.maps {
             return Some(format!(
-                "its eBPF object is another one ({} in place of {object}), which knows nothing of the \
+                "its eBPF maps are others ({} in place of {maps}), which know nothing of the \
                  connections that run: stop this agent, then start the other",
-                heir.object
+                heir.maps
             ));
         }
         if *workers != heir.workers {

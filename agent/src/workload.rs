@@ -10,6 +10,7 @@ use std::{
 };
 
 use ebpf_abi::WorkloadId;
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use socket2::{Domain, Socket, Type};
 use thiserror::Error;
 use tokio::sync::watch;
@@ -204,13 +205,18 @@ pub fn own_cgroup() -> io::Result<PathBuf> {
         .find_map(|line| line.strip_prefix("0::/"))
         .ok_or_else(|| io::Error::other("the process is in no cgroup2 hierarchy"))?;
     let mounts = fs::read_to_string("/proc/self/mountinfo")?;
-    let mount = mounts
+    let mut directories = mounts
         .lines()
         .filter_map(|line| line.split_once(" - "))
         .filter(|(_, kind)| kind.starts_with("cgroup2 "))
-        .find_map(|(mount, _)| mount.split_whitespace().nth(4))
-        .ok_or_else(|| io::Error::other("no cgroup2 file system is mounted"))?;
-    Ok(Path::new(mount).join(path))
+        .filter_map(|(mount, _)| mount.split_whitespace().nth(4))
+        .map(|mount| Path::new(mount).join(path));
+    // Another file system may be mounted over it.
+    let is_cgroup = |path: &PathBuf| {
+        statfs(path).is_ok_and(|found| found.filesystem_type() == CGROUP2_SUPER_MAGIC)
+    };
+    let found = directories.find(is_cgroup);
+    found.ok_or_else(|| io::Error::other("no cgroup2 file system is mounted"))
 }
 
 const OWN_CGROUP: &str = "/proc/self/cgroup";

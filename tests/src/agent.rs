@@ -32,6 +32,7 @@ pub struct Agent {
     config_file: PathBuf,
     instance: String,
     cgroup: PathBuf,
+    program: PathBuf,
     running: Option<Running>,
 }
 
@@ -59,6 +60,7 @@ impl Agent {
             config_file,
             instance,
             cgroup,
+            program: binary(),
             running: None,
         };
         agent.restart()?;
@@ -332,6 +334,11 @@ impl Agent {
         fs::remove_dir_all(&pins).with_context(|| format!("removing {}", pins.display()))
     }
 
+    /// From now on its processes are of this program.
+    pub fn change_program(&mut self, program: PathBuf) {
+        self.program = program;
+    }
+
     /// From now on its processes are started in another cgroup, as another unit's are.
     pub fn change_cgroup(&mut self, bed: &Testbed) -> Result<()> {
         let name = self.cgroup.file_name().unwrap_or_default();
@@ -422,7 +429,7 @@ impl Agent {
     }
 
     fn command_without_workers(&self) -> Result<HostCommand> {
-        let mut command = command(Some(&self.cgroup))?;
+        let mut command = command_of(self.program.clone(), Some(&self.cgroup))?;
         if let Some(clock) = &self.config.clock {
             command = clock.give(command);
         }
@@ -465,7 +472,10 @@ impl fmt::Debug for Agent {
 
 /// `sealwire-agent` in the root namespace with no arguments yet, for those that end by themselves.
 pub fn command(cgroup: Option<&Path>) -> Result<HostCommand> {
-    let program = binary();
+    command_of(binary(), cgroup)
+}
+
+fn command_of(program: PathBuf, cgroup: Option<&Path>) -> Result<HostCommand> {
     ensure!(
         program.is_file(),
         "{} does not exist: cargo build --release, or set SEALWIRE_BIN_DIR",

@@ -185,7 +185,7 @@ fn what_is_of_no_use_is_closed_and_taken_out_of_the_store() -> Result<()> {
                 "{}.ffffffffffffffff",
                 egress.rsplit_once('.').unwrap_or_default().0
             ),
-            "another eBPF object",
+            "other eBPF maps",
         ),
     ];
     pair.client_agent.kill()?;

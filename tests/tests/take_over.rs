@@ -1,10 +1,14 @@
 //! One agent takes the place of another, under load, and whatever becomes of either.
 
+use std::fs::{self, Permissions};
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use testbed::agent::IngressRule;
 use testbed::pair::PORT;
@@ -216,6 +220,58 @@ fn an_agent_takes_over_with_another_configuration() -> Result<()> {
     let said = Client::run(pair.client(), pair.server().at(PORT), "--send 5000")?;
     assert_eq!(said.received, 0, "{said:?}");
     pair.server_agent.refusal("peer-not-allowed").map(|_| ())
+}
+
+#[test]
+fn an_heir_with_other_programs_over_the_same_maps_takes_over() -> Result<()> {
+    require!();
+    let mut pair = Pair::start()?;
+    let maps = pair.server_agent.pinned_map("PERMITTED")?;
+    let address = pair.server().at(PORT);
+    let serving = Server::start(pair.server(), &[address], "--echo")?;
+    let sniffer = pair.bed.sniff()?;
+    let slow = "--send 100000 --chunk 1000 --write-pause 60000";
+    let slow = Client::start(pair.client(), address, slow)?;
+    slow.connected()?;
+    let newer = newer_version(&pair)?;
+    let mut predecessors = Vec::new();
+    for agent in [&mut pair.client_agent, &mut pair.server_agent] {
+        agent.change_program(newer.clone());
+        predecessors.push(agent.take_over(LONG)?);
+        agent.wait_until_ready()?;
+    }
+    let new = Client::run(pair.client(), address, "--send 5000")?;
+    new.assert_exact(5000, 5000);
+    // They have the slow one still.
+    assert!(predecessors.iter().all(|it| !it.has_ended()));
+    slow.closed()?.assert_exact(100_000, 100_000);
+    for nth in 0..2 {
+        assert_eq!(serving.closed(nth)?.difference, None);
+    }
+    sniffer.finish()?.assert_only_ciphertext(210_000);
+    for predecessor in predecessors {
+        assert!(predecessor.wait(LIMIT)?.status.success());
+    }
+    assert_eq!(pair.server_agent.pinned_map("PERMITTED")?, maps);
+    drop(serving);
+    pair.assert_served()
+}
+
+/// The agent with another text in its eBPF object, as a new version has: another object, with the same maps.
+fn newer_version(pair: &Pair) -> Result<PathBuf> {
+    const TEXT: &[u8] = b"egress to port ";
+    let mut program = fs::read(testbed::agent::binary())?;
+    let at = program.windows(TEXT.len()).position(|part| part == TEXT);
+    let at = at.context("the object has no such text any more")?;
+    program[at..at + TEXT.len()].make_ascii_uppercase();
+    let [written, newer] = ["written", "newer-agent"].map(|it| pair.bed.directory().join(it));
+    fs::write(&written, program)?;
+    fs::set_permissions(&written, Permissions::from_mode(0o755))?;
+    // A program that other threads of this process start meanwhile has the written file open for a moment,
+    // and nobody can start a file that is open for writing.
+    let copied = Command::new("cp").arg(&written).arg(&newer).status()?;
+    ensure!(copied.success(), "{copied}");
+    Ok(newer)
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! It knows workloads by their cgroup and namespace only; rules and peers are the agent's business.
 //! All use of aya is here, and all but `--detach` in the process of the [`loader`](crate::loader).
 
+mod abi;
 mod attach;
 mod clsact;
 mod device;
@@ -28,6 +29,7 @@ use tracing::{info, warn};
 use attach::{Target, attach};
 use device::DeviceGuard;
 
+pub(crate) use abi::version;
 pub use attach::AttachError;
 pub use clsact::ClsactError;
 pub use device::{Device, DeviceHook};
@@ -38,7 +40,6 @@ pub use local_hops::{LocalHopError, WhyTcp};
 pub use maps::{AddressPrefix, Table, monotonic_ns};
 pub use maps::{ControlMaps, KernelReports, TableName};
 pub use pins::Pins;
-pub(crate) use pins::version;
 pub use ring::CaughtUp;
 pub(crate) use ring::Ring;
 pub use sys::netns_cookie;

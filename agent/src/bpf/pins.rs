@@ -1,8 +1,8 @@
 //! Where links and maps are pinned, so that they outlive the agent.
 //!
 //! `<bpffs>/sealwire/<instance>/` (mode 0700) holds `maps-<version>/`, a directory of links for each
-//! workload, and `agent/`. The version is that of the eBPF object: maps of another version are never
-//! reused, links of any version are taken over.
+//! workload, and `agent/`. The version is [that of the maps](super::abi): those of another version are
+//! never reused, links of any version are taken over.
 
 use std::{
     collections::HashSet,
@@ -21,9 +21,8 @@ use nix::{
         statfs::{BPF_FS_MAGIC, statfs},
     },
 };
-use sha2::{Digest, Sha256};
 
-use super::{BpfError, OBJECT, clsact, sys};
+use super::{BpfError, abi::version, clsact, sys};
 use crate::netns::{Interfaces, Netns};
 
 /// The pin directory of one agent instance.
@@ -283,18 +282,6 @@ pub(super) fn remove_pins(directory: &Path) -> io::Result<usize> {
     }
     fs::remove_dir(directory)?;
     Ok(removed)
-}
-
-/// The version of the eBPF object and with it of the maps' layout: the beginning of its SHA-256.
-pub(crate) fn version() -> String {
-    let digest = Sha256::digest(OBJECT);
-    format!(
-        "{:016x}",
-        digest
-            .iter()
-            .take(8)
-            .fold(0_u64, |hex, byte| hex << 8 | u64::from(*byte))
-    )
 }
 
 fn is_bpffs(path: &Path) -> io::Result<bool> {

@@ -35,8 +35,8 @@ pub(super) enum Misfit {
     #[error("its name is not one of this agent's")]
     Name,
     /// The maps know nothing of the connections that wait there.
-    #[error("it is of an agent with another eBPF object ({0})")]
-    Object(String),
+    #[error("it is of an agent with other eBPF maps ({0})")]
+    Maps(String),
     /// The same name has come before.
     #[error("its name has come twice")]
     Twice,
@@ -74,9 +74,9 @@ impl Label {
         })
     }
 
-    /// `egress4.0.web.4711.4099.0123456789abcdef`: purpose, worker, workload, cgroup, namespace, eBPF object.
+    /// `egress4.0.web.4711.4099.0123456789abcdef`: purpose, worker, workload, cgroup, namespace, version of the eBPF maps.
     /// Neither colons nor control characters, and shorter than 255 bytes, as `sd_notify(3)` asks.
-    pub(super) fn name(&self, object: &str) -> String {
+    pub(super) fn name(&self, maps: &str) -> String {
         let Item::Listener {
             workload: Whose { name, id, netns },
             worker,
@@ -94,15 +94,15 @@ impl Label {
             Purpose::Ingress => format!("ingress{family}"),
             Purpose::Named(listen) => format!("{}-{}", listen.ip(), listen.port()),
         };
-        format!("{purpose}.{worker}.{name}.{id}.{netns}.{object}")
+        format!("{purpose}.{worker}.{name}.{id}.{netns}.{maps}")
     }
 
-    /// Reads a name; `object` is the one that it must have.
-    pub(super) fn parse(name: &str, object: &str) -> Result<Self, Misfit> {
+    /// Reads a name; `maps` is the version that it must have.
+    pub(super) fn parse(name: &str, maps: &str) -> Result<Self, Misfit> {
         // From the end: an address has dots, too.
         let mut parts = name.rsplitn(6, '.');
         let mut next = || parts.next().ok_or(Misfit::Name);
-        let (of_object, netns, id, workload, worker, purpose) =
+        let (of_maps, netns, id, workload, worker, purpose) =
             (next()?, next()?, next()?, next()?, next()?, next()?);
         let (purpose, family) = parse_purpose(purpose)?;
         let label = Self {
@@ -117,11 +117,11 @@ impl Label {
             },
             family,
         };
-        if of_object != object {
-            return Err(Misfit::Object(of_object.to_owned()));
+        if of_maps != maps {
+            return Err(Misfit::Maps(of_maps.to_owned()));
         }
         // One name for one thing: `+1` and `01` are numbers as well.
-        if label.name(object) == name {
+        if label.name(maps) == name {
             Ok(label)
         } else {
             Err(Misfit::Name)

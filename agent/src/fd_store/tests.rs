@@ -12,7 +12,7 @@ use crate::{
     inherited::{Item, Purpose, Whose},
 };
 
-const OBJECT: &str = "0123456789abcdef";
+const MAPS: &str = "0123456789abcdef";
 
 fn item(netns: u64, purpose: Purpose) -> Item {
     Item::Listener {
@@ -51,9 +51,9 @@ fn a_name_says_all_of_a_listener_and_is_read_again() {
         ),
     ] {
         let label = Label::of(&item(4099, purpose), &descriptor).unwrap();
-        let name = label.name(OBJECT);
+        let name = label.name(MAPS);
         assert!(name.starts_with(&begins), "{name}");
-        assert_eq!(Label::parse(&name, OBJECT).unwrap(), label);
+        assert_eq!(Label::parse(&name, MAPS).unwrap(), label);
     }
 }
 
@@ -65,7 +65,7 @@ fn what_is_not_stored_has_no_name() {
 }
 
 #[test]
-fn names_of_others_are_told_from_those_of_another_object() {
+fn names_of_others_are_told_from_those_of_other_maps() {
     for name in [
         "",
         "unknown",
@@ -78,16 +78,13 @@ fn names_of_others_are_told_from_those_of_another_object() {
         "127.0.0.1-65536.3.web.4711.4099.0123456789abcdef",
         "egress4.3.web.4711.4099.0123456789abcdef\nREADY=1",
     ] {
-        let why = Label::parse(name, OBJECT).unwrap_err();
+        let why = Label::parse(name, MAPS).unwrap_err();
         assert!(!why.to_string().is_empty());
         let is_name = matches!(why, Misfit::Name);
         assert!(is_name || name.contains('\n'), "{name}: {why}");
     }
     let other = "egress4.3.web.4711.4099.ffffffffffffffff";
-    assert!(matches!(
-        Label::parse(other, OBJECT),
-        Err(Misfit::Object(_))
-    ));
+    assert!(matches!(Label::parse(other, MAPS), Err(Misfit::Maps(_))));
 }
 
 #[test]

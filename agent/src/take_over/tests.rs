@@ -2,7 +2,7 @@ use super::*;
 
 fn terms() -> Terms {
     Terms {
-        object: "0123456789abcdef".to_owned(),
+        maps: "0123456789abcdef".to_owned(),
         workers: 2,
         local_acceleration: false,
     }
@@ -14,7 +14,7 @@ fn terms_that_differ_are_named_with_what_to_do() {
     for (heir, part) in [
         (
             Terms {
-                object: "ffff".to_owned(),
+                maps: "ffff".to_owned(),
                 ..terms()
             },
             "stop this agent, then start the other",

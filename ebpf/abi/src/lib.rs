@@ -37,6 +37,10 @@ pub use workload::{
     Workload, WorkloadId,
 };
 
+/// Of what the types here mean, in maps and as socket options. Agents and objects of one version may work
+/// over the same maps; what their sizes show need not raise it.
+pub const VERSION: u32 = 1;
+
 /// Nanoseconds after which an agent that has not written its heartbeat counts as absent.
 ///
 /// The agent writes ten times as often; a stopped agent is refused well within one second.
