@@ -28,6 +28,7 @@ pub(super) fn findings(version: Option<KernelVersion>) -> Vec<Finding> {
         btf(Path::new("/sys/kernel/btf/vmlinux").exists()),
         privileges(geteuid().is_root(), &text("/proc/self/status")),
         lockdown(&text("/sys/kernel/security/lockdown")),
+        seccomp(&text("/proc/sys/kernel/seccomp/actions_avail")),
         bpffs(&mounts, bpffs_path),
         cgroup2(&mounts),
         open_files(hard_limit(Resource::RLIMIT_NOFILE)),
@@ -121,6 +122,20 @@ fn lockdown(text: &str) -> Finding {
             "leave local_acceleration off, or boot with lockdown=integrity",
         ),
         Some(mode) => Finding::ok(name, mode),
+    }
+}
+
+/// By such filters the agent denies itself what serving connections takes no use of, or does not start.
+fn seccomp(actions: &str) -> Finding {
+    let name = "seccomp";
+    if actions.split_whitespace().any(|action| action == "errno") {
+        Finding::ok(name, "filters system calls")
+    } else {
+        Finding::fail(
+            name,
+            "no filters: no `errno` in /proc/sys/kernel/seccomp/actions_avail",
+            "use a kernel built with CONFIG_SECCOMP_FILTER=y, as those of distributions are",
+        )
     }
 }
 
@@ -313,6 +328,13 @@ mod tests {
             lockdown("none integrity [confidentiality]\n").state,
             State::Warn
         );
+    }
+
+    #[test]
+    fn without_filters_of_system_calls_no_agent_runs() {
+        let actions = "kill_process kill_thread trap errno user_notif trace log allow\n";
+        assert_eq!(seccomp(actions).state, State::Ok);
+        assert_eq!(seccomp("").state, State::Fail);
     }
 
     #[test]

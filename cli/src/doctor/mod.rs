@@ -155,7 +155,7 @@ mod tests {
     fn whatever_is_not_well_comes_with_what_to_do() {
         let report: serde_json::Value = serde_json::from_str(&found().as_json()).unwrap();
         let findings = report["findings"].as_array().unwrap();
-        assert_eq!(findings.len(), 11, "{findings:#?}");
+        assert_eq!(findings.len(), 12, "{findings:#?}");
         for finding in findings {
             assert!(!finding["detail"].as_str().unwrap().is_empty(), "{finding}");
             let is_ok = finding["state"] == "ok";
