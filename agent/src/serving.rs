@@ -1,18 +1,18 @@
 //! The workloads that are served: they come, change their rules and go, each without the others.
 
+mod candidate;
+mod hooks;
+mod listeners;
+
 use std::{
     cell::RefCell,
-    collections::HashSet,
-    io,
-    net::{SocketAddrV4, TcpListener},
-    os::fd::{AsFd as _, OwnedFd},
+    net::TcpListener,
     rc::Rc,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use ebpf_abi::Workload as WorkloadState;
-use nix::sys::stat::fstat;
 use tokio::{
     sync::{mpsc, watch},
     task::AbortHandle,
@@ -23,75 +23,30 @@ use tracing::{error, warn};
 use crate::{
     agent::{AgentError, failed},
     causes::with_causes,
-    certificates::{self, CertificateFiles, Credential},
-    config::{self, CertificateOrigin},
     connection::CloseCause,
-    credentials::{CredentialKeeper, CredentialSource},
-    enrolment::Slot,
-    inherited::{Inherited, Item, Purpose, Whose},
+    credentials::CredentialKeeper,
+    inherited::{Inherited, Purpose},
     interfaces::InterfaceWatch,
-    listen::{ListenError, Listeners, NamedSocket, listen_at},
     loader::{ControlMaps, Steering},
     names::{NameFollower, Names, Overhearing},
     netns::Interfaces,
     past_agent::{self, Unwanted},
-    policy::{EgressPolicy, IngressMode, IngressPolicy, UdpMode, WorkloadName},
+    policy::{EgressPolicy, UdpMode, WorkloadName},
     readiness::ReadinessBoard,
     registry::{Connection, Registry},
     report::Telemetry,
     rules::{Rules, close_objected},
-    sock_diag::{self, Which},
     worker::{Entrance, EntranceKind, Stop},
     workload::{Telling, Workload},
 };
 
+pub(crate) use candidate::Candidate;
+use hooks::{publish, seals_a_port, set_listener, set_ports};
+use listeners::Named;
+pub(crate) use listeners::Opened;
+
 /// How long connections of a workload that has gone may take to end by themselves.
 const LAST_MOMENTS: Duration = Duration::from_secs(5);
-
-/// A workload that was found and checked, and is not served yet.
-#[derive(Debug)]
-pub(crate) struct Candidate {
-    workload: Arc<Workload>,
-    source: CredentialSource,
-    sender: watch::Sender<Credential>,
-}
-
-impl Candidate {
-    /// Looks for what the configuration names; changes nothing. Where its certificate is to come
-    /// from the Coordinator, a slot for it is added to `slots`.
-    pub(crate) fn find(
-        config: &config::Workload,
-        slots: &mut Vec<Slot>,
-    ) -> Result<Self, AgentError> {
-        let (sender, receiver) = certificates::channel();
-        let workload = Arc::new(Workload::find(config, receiver)?);
-        let source = match &config.certificates {
-            CertificateOrigin::Files { tls_dir } => {
-                let files = CertificateFiles::new(tls_dir.clone());
-                files.check().map_err(|source| AgentError::Certificate {
-                    workload: config.name.clone(),
-                    source,
-                })?;
-                CredentialSource::Files(files)
-            }
-            CertificateOrigin::Coordinator { .. } => {
-                let (issued, messages) = mpsc::channel(1);
-                slots.push(Slot::new(issued, sender.subscribe()));
-                CredentialSource::Coordinator(messages)
-            }
-        };
-        Ok(Self {
-            workload,
-            source,
-            sender,
-        })
-    }
-
-    /// Whose.
-    pub(crate) fn workload(&self) -> &Workload {
-        &self.workload
-    }
-}
 
 /// All workloads, and what serving one takes.
 #[derive(Debug)]
@@ -134,19 +89,6 @@ enum Before {
     /// This agent has looked at the connections of before.
     LookedAt,
 }
-
-/// One listener that the configuration names.
-#[derive(Debug)]
-struct Named {
-    listen: SocketAddrV4,
-    stop: watch::Sender<Stop>,
-    /// By worker, for an agent that takes over.
-    sockets: Vec<TcpListener>,
-}
-
-/// Listeners that are open and that nobody accepts from yet: for each worker, its own.
-#[derive(Debug, Default)]
-pub(crate) struct Opened(Vec<Vec<NamedSocket>>);
 
 impl Served {
     /// Whose.
@@ -348,101 +290,6 @@ impl Serving {
         )))
     }
 
-    /// Opens listeners at these addresses. Connections wait in them until [`Self::change`].
-    pub(crate) fn open(
-        &mut self,
-        workload: &Workload,
-        addresses: &[SocketAddrV4],
-    ) -> Result<Opened, AgentError> {
-        let opened = (0..self.workers.len())
-            .map(|worker| {
-                let (mut sockets, missing) = self.named(workload, worker, addresses);
-                let opened = listen_at(&workload.netns, &missing);
-                let opened = opened.map(|opened| {
-                    sockets.extend(opened);
-                    // In the same order for every worker.
-                    sockets.sort_by_key(|socket| socket.listen);
-                    sockets
-                });
-                opened.map_err(|error| match error {
-                    ListenError::Taken(listen) => AgentError::ListenerTaken {
-                        workload: workload.name.clone(),
-                        listen,
-                    },
-                    ListenError::System(source) => {
-                        failed("listening in a workload's namespace")(source)
-                    }
-                })
-            })
-            .collect::<Result<_, _>>()?;
-        Ok(Opened(opened))
-    }
-
-    /// The listeners of one worker, those of the agent before if there are any.
-    fn listeners(&mut self, workload: &Workload, worker: usize) -> io::Result<Listeners> {
-        let mut take = |purpose| self.inherited.take(&item(workload, worker, purpose));
-        let (egress, ingress) = (take(Purpose::Egress), take(Purpose::Ingress));
-        if egress.is_empty() || ingress.is_empty() {
-            return Listeners::open(&workload.netns);
-        }
-        let listeners = |sockets: Vec<OwnedFd>| sockets.into_iter().map(Into::into).collect();
-        Ok(Listeners {
-            egress: listeners(egress),
-            ingress: listeners(ingress),
-        })
-    }
-
-    /// Of these addresses, the listeners that the agent before had, and those that it had not.
-    fn named(
-        &mut self,
-        workload: &Workload,
-        worker: usize,
-        addresses: &[SocketAddrV4],
-    ) -> (Vec<NamedSocket>, Vec<SocketAddrV4>) {
-        let mut missing = Vec::new();
-        let mut sockets = Vec::new();
-        for &listen in addresses {
-            let inherited = self
-                .inherited
-                .take(&item(workload, worker, Purpose::Named(listen)));
-            match inherited.into_iter().next() {
-                Some(socket) => sockets.push(NamedSocket {
-                    listen,
-                    socket: socket.into(),
-                }),
-                None => missing.push(listen),
-            }
-        }
-        (sockets, missing)
-    }
-
-    /// Every listener, for an agent that takes over.
-    pub(crate) fn share(&self) -> io::Result<Vec<(Item, OwnedFd)>> {
-        let mut shared = Vec::new();
-        for Served {
-            workload,
-            listeners,
-            sockets,
-            ..
-        } in &self.served
-        {
-            let mut share = |worker, purpose, socket: &TcpListener| {
-                let socket = socket.as_fd().try_clone_to_owned()?;
-                shared.push((item(workload, worker, purpose), socket));
-                io::Result::Ok(())
-            };
-            for (worker, purpose, socket) in sockets {
-                share(*worker, *purpose, socket)?;
-            }
-            for named in listeners {
-                for (worker, socket) in named.sockets.iter().enumerate() {
-                    share(worker, Purpose::Named(named.listen), socket)?;
-                }
-            }
-        }
-        Ok(shared)
-    }
-
     /// Another agent has not taken over after all: the kernel side is told everything anew.
     pub(crate) fn resume(&self) -> Result<(), AgentError> {
         let mut maps = self.maps.borrow_mut();
@@ -470,38 +317,6 @@ impl Serving {
         for served in &self.served {
             served.workload.telling.send_replace(Telling::Others);
         }
-    }
-
-    fn accept_from(&self, served: &mut Served, opened: Opened) -> Result<(), AgentError> {
-        let Opened(opened) = opened;
-        if opened.iter().all(Vec::is_empty) {
-            return Ok(());
-        }
-        let mut new = Vec::new();
-        for (nth, NamedSocket { listen, .. }) in opened.iter().take(1).flatten().enumerate() {
-            let sockets = opened.iter().filter_map(|worker| worker.get(nth));
-            let sockets = sockets.map(|it| it.socket.try_clone());
-            new.push(Named {
-                listen: *listen,
-                stop: watch::Sender::new(Stop::Running),
-                sockets: sockets
-                    .collect::<Result<_, _>>()
-                    .map_err(failed("keeping a listener"))?,
-            });
-        }
-        for (worker, sockets) in self.workers.iter().zip(opened) {
-            let stops = new.iter().map(|named| named.stop.subscribe());
-            let kind = EntranceKind::Named {
-                listeners: sockets.into_iter().zip(stops).collect(),
-                permits: self.steering.permits(),
-            };
-            let _ = worker.send(Entrance {
-                workload: served.workload.clone(),
-                kind,
-            });
-        }
-        served.listeners.extend(new);
-        Ok(())
     }
 
     /// Tells the hooks which ports of a workload are steered by these rules.
@@ -670,28 +485,6 @@ impl Serving {
         self.has_new_maps = false;
     }
 
-    /// The cgroups in which the listeners were made: that of this agent, or those of agents before it.
-    pub(crate) fn listener_cgroups(&self) -> io::Result<HashSet<u64>> {
-        let mut cgroups = HashSet::new();
-        for served in &self.served {
-            let listeners = served.listeners.iter().flat_map(|named| &named.sockets);
-            let listeners = listeners.chain(served.sockets.iter().map(|(_, _, socket)| socket));
-            let inodes = listeners
-                .map(|socket| Ok(fstat(socket)?.st_ino))
-                .collect::<nix::Result<HashSet<_>>>()?;
-            let listed = served
-                .workload
-                .netns
-                .run(|| sock_diag::list(Which::Listeners));
-            let own = listed?.into_iter();
-            cgroups.extend(
-                own.filter(|socket| inodes.contains(&socket.inode.into()))
-                    .map(|socket| socket.cgroup),
-            );
-        }
-        Ok(cgroups)
-    }
-
     /// Says which workloads were served before and are not any more. Their connections stay refused.
     pub(crate) fn name_strangers(&self) {
         let owners = self.served.iter().map(|it| it.workload.owner());
@@ -723,16 +516,6 @@ impl Serving {
     }
 }
 
-/// Whether a port that was in clear is so no longer.
-fn seals_a_port(before: &Rules, rules: &Rules) -> bool {
-    let is_in_clear =
-        |rules: &Rules, port| rules.ingress.decide(port).mode == IngressMode::Plaintext;
-    let sealed = |port| is_in_clear(before, port) && !is_in_clear(rules, port);
-    let ports = rules.ingress.rules().iter().chain(before.ingress.rules());
-    // Port 0 is none, and has the default.
-    sealed(0) || ports.map(|rule| rule.port.get()).any(sealed)
-}
-
 /// Ends a listener: nothing more is accepted, and what runs has a moment to end by itself.
 fn end(stop: watch::Sender<Stop>) {
     stop.send_replace(Stop::Draining);
@@ -740,63 +523,4 @@ fn end(stop: watch::Sender<Stop>) {
         sleep(LAST_MOMENTS).await;
         stop.send_replace(Stop::Now);
     });
-}
-
-fn set_ports(maps: &mut ControlMaps, workload: &Workload, rules: &Rules) -> Result<(), AgentError> {
-    let (default_is_plaintext, ports) = plaintext_ports(&rules.ingress);
-    maps.set_ingress_ports(workload.id, default_is_plaintext, &ports)?;
-    maps.set_udp_denied(workload.id, rules.udp == UdpMode::Deny)?;
-    Ok(())
-}
-
-/// Enters a worker's listeners into the maps and into the workload's state.
-fn publish(
-    maps: &mut ControlMaps,
-    workload: &Workload,
-    index: usize,
-    listeners: &Listeners,
-    state: &mut WorkloadState,
-) -> Result<(), AgentError> {
-    state.egress_v4[index] = listeners.egress_port(false).unwrap_or(0);
-    state.egress_v6[index] = listeners.egress_port(true).unwrap_or(0);
-    for listener in &listeners.ingress {
-        set_listener(maps, workload, index, listener)?;
-    }
-    Ok(())
-}
-
-fn set_listener(
-    maps: &mut ControlMaps,
-    workload: &Workload,
-    worker: usize,
-    listener: &TcpListener,
-) -> Result<(), AgentError> {
-    let address = listener.local_addr().map_err(failed("asking a listener"))?;
-    maps.set_listener(workload.id, worker as u32, address.is_ipv6(), listener)?;
-    Ok(())
-}
-
-fn item(workload: &Workload, worker: usize, purpose: Purpose) -> Item {
-    Item::Listener {
-        workload: Whose {
-            name: workload.name.to_string(),
-            id: workload.id.0,
-            netns: workload.netns_cookie,
-        },
-        worker,
-        purpose,
-    }
-}
-
-/// The ports that differ from the default, and whether each is plaintext.
-fn plaintext_ports(policy: &IngressPolicy) -> (bool, Vec<(u16, bool)>) {
-    let is_plaintext = |mode| mode == IngressMode::Plaintext;
-    let default = is_plaintext(policy.default_mode());
-    let ports = policy
-        .rules()
-        .iter()
-        .map(|rule| (rule.port.get(), is_plaintext(rule.mode)))
-        .filter(|(_, plaintext)| *plaintext != default)
-        .collect();
-    (default, ports)
 }
