@@ -54,8 +54,10 @@ impl Registry {
         } = opening;
         let id = ConnectionId(self.next_id.fetch_add(1, Ordering::Relaxed));
         lane.opened();
+        let shard = worker % self.shards.len();
         let connection = Arc::new(Connection {
             id,
+            shard: shard as u16,
             lane,
             mode,
             rule,
@@ -65,19 +67,15 @@ impl Registry {
             opened,
             traffic,
             established: OnceLock::new(),
-            ended: OnceLock::new(),
-            local_hop: Mutex::new(None),
-            datapath: Mutex::new(None),
+            course: Mutex::default(),
             counted_sent: AtomicU64::new(0),
             counted_received: AtomicU64::new(0),
             counted_spliced: AtomicU64::new(0),
             stop: StopSignal::default(),
         });
-        let shard = worker % self.shards.len();
         self.shards[shard].with(|it| it.open.insert(id, Arc::clone(&connection)));
         Registration {
             registry: Arc::clone(self),
-            shard,
             connection,
         }
     }
@@ -149,7 +147,6 @@ pub(crate) struct Opening {
 #[derive(Debug)]
 pub(crate) struct Registration {
     registry: Arc<Registry>,
-    shard: usize,
     connection: Arc<Connection>,
 }
 
@@ -170,7 +167,8 @@ impl Deref for Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        self.registry.shards[self.shard].with(|it| it.end(self.connection.id));
+        let shard = usize::from(self.connection.shard);
+        self.registry.shards[shard].with(|it| it.end(self.connection.id));
         self.connection.count_bytes();
         self.connection.lane.closed();
     }
@@ -180,6 +178,8 @@ impl Drop for Registration {
 #[derive(Debug)]
 pub(crate) struct Connection {
     id: ConnectionId,
+    /// That of its worker.
+    shard: u16,
     lane: Arc<LaneMetrics>,
     mode: Mode,
     rule: RuleRef,
@@ -189,9 +189,7 @@ pub(crate) struct Connection {
     opened: Instant,
     traffic: Arc<Traffic>,
     established: OnceLock<Established>,
-    ended: OnceLock<Ended>,
-    local_hop: Mutex<Option<LocalHop>>,
-    datapath: Mutex<Option<Datapath>>,
+    course: Mutex<Course>,
     counted_sent: AtomicU64,
     counted_received: AtomicU64,
     counted_spliced: AtomicU64,
@@ -266,9 +264,13 @@ impl Connection {
         self.established.get()
     }
 
+    fn with_course<T>(&self, work: impl FnOnce(&mut Course) -> T) -> T {
+        work(&mut self.course.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Which datapath moves the bytes; `None` before the first does.
     pub(crate) fn datapath(&self) -> Option<Datapath> {
-        *self.datapath.lock().unwrap_or_else(PoisonError::into_inner)
+        self.with_course(|course| course.datapath)
     }
 
     /// The handshake has ended well. Only the first call counts.
@@ -285,30 +287,24 @@ impl Connection {
 
     /// How it has ended; `None` while it is open.
     pub(crate) fn ended(&self) -> Option<Ended> {
-        self.ended.get().copied()
+        self.with_course(|course| course.ended)
     }
 
-    /// It has ended. Only the first call counts.
+    /// It has ended.
     pub(crate) fn set_ended(&self, close: CloseReason) {
         let after_ms = self.age_ms();
-        let _ = self.ended.set(Ended { close, after_ms });
+        self.with_course(|course| course.ended = Some(Ended { close, after_ms }));
     }
 
     /// Another datapath moves the bytes from now on.
     pub(crate) fn set_datapath(&self, datapath: Datapath) {
         self.lane.entered(datapath);
-        *self.datapath.lock().unwrap_or_else(PoisonError::into_inner) = Some(datapath);
+        self.with_course(|course| course.datapath = Some(datapath));
     }
 
     /// How bytes pass between program and agent, from now on.
     pub(crate) fn set_local_hop(&self, hop: LocalHop) {
-        let before = {
-            let mut local_hop = self
-                .local_hop
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            local_hop.replace(hop)
-        };
+        let before = self.with_course(|course| course.local_hop.replace(hop));
         if before != Some(hop) {
             self.lane.local_hop(hop);
         }
@@ -328,10 +324,7 @@ impl Connection {
     pub(crate) fn view(&self, now: Instant) -> ConnectionView<'_> {
         let established = self.established();
         let datapath = self.datapath();
-        let local_hop = *self
-            .local_hop
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let local_hop = self.with_course(|course| course.local_hop);
         ConnectionView {
             id: self.id(),
             workload: self.workload(),
@@ -426,6 +419,14 @@ pub(crate) struct Established {
     pub rule: Option<Box<RuleRef>>,
 }
 
+/// What becomes of a connection.
+#[derive(Debug, Default)]
+struct Course {
+    datapath: Option<Datapath>,
+    local_hop: Option<LocalHop>,
+    ended: Option<Ended>,
+}
+
 /// The end of a connection that was established.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ended {
@@ -518,7 +519,7 @@ impl Connections {
     /// It is open no longer. One that was refused is told of by its refusal.
     fn end(&mut self, id: ConnectionId) {
         let ended = self.open.remove(&id);
-        if let Some(connection) = ended.filter(|it| it.ended.get().is_some()) {
+        if let Some(connection) = ended.filter(|it| it.ended().is_some()) {
             if self.ended.len() == KEPT {
                 self.ended.pop_front();
             }

@@ -10,21 +10,22 @@ use tokio::sync::watch;
 use userspace_tls::{KeyExchange, SessionId};
 
 use super::*;
-use crate::admin::Readiness;
+use crate::admin::{KernelTls, Readiness};
 use crate::bpf::Tenancy;
 use crate::certificates::{
-    self,
+    self, Credential,
     testing::{TestMesh, issued},
 };
-use crate::connection::CloseReason;
+use crate::config::Enforcement;
+use crate::connection::{CloseReason, RefusalReason};
 use crate::metrics::Metrics;
 use crate::names::NameTable;
 use crate::netns::Netns;
-use crate::policy::Mode;
-use crate::refusals::{History, occurrence};
+use crate::policy::{EgressMode, IngressMode, Mode, PeerSet};
+use crate::refusals::{History, RefusalCode, occurrence};
 use crate::registry::testing::opening;
 use crate::registry::{self, Registry};
-use crate::rules::CurrentRules;
+use crate::rules::{CurrentRules, Rules};
 use crate::workload::Telling;
 
 /// What an agent with the workloads `web` and `db` would answer.
