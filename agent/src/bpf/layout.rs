@@ -5,7 +5,7 @@
 //! name. rustc can't record such offsets in the `eBPF` object for the loader to fill in, as clang can.
 //! Format: Documentation/bpf/btf.rst of Linux 6.18.
 
-use std::{collections::HashMap, fs, io};
+use std::{collections::HashMap, fs, io, sync::OnceLock};
 
 use ebpf_abi::SocketLayout;
 use thiserror::Error;
@@ -24,14 +24,18 @@ pub enum LayoutError {
     Missing(&'static str),
 }
 
-/// The layout that the running kernel has.
+/// The layout that the running kernel has, read once.
 ///
 /// # Errors
 /// Where it has no BTF, or lacks a field.
-pub(super) fn of_kernel() -> Result<SocketLayout, LayoutError> {
-    Types::parse(&fs::read(KERNEL)?)
-        .ok_or(LayoutError::Malformed)?
-        .socket_layout()
+pub(super) fn of_kernel() -> Result<&'static SocketLayout, LayoutError> {
+    static LAYOUT: OnceLock<SocketLayout> = OnceLock::new();
+    if let Some(layout) = LAYOUT.get() {
+        return Ok(layout);
+    }
+    let types = Types::parse(&fs::read(KERNEL)?).ok_or(LayoutError::Malformed)?;
+    let layout = types.socket_layout()?;
+    Ok(LAYOUT.get_or_init(|| layout))
 }
 
 /// What is wanted of the type information: offsets in bytes of members by the structure they are in,

@@ -86,14 +86,17 @@ impl WhyTcp {
 /// What was found and made when the agent started.
 #[derive(Debug)]
 pub(crate) struct Acceleration {
-    pub(super) layout: SocketLayout,
+    pub(super) layout: &'static SocketLayout,
     join: ProgramFd,
 }
 
 impl Acceleration {
     /// Attaches `sk_msg` to the map of the programs' ends, where it stays as long as the map does,
     /// and loads the program that puts sockets there.
-    pub(super) fn prepare(object: &mut Ebpf, layout: SocketLayout) -> Result<Self, LocalHopError> {
+    pub(super) fn prepare(
+        object: &mut Ebpf,
+        layout: &'static SocketLayout,
+    ) -> Result<Self, LocalHopError> {
         const MAP: &str = "PROGRAM_ENDS";
         let send = load(object, "local_hop")?;
         let join = load(object, JOIN)?;

@@ -11,23 +11,28 @@ mod dns_answers;
 mod layout;
 mod local_hops;
 mod maps;
+mod object;
 mod pins;
 mod ring;
 mod rtnetlink;
 mod sys;
 mod token;
 
-use std::{io, os::fd::BorrowedFd, path::PathBuf};
+use std::{
+    io,
+    os::fd::BorrowedFd,
+    path::{Path, PathBuf},
+};
 
-use aya::{Btf, Ebpf, EbpfError, EbpfLoader, maps::MapError};
-use aya_log::EbpfLogger;
-use ebpf_abi::{SocketLayout, Token, WorkloadId};
+use aya::{Ebpf, EbpfError, maps::MapError};
+use ebpf_abi::{Token, WorkloadId};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tracing::{info, warn};
 
 use attach::{Target, attach};
 use device::DeviceGuard;
+use object::{Object, Purpose};
 
 pub(crate) use abi::version;
 pub use attach::AttachError;
@@ -55,14 +60,6 @@ pub struct Steering {
     device_hook: DeviceHook,
     acceleration: Result<Acceleration, WhyTcp>,
     token: Token,
-}
-
-/// The object, to be loaded over the instance's maps.
-#[derive(Debug)]
-struct Object {
-    pins: Pins,
-    btf: Btf,
-    options: Options,
 }
 
 /// What an operator may set of the kernel side.
@@ -93,15 +90,6 @@ pub enum Tenancy {
     Shared,
 }
 
-/// Which programs of the object an instance is loaded for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Purpose {
-    /// Those that steer and guard.
-    Steering,
-    /// Those that overhear what resolvers answer.
-    Overhearing,
-}
-
 /// What went wrong between the agent and the kernel's BPF.
 #[derive(Debug, Error)]
 pub enum BpfError {
@@ -114,8 +102,8 @@ pub enum BpfError {
         source: io::Error,
     },
     /// The kernel offers no type information.
-    #[error("the kernel has no BTF (/sys/kernel/btf/vmlinux): it needs CONFIG_DEBUG_INFO_BTF")]
-    NoBtf(#[source] aya::BtfError),
+    #[error("the kernel has no BTF ({BTF}): it needs CONFIG_DEBUG_INFO_BTF")]
+    NoBtf,
     /// The object could not be loaded.
     #[error("loading the eBPF object")]
     Load(#[source] Box<EbpfError>),
@@ -186,16 +174,14 @@ impl Steering {
     /// # Errors
     /// [`BpfError::NoBtf`] and [`BpfError::Load`] on a kernel that can't run the object.
     pub fn new(pins: Pins, options: Options) -> Result<Self, BpfError> {
-        let local_acceleration = options.local_acceleration;
-        let object = Object {
-            pins,
-            btf: Btf::from_sys_fs().map_err(BpfError::NoBtf)?,
-            options,
-        };
+        if !Path::new(BTF).exists() {
+            return Err(BpfError::NoBtf);
+        }
+        let object = Object::new(pins, options)?;
         let device_hook = DeviceHook::of_kernel()?;
         info!(hook = %device_hook, "devices are guarded");
-        let acceleration = if local_acceleration {
-            object.prepare_acceleration().map_err(|error| {
+        let acceleration = if options.local_acceleration {
+            prepare_acceleration(&object).map_err(|error| {
                 let error = crate::causes::with_causes(&error);
                 warn!(%error, "this kernel can't do what `local_acceleration` asks for");
                 WhyTcp::Kernel
@@ -204,7 +190,7 @@ impl Steering {
             Err(WhyTcp::Off)
         };
         if acceleration.is_err() {
-            local_hops::remove(&object.pins)?;
+            local_hops::remove(object.pins())?;
         }
         // Creates and pins the maps, so that they can be filled before anything is attached.
         let layout = acceleration
@@ -212,7 +198,7 @@ impl Steering {
             .map(|acceleration| acceleration.layout);
         object.load(WorkloadId(0), Tenancy::Sole, layout.ok(), Purpose::Steering)?;
         Ok(Self {
-            token: token::of_instance(&object.pins)?,
+            token: token::of_instance(object.pins())?,
             object,
             device_hook,
             acceleration,
@@ -234,7 +220,7 @@ impl Steering {
 
     /// The instance's pins.
     pub fn pins(&self) -> &Pins {
-        &self.object.pins
+        self.object.pins()
     }
 
     /// Attaches the programs that serve the agent's own sockets to the agent's cgroup.
@@ -321,71 +307,11 @@ impl Steering {
     }
 }
 
-impl Object {
-    fn prepare_acceleration(&self) -> Result<Acceleration, LocalHopError> {
-        let layout = layout::of_kernel()?;
-        let mut object = self.load(
-            WorkloadId(0),
-            Tenancy::Sole,
-            Some(layout),
-            Purpose::Steering,
-        )?;
-        Acceleration::prepare(&mut object, layout)
-    }
-
-    fn load(
-        &self,
-        workload: WorkloadId,
-        tenancy: Tenancy,
-        layout: Option<SocketLayout>,
-        purpose: Purpose,
-    ) -> Result<Ebpf, BpfError> {
-        let shares_netns = u32::from(tenancy == Tenancy::Shared);
-        let is_accelerated = layout.is_some();
-        let layout = layout.unwrap_or_default();
-        let level = if self.options.debug {
-            LOG_ALL
-        } else {
-            LOG_NONE
-        };
-        let mut loader = EbpfLoader::new();
-        loader
-            .btf(Some(&self.btf))
-            .override_global("WORKLOAD", &workload.0, true)
-            .override_global("SHARES_NETNS", &shares_netns, true)
-            .override_global("SOCKET_LAYOUT", &layout, true)
-            .override_global(aya_log::LEVEL, &level, true);
-        for name in MAPS {
-            loader.map_pin_path(name, self.pins.map(name));
-        }
-        for name in local_hops::MAPS {
-            if is_accelerated {
-                loader.map_pin_path(name, self.pins.map(name));
-            } else {
-                // Not used; the object names them all the same.
-                loader.map_max_entries(name, 1);
-            }
-        }
-        if purpose == Purpose::Steering {
-            for name in dns_answers::MAPS {
-                loader.map_max_entries(name, 1);
-            }
-        }
-        if let Some(entries) = self.options.flow_table_entries {
-            loader.map_max_entries("FLOWS", entries);
-        }
-        let mut object = loader
-            .load(OBJECT)
-            .map_err(|error| BpfError::Load(Box::new(error)))?;
-        if self.options.debug {
-            // Each instance has a log of its own; the logger's task ends with the runtime.
-            match EbpfLogger::init(&mut object) {
-                Ok(logger) => forward(logger),
-                Err(error) => tracing::warn!(%error, "the eBPF programs' log can't be read"),
-            }
-        }
-        Ok(object)
-    }
+fn prepare_acceleration(object: &Object) -> Result<Acceleration, LocalHopError> {
+    let layout = layout::of_kernel()?;
+    let (workload, tenancy) = (WorkloadId(0), Tenancy::Sole);
+    let mut object = object.load(workload, tenancy, Some(layout), Purpose::Steering)?;
+    Acceleration::prepare(&mut object, layout)
 }
 
 impl WorkloadPrograms {
@@ -430,40 +356,8 @@ const ON_CGROUP: [&str; 8] = [
     "connect6",
 ];
 
+/// The kernel's type information.
+const BTF: &str = "/sys/kernel/btf/vmlinux";
+
 /// The directory of the agent's own links: a workload's has numbers after its name.
 pub(crate) const AGENT: &str = "agent";
-
-/// Every map that the workloads of an instance share in any case.
-const MAPS: [&str; 18] = [
-    "ACCEPTED",
-    "ADDRESSES",
-    "CLIENTS",
-    "COUNTERS",
-    "FLOWS",
-    "HEARTBEAT",
-    "INGRESS_PORTS",
-    "INNER_FLOWS",
-    "LISTENERS",
-    "ORIGINALS",
-    "PERMITTED",
-    "PROGRAM_PORTS",
-    "REFUSALS",
-    "REFUSED",
-    "TOKEN",
-    "TRUE_PEERS",
-    "UDP_DENIED",
-    "WORKLOADS",
-];
-
-const LOG_NONE: u8 = 0;
-const LOG_ALL: u8 = 5;
-
-/// Hands the programs' log lines to the agent's own log until the process ends.
-fn forward<T: log::Log + Send + 'static>(mut logger: EbpfLogger<T>) {
-    std::thread::spawn(move || {
-        loop {
-            logger.flush();
-            std::thread::sleep(std::time::Duration::from_millis(100));
-        }
-    });
-}

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aya::{Btf, Ebpf};
+use aya::Ebpf;
 use ebpf_abi::WorkloadId;
 use nix::{
     mount::{MntFlags, umount2},
@@ -118,11 +118,7 @@ impl Bed {
     fn agent_with(&self, instance: &str, owner: &str) -> Guard {
         let pins = Pins::open(self.bpffs.path(), instance).unwrap();
         let links = pins.links(owner).unwrap();
-        let object = Object {
-            pins,
-            btf: Btf::from_sys_fs().unwrap(),
-            options: Options::default(),
-        };
+        let object = Object::new(pins, Options::default()).unwrap();
         let mut object = object
             .load(WorkloadId(1), Tenancy::Sole, None, Purpose::Steering)
             .unwrap();
