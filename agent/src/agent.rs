@@ -19,7 +19,7 @@ use nix::sys::{
 };
 use thiserror::Error;
 use tokio::{runtime, sync::mpsc, task::LocalSet};
-use tracing::{error, info};
+use tracing::info;
 
 use crate::{
     admin::{Admin, AdminError, AdminState},
@@ -208,10 +208,6 @@ pub fn run(
     LocalSet::new().block_on(&runtime, async {
         let mut signals = Signals::new().map_err(failed("listening for signals"))?;
         let mut changes = Changes::new(origin);
-        let loader_ended = divided
-            .loader
-            .end()
-            .map_err(failed("watching the loader"))?;
         let mut running = start(divided, config, lock, inherited, heir.is_none(), log).await?;
         let own_cgroup = own_cgroup().map_err(failed("finding the agent's cgroup"))?;
         match (heir, take_over) {
@@ -242,11 +238,7 @@ pub fn run(
                         running.keep_in(&mut store);
                     }
                 },
-                _ = loader_ended.readable() => {
-                    error!("the loader has ended: nothing can be told the kernel side any more");
-                    running.end(&mut signals).await;
-                    return Err(LoaderError::Gone(io::ErrorKind::BrokenPipe.into()).into());
-                }
+                () = running.loader().ended() => return running.without_loader(&mut signals).await,
                 Some(request) = holder.next() => {
                     match running.offer(request, &terms, &mut signals).await {
                         Offered::InVain => {}
@@ -254,6 +246,7 @@ pub fn run(
                             running.leave(drain, announced, &mut signals).await;
                             return Ok(());
                         }
+                        Offered::LoaderEnded => return running.without_loader(&mut signals).await,
                         Offered::Stopped => {
                             running.end(&mut signals).await;
                             return Ok(());

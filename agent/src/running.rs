@@ -22,6 +22,7 @@ use crate::{
     inherited::Item,
     instance::InstanceLock,
     kernel_reports,
+    loader::{Loader, LoaderError},
     reload::InForce,
     report::Telemetry,
     service_manager,
@@ -62,6 +63,8 @@ pub(crate) enum Offered {
     },
     /// This agent was told to stop meanwhile.
     Stopped,
+    /// It has no loader any more.
+    LoaderEnded,
 }
 
 impl Running {
@@ -154,6 +157,7 @@ impl Running {
         let outcome = tokio::select! {
             outcome = outcome => outcome,
             () = signals.stop() => return Offered::Stopped,
+            () = self.loader().ended() => return Offered::LoaderEnded,
         };
         let why = match outcome {
             Ok(Outcome::Serving {
@@ -225,6 +229,17 @@ impl Running {
         drained(&workers, &mut serving, drain, signals).await;
         let _ = announced.await;
         info!("the agent has ended; another one serves its workloads");
+    }
+
+    pub(crate) fn loader(&self) -> &Loader {
+        self.serving.steering().loader()
+    }
+
+    /// Nothing can be told the kernel side any more: ends as if told to, and says why.
+    pub(crate) async fn without_loader(self, signals: &mut Signals) -> Result<(), AgentError> {
+        error!("the loader has ended: nothing can be told the kernel side any more");
+        self.end(signals).await;
+        Err(LoaderError::Gone(io::ErrorKind::BrokenPipe.into()).into())
     }
 
     /// Refuses what is new, lets run what runs for a while, then ends it.

@@ -16,7 +16,7 @@ use nix::errno::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
-use tokio::io::unix::AsyncFd;
+use tracing::error;
 
 use super::{
     NAME,
@@ -136,9 +136,13 @@ impl Loader {
         })))
     }
 
-    /// Readable once the loader has ended.
-    pub(crate) fn end(&self) -> io::Result<AsyncFd<OwnedFd>> {
-        readable(self.0.child.try_clone()?)
+    /// Returns when the loader has ended, or can't be watched any more.
+    pub(crate) async fn ended(&self) {
+        let watched = self.0.child.try_clone().and_then(readable);
+        match watched {
+            Ok(watched) => drop(watched.readable().await),
+            Err(error) => error!(%error, "the loader can't be watched"),
+        }
     }
 
     pub(super) fn call<R: Request>(&self, request: R) -> Result<R::Answer, LoaderError> {
