@@ -115,7 +115,7 @@ fn fail(error: &(dyn Error + 'static), code: u8) -> ExitCode {
 fn complaint(error: &(dyn Error + 'static)) -> String {
     let advice = if lacks_files(error) {
         "; raise the hard limit of open files (LimitNOFILE= of its unit, `ulimit -Hn`): a workload \
-         takes 12 of them or more, a connection two"
+         takes 11 of them or more, a connection two"
     } else {
         ""
     };
