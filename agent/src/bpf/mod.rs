@@ -1,7 +1,7 @@
 //! The kernel side: loads the eBPF object, attaches and pins its programs, opens its maps.
 //!
 //! It knows workloads by their cgroup and namespace only; rules and peers are the agent's business.
-//! All use of aya is here, and all but `--detach` in the process of the [`loader`](crate::loader).
+//! All use of aya is here, and all but `--detach` in the process of the loader.
 
 mod abi;
 mod attach;
