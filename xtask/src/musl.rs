@@ -2,11 +2,12 @@
 
 use anyhow::Result;
 
-use crate::{ebpf::Compiler, process, workspace};
+use crate::{ebpf::Compiler, packages, process, workspace};
 
 /// Compiles `kernel-tls` for musl, the standard library from its sources: no machine need have that
-/// target installed. Nothing is linked, so that no C library for it is needed either.
+/// target installed. Nothing is linked, but aws-lc-sys compiles C for it.
 pub(crate) fn check() -> Result<()> {
+    packages::ensure(&["musl-tools"])?;
     let compiler = Compiler::ensure()?;
     process::run(
         compiler

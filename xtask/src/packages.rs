@@ -77,7 +77,7 @@ fn dpkg_has(package: &str) -> bool {
 
 /// The program that each package is installed for. One that came otherwise is as good, and some
 /// packages would replace a variant that someone has chosen (nginx-light, nginx-full).
-const PROGRAMS: [(&str, &str); 28] = [
+const PROGRAMS: [(&str, &str); 29] = [
     ("binutils", "strip"),
     ("busybox-static", "busybox"),
     ("chromium", "chromium"),
@@ -93,6 +93,7 @@ const PROGRAMS: [(&str, &str); 28] = [
     ("iproute2", "ip"),
     ("kmod", "depmod"),
     ("man-db", "man"),
+    ("musl-tools", "musl-gcc"),
     ("nginx-light", "nginx"),
     ("nodejs", "node"),
     ("opensc", "pkcs11-tool"),
