@@ -2,41 +2,30 @@
 //! them apart again.
 
 use std::{
-    io,
-    net::SocketAddrV4,
     num::{NonZeroU16, NonZeroU32},
     os::fd::OwnedFd,
-    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 
-use ::kernel_tls::Capabilities;
 use attestation::identity::SpiffeId;
-use nix::sys::{
-    prctl,
-    resource::{Resource, getrlimit, setrlimit},
-};
-use thiserror::Error;
 use tokio::{runtime, sync::mpsc, task::LocalSet};
 use tracing::info;
 
 use crate::{
-    admin::{Admin, AdminError, AdminState},
+    admin::{Admin, AdminState},
+    agent_error::{AgentError, failed},
     bpf::{Options, version},
-    certificates::CertificateError,
     config::{CertificateOrigin, Config, ConfigOrigin, LocalAcceleration},
-    confine::{ConfineError, Part, confine},
-    enrolment::{Enroller, Prepared, SetupError, Slot},
+    divide::Divided,
+    enrolment::{Enroller, Prepared, Slot},
     fd_store::FdStore,
     heartbeat::Beating,
     inherited::{Inherited, Item},
     instance::{InstanceLock, LockError},
-    interfaces::InterfaceError,
     kernel_tls::KernelTls,
-    loader::{ControlMaps, Loader, LoaderError, Steering},
+    loader::{ControlMaps, Steering},
     log_queue::LogQueue,
-    policy::WorkloadName,
     readiness::ReadinessBoard,
     registry::Registry,
     reload::{Changes, InForce},
@@ -46,127 +35,11 @@ use crate::{
     serving::{Candidate, Serving},
     signals::{Heard, Signals},
     socket_options::{ConnectionHooks, Heartbeat},
-    spans::{Spans, SpansError},
-    take_over::{Heir, Holder, TakeOverError, Terms},
+    spans::Spans,
+    take_over::{Heir, Holder, Terms},
     worker::{self, Start},
-    workload::{WorkloadError, own_cgroup},
+    workload::own_cgroup,
 };
-
-/// Why the agent could not start.
-#[derive(Debug, Error)]
-pub enum AgentError {
-    /// Something of the machine or the kernel is missing, or the loader is.
-    #[error(transparent)]
-    Kernel(#[from] LoaderError),
-    /// What reads what peers send can't be kept from what it has no use for.
-    #[error(transparent)]
-    Confine(#[from] ConfineError),
-    /// A workload can't be served.
-    #[error(transparent)]
-    Workload(#[from] WorkloadError),
-    /// A workload's interfaces can't be followed.
-    #[error(transparent)]
-    Interface(#[from] InterfaceError),
-    /// Another agent serves the instance.
-    #[error(
-        "another agent serves instance {instance} (it holds {path}); stop it, or give this \
-             one another --instance"
-    )]
-    Running {
-        /// The instance.
-        instance: String,
-        /// The lock.
-        path: PathBuf,
-    },
-    /// The agent that runs does not hand over.
-    #[error(transparent)]
-    TakeOver(#[from] TakeOverError),
-    /// The process has too few rights.
-    #[error("the agent must run as root: it loads eBPF programs and enters network namespaces")]
-    NotRoot,
-    /// The certificate files that are there can't serve.
-    #[error("workload {workload}: {source}")]
-    Certificate {
-        /// The workload.
-        workload: WorkloadName,
-        /// What is wrong with which file.
-        source: CertificateError,
-    },
-    /// The Coordinator can't even be asked.
-    #[error(transparent)]
-    Coordinator(#[from] SetupError),
-    /// Something else listens where a listener of the configuration should.
-    #[error(
-        "workload {workload}: listener {listen} is taken: another program listens there; stop it, or \
-         choose another address of 127.0.0.0/8"
-    )]
-    ListenerTaken {
-        /// The workload.
-        workload: WorkloadName,
-        /// The address.
-        listen: SocketAddrV4,
-    },
-    /// The admin interface can't be had.
-    #[error(transparent)]
-    Admin(#[from] AdminError),
-    /// The environment asks for spans that can't be sent.
-    #[error(transparent)]
-    Spans(#[from] SpansError),
-    /// Another call to the system failed.
-    #[error("{what}: {source}")]
-    System {
-        /// What was attempted.
-        what: &'static str,
-        /// What the system said.
-        source: io::Error,
-    },
-}
-
-impl AgentError {
-    /// The exit code: 2 where the operator must change what was asked for, 3 where the machine
-    /// can't do it.
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            Self::Workload(_)
-            | Self::Certificate { .. }
-            | Self::Running { .. }
-            | Self::ListenerTaken { .. }
-            | Self::TakeOver(TakeOverError::Refused(_))
-            | Self::Admin(_)
-            | Self::Spans(_) => 2,
-            Self::Coordinator(error) => error.exit_code(),
-            Self::Kernel(error) | Self::Interface(InterfaceError::Kernel(error)) => {
-                if error.is_of_machine() { 3 } else { 1 }
-            }
-            Self::NotRoot | Self::Confine(_) => 3,
-            Self::Interface(_) | Self::TakeOver(_) | Self::System { .. } => 1,
-        }
-    }
-}
-
-/// The agent's process after the loader has become one of its own: no thread of it can call bpf(2), nor
-/// much else that serving connections takes no use of.
-#[derive(Debug)]
-pub struct Divided {
-    loader: Loader,
-    kernel_tls: Capabilities,
-}
-
-/// Divides the process. To be called while it has one thread.
-///
-/// # Errors
-/// Where it has too few rights, or either half can't be what it should.
-pub fn divide(config: &Config) -> Result<Divided, AgentError> {
-    protect_memory()?;
-    if !nix::unistd::geteuid().is_root() {
-        return Err(AgentError::NotRoot);
-    }
-    let loader = Loader::start(config.log_format, config.log_level)?;
-    // Asks the kernel by bpf(2) as well, so that this is the last moment for it.
-    let kernel_tls = Capabilities::probe();
-    confine(Part::Agent)?;
-    Ok(Divided { loader, kernel_tls })
-}
 
 /// Runs the agent with this configuration until it is told to stop, and with what `origin` says later
 /// as soon as it does. With `take_over` it takes the place of an agent that runs, which may then go on
@@ -466,25 +339,4 @@ fn identities(config: &Config) -> Vec<Option<SpiffeId>> {
             CertificateOrigin::Files { .. } => None,
         })
         .collect()
-}
-
-/// Many connections need many descriptors; for the rest see [`forbid_core_dumps`].
-fn protect_memory() -> Result<(), AgentError> {
-    let limits = || -> nix::Result<()> {
-        forbid_core_dumps()?;
-        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
-    };
-    limits().map_err(|errno| failed("setting the process's limits")(errno.into()))
-}
-
-/// Keys must not reach a disk by way of a core dump.
-pub(crate) fn forbid_core_dumps() -> nix::Result<()> {
-    prctl::set_dumpable(false)?;
-    setrlimit(Resource::RLIMIT_CORE, 0, 0)
-}
-
-/// What a call to the system was for.
-pub(crate) fn failed(what: &'static str) -> impl Fn(io::Error) -> AgentError {
-    move |source| AgentError::System { what, source }
 }

@@ -8,6 +8,10 @@ use std::collections::BTreeMap;
 
 use caps::{CapSet, Capability, CapsHashSet};
 use libc::c_long;
+use nix::sys::{
+    prctl,
+    resource::{Resource, setrlimit},
+};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_filter};
 use thiserror::Error;
 
@@ -44,6 +48,12 @@ pub(crate) fn confine(part: Part) -> Result<(), ConfineError> {
     keep(part.kept())?;
     // Sets `no_new_privs` as well.
     Ok(apply_filter(&filter(part)?)?)
+}
+
+/// Keys must not reach a disk by way of a core dump.
+pub(crate) fn forbid_core_dumps() -> nix::Result<()> {
+    prctl::set_dumpable(false)?;
+    setrlimit(Resource::RLIMIT_CORE, 0, 0)
 }
 
 /// Of the capabilities that there are, keeps these.

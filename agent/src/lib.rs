@@ -58,7 +58,9 @@ mod signals;
 mod spans;
 
 mod agent;
+mod agent_error;
 mod confine;
+mod divide;
 mod fd_store;
 mod listen_fds;
 mod reload;
@@ -67,8 +69,10 @@ mod service_manager;
 mod serving;
 mod take_over;
 
-pub use agent::{AgentError, Divided, divide, run};
+pub use agent::run;
+pub use agent_error::AgentError;
 pub use causes::with_causes;
+pub use divide::{Divided, divide};
 pub use enrolment::{InitError, SetupError, init};
 pub use fd_store::FdStore;
 pub use loader::{LoaderError, run_if_asked};

@@ -16,7 +16,7 @@ use tokio::{
 use tracing::{error, info};
 
 use crate::{
-    agent::AgentError,
+    agent_error::AgentError,
     causes::with_causes,
     config::{Config, ConfigError, ConfigOrigin, Workload as WorkloadConfig},
     metrics::{Metrics, ReloadResult},

@@ -14,7 +14,7 @@ use tokio::{sync::oneshot, task::AbortHandle, time::sleep};
 use tracing::{error, info, warn};
 
 use crate::{
-    agent::{AgentError, failed},
+    agent_error::{AgentError, failed},
     bpf::version,
     causes::with_causes,
     fd_store::FdStore,

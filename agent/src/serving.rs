@@ -21,7 +21,7 @@ use tokio::{
 use tracing::{error, warn};
 
 use crate::{
-    agent::{AgentError, failed},
+    agent_error::{AgentError, failed},
     causes::with_causes,
     connection::CloseCause,
     credentials::CredentialKeeper,

@@ -20,9 +20,9 @@ use super::prepared::Prepared;
 use super::random;
 use super::renewal::Now;
 use super::standing::Asked;
-use crate::agent::forbid_core_dumps;
 use crate::atomic_file;
 use crate::config::{CoordinatorAddress, InitConfig};
+use crate::confine::forbid_core_dumps;
 use crate::signals::Signals;
 
 /// Asks until there is a certificate, then writes the files.

@@ -16,10 +16,9 @@ use tracing::error;
 use super::{NAME, channel::Channel, kernel::Kernel};
 use crate::{
     access_log::{self, InitError},
-    agent::forbid_core_dumps,
     causes::with_causes,
     config::{LogFormat, LogLevel},
-    confine::{ConfineError, Part, confine},
+    confine::{ConfineError, Part, confine, forbid_core_dumps},
 };
 
 /// How long the last lines may take.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 
 use crate::{
-    agent::AgentError,
+    agent_error::AgentError,
     certificates::{self, CertificateFiles, Credential},
     config::{self, CertificateOrigin},
     credentials::CredentialSource,

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use ebpf_abi::Workload as WorkloadState;
 
 use crate::{
-    agent::{AgentError, failed},
+    agent_error::{AgentError, failed},
     listen::Listeners,
     loader::ControlMaps,
     policy::{IngressMode, IngressPolicy, UdpMode},

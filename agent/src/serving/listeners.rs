@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::{Served, Serving};
 use crate::{
-    agent::{AgentError, failed},
+    agent_error::{AgentError, failed},
     inherited::{Item, Purpose, Whose},
     listen::{ListenError, Listeners, NamedSocket, listen_at},
     sock_diag::{self, Which},
