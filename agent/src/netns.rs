@@ -113,6 +113,11 @@ impl Netns {
     }
 }
 
+/// Moves this thread into the network namespace `netns`.
+pub(crate) fn enter(netns: &impl AsFd) -> io::Result<()> {
+    Ok(setns(netns.as_fd(), CloneFlags::CLONE_NEWNET)?)
+}
+
 /// Runs `work` on a thread of its own inside the network namespace `netns`.
 pub(crate) fn run_in<T: Send>(
     netns: &impl AsFd,
@@ -122,7 +127,7 @@ pub(crate) fn run_in<T: Send>(
     thread::scope(|scope| {
         scope
             .spawn(move || {
-                setns(netns, CloneFlags::CLONE_NEWNET)?;
+                enter(&netns)?;
                 work()
             })
             .join()

@@ -488,8 +488,14 @@ impl Serving {
     /// Says which workloads were served before and are not any more. Their connections stay refused.
     pub(crate) fn name_strangers(&self) {
         let owners = self.served.iter().map(|it| it.workload.owner());
-        let strangers = self.steering.strangers(owners.collect());
-        for stranger in strangers.unwrap_or_default() {
+        let strangers = match self.steering.strangers(owners.collect()) {
+            Ok(strangers) => strangers,
+            Err(error) => {
+                warn!(%error, "whether others were served before can't be told");
+                return;
+            }
+        };
+        for stranger in strangers {
             warn!(
                 pins = stranger,
                 "a workload served before is not configured any more; its connections stay \

@@ -127,7 +127,8 @@ impl LocalHops {
     }
 
     /// From now on the kernel may hand what the program at the other end of `socket` sends straight
-    /// to it. Both ends leave the maps when they are closed.
+    /// to it. Both ends leave the maps when they are closed. To be called on a thread that may stay in
+    /// their namespace.
     ///
     /// `id` is what the kernel has noted on the socket itself when it accepted it.
     pub(crate) fn accelerate(&mut self, socket: &OwnedFd, id: HopId) -> Result<(), WhyTcp> {
@@ -146,9 +147,10 @@ impl LocalHops {
             return Err(WhyTcp::NotLocal);
         }
         // The program finds the other end in the namespace in which it runs.
-        let netns = sys::netns_of(socket).map_err(|_| WhyTcp::NotTaken)?;
-        let join = || sys::run_on_packet(&self.join, &request);
-        let state = netns::run_in(&netns, join).map_err(|_| WhyTcp::NotTaken)?;
+        let state = sys::netns_of(socket)
+            .and_then(|netns| netns::enter(&netns))
+            .and_then(|()| sys::run_on_packet(&self.join, &request))
+            .map_err(|_| WhyTcp::NotTaken)?;
         if let Some(why) = why_not(state) {
             return Err(why);
         }

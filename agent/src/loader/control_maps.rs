@@ -56,7 +56,6 @@ impl ControlMaps {
         id: WorkloadId,
         state: Workload,
     ) -> Result<(), LoaderError> {
-        let state = state.into();
         self.loader.call(SetWorkload { id: id.0, state })
     }
 

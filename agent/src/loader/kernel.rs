@@ -16,7 +16,8 @@ use tracing::warn;
 use super::{
     channel::Channel,
     protocol::{
-        Accelerate, Failure, Message, Open, Opened, Outcome, Readings, Request, is_plain_name,
+        Accelerate, Failure, Message, Open, Opened, Outcome, Readings, Request, is_one_name,
+        is_owner,
     },
 };
 use crate::{
@@ -166,7 +167,7 @@ impl Kernel {
             }),
             Message::SetWorkload(it) => reply(it, |it| {
                 let id = WorkloadId(it.id);
-                Ok(instance.maps.set_workload(id, it.state.into())?)
+                Ok(instance.maps.set_workload(id, it.state)?)
             }),
             Message::SetListener(it) => reply(it, |it| {
                 let (id, listener) = (WorkloadId(it.id), given.take()?);
@@ -202,7 +203,7 @@ impl Kernel {
             instance: name,
             options,
         } = open;
-        if self.0.is_some() || !is_plain_name(&name) {
+        if self.0.is_some() || !is_one_name(&name) {
             return Err(Refused::Request("another instance"));
         }
         let pins = Pins::open(Path::new(&bpffs), &name)?;
@@ -299,8 +300,7 @@ fn reply<R: Request>(
 }
 
 fn owner(name: &str) -> Result<&str, Refused> {
-    let is_plain = is_plain_name(name);
-    is_plain
+    is_owner(name)
         .then_some(name)
         .ok_or(Refused::Request("programs of an owner that is none"))
 }

@@ -37,12 +37,11 @@ impl LocalHops {
         let channel = self.0.as_ref().ok_or(WhyTcp::NotTaken)?;
         match ask(channel, Accelerate { cookie, opened }, &[socket.as_fd()]) {
             Ok((accelerated, _)) => accelerated,
-            Err(LoaderError::Gone(error)) => {
+            Err(error) => {
                 warn!(%error, "no more local hops of this worker are accelerated");
                 self.0 = None;
                 Err(WhyTcp::NotTaken)
             }
-            Err(_) => Err(WhyTcp::NotTaken),
         }
     }
 }

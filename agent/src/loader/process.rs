@@ -1,13 +1,6 @@
 //! The loader as a process: one request after the other, until the agent is gone.
 
-use std::{
-    env,
-    ffi::{CString, OsStr},
-    io,
-    os::fd::AsFd as _,
-    process::ExitCode,
-    time::Duration,
-};
+use std::{env, ffi::OsStr, io, os::fd::AsFd as _, process::ExitCode, time::Duration};
 
 use nix::sys::{prctl, signal::Signal};
 use thiserror::Error;
@@ -58,7 +51,7 @@ enum ProcessError {
 fn run(format: Option<&OsStr>, level: Option<&OsStr>) -> Result<(), ProcessError> {
     let format = word(format, &LogFormat::ALL, LogFormat::as_str)?;
     let level = word(level, &LogLevel::ALL, LogLevel::as_str)?;
-    prctl::set_name(&CString::new(NAME).unwrap_or_default()).map_err(ProcessError::Tie)?;
+    prctl::set_name(c"sealwire-loader").map_err(ProcessError::Tie)?;
     // Not to finish anything for an agent that is dead: another may be at work already.
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(ProcessError::Tie)?;
     forbid_core_dumps().map_err(ProcessError::Tie)?;

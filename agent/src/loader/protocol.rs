@@ -130,7 +130,8 @@ requests! {
 
     SetWorkload {
         id: u64,
-        state: State,
+        #[serde(with = "State")]
+        state: WorkloadState,
     } -> ();
 
     /// Beside it the listener.
@@ -182,9 +183,10 @@ pub(crate) struct Readings {
     pub tables: [Table; 2],
 }
 
-/// A [`WorkloadState`], as the agent tells it.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct State {
+/// How a [`WorkloadState`] is sent.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "WorkloadState")]
+struct State {
     credential_until: u64,
     netns: u64,
     workers: u32,
@@ -193,68 +195,31 @@ pub(super) struct State {
     egress_v6: [u16; MAX_WORKERS],
 }
 
-impl From<WorkloadState> for State {
-    fn from(state: WorkloadState) -> Self {
-        let WorkloadState {
-            credential_until,
-            netns,
-            workers,
-            turn,
-            egress_v4,
-            egress_v6,
-        } = state;
-        Self {
-            credential_until,
-            netns,
-            workers,
-            turn,
-            egress_v4,
-            egress_v6,
-        }
-    }
+/// What an instance is called on the file system: one name, none that means another place.
+pub(super) fn is_one_name(name: &str) -> bool {
+    !name.is_empty() && !name.contains(['/', '\0']) && name != "." && name != ".."
 }
 
-impl From<State> for WorkloadState {
-    fn from(state: State) -> Self {
-        let State {
-            credential_until,
-            netns,
-            workers,
-            turn,
-            egress_v4,
-            egress_v6,
-        } = state;
-        Self {
-            credential_until,
-            netns,
-            workers,
-            turn,
-            egress_v4,
-            egress_v6,
-        }
-    }
-}
-
-/// What an owner or an instance is called on the file system: one name, none that means another place
-/// or that is the kernel side's own.
-pub(super) fn is_plain_name(name: &str) -> bool {
-    let is_one = !name.is_empty() && !name.contains(['/', '\0']) && name != "." && name != "..";
-    is_one && name != crate::bpf::AGENT && !name.starts_with("maps-")
+/// The same of an owner, within an instance, where some names are the kernel side's own.
+pub(super) fn is_owner(name: &str) -> bool {
+    is_one_name(name) && name != crate::bpf::AGENT && !name.starts_with("maps-")
 }
 
 #[cfg(test)]
 mod tests {
-    use super::is_plain_name;
+    use super::{is_one_name, is_owner};
 
     #[test]
     fn a_name_leads_nowhere_else_and_to_nothing_of_the_kernel_side() {
         for name in ["web-7-4026531840", "web.x-7-1-shared", "..web"] {
-            assert!(is_plain_name(name), "{name}");
+            assert!(is_one_name(name) && is_owner(name), "{name}");
         }
-        for name in [
-            "", ".", "..", "../x", "/x", "a/b", "a\0", "agent", "maps-12",
-        ] {
-            assert!(!is_plain_name(name), "{name}");
+        for name in ["", ".", "..", "../x", "/x", "a/b", "a\0"] {
+            assert!(!is_one_name(name) && !is_owner(name), "{name}");
+        }
+        // An instance may be called so.
+        for name in ["agent", "maps-12"] {
+            assert!(is_one_name(name) && !is_owner(name), "{name}");
         }
     }
 }
